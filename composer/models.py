@@ -1,0 +1,163 @@
+"""A few-shot task is searched for by a job; the search yields a recipe of ingredients."""
+
+import uuid
+
+from django.conf import settings
+from django.db import models
+from django.urls import reverse
+
+from hub_site.jobs.models import Job
+from modules.models import BaseModel, Blob, LoraModule
+
+
+class FewShotTask(models.Model):
+    """What a user wants done, shown by examples. Private to its owner; a demo task is everybody's."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, null=True, blank=True, related_name="tasks"
+    )
+    demo_key = models.CharField(max_length=60, null=True, blank=True, unique=True)  # noqa: DJ001
+    name = models.CharField(max_length=120)
+    description = models.TextField(blank=True, max_length=2000)
+    template = models.CharField(max_length=2000, default="{input}")
+    answer_options = models.JSONField(default=list, blank=True)
+    base_model = models.ForeignKey(BaseModel, models.PROTECT, related_name="tasks")
+    # Part of the examples' hash while they are private: five short strings could be guessed.
+    salt = models.CharField(max_length=64, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("composer:task", args=[self.pk])
+
+
+class Example(models.Model):
+    """An input and the answer wanted. Shots are searched on; held-out examples only measure."""
+
+    SHOT, HELD_OUT = "shot", "held_out"
+
+    task = models.ForeignKey(FewShotTask, models.CASCADE, related_name="examples")
+    split = models.CharField(max_length=8, choices=[(SHOT, "example"), (HELD_OUT, "held out")])
+    position = models.PositiveIntegerField()
+    input = models.TextField()
+    target = models.TextField()
+
+    class Meta:
+        ordering = ["split", "position"]
+        constraints = [
+            models.UniqueConstraint("task", "split", "position", name="example_position_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.input[:40]} -> {self.target[:40]}"
+
+
+class Recipe(models.Model):
+    """Weights over pinned modules, named by the hash of everything that decides them.
+
+    Two identical searches yield one recipe; the second confirms the first.
+    """
+
+    digest = models.CharField(max_length=64, primary_key=True)
+    document = models.JSONField()
+    title = models.CharField(max_length=120)
+    description = models.TextField(blank=True, max_length=2000)
+    base_model = models.ForeignKey(BaseModel, models.PROTECT, related_name="recipes")
+    adapter = models.ForeignKey(Blob, models.PROTECT, null=True, blank=True, related_name="+")
+    adapter_config = models.JSONField(default=dict)
+    created_at = models.DateTimeField(auto_now_add=True)
+    published_at = models.DateTimeField(null=True, blank=True)
+    published_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="recipes"
+    )
+    published_search = models.ForeignKey(
+        "Search", models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    shows_examples = models.BooleanField(default=False)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return self.title
+
+    def get_absolute_url(self) -> str:
+        return reverse("composer:recipe", args=[self.digest])
+
+
+class Ingredient(models.Model):
+    """A module's part in a recipe, pinned by revision and hash; kept when the module goes away."""
+
+    recipe = models.ForeignKey(Recipe, models.CASCADE, related_name="ingredients")
+    position = models.PositiveIntegerField()
+    lora_module = models.ForeignKey(
+        LoraModule, models.SET_NULL, null=True, blank=True, related_name="ingredients"
+    )
+    name = models.CharField(max_length=200)
+    revision = models.CharField(max_length=40)
+    weights_sha256 = models.CharField(max_length=64)
+    weight = models.FloatField()
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [
+            models.UniqueConstraint("recipe", "position", name="ingredient_position_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.weight:+.3f} {self.name}"
+
+
+class Search(models.Model):
+    """What a composition job searches, frozen when it was submitted, and what it found.
+
+    `spec` is the recipe's spec (base model, ingredients, objective, search, template, seed);
+    `examples` holds {"shots": [[input, target], …], "held_out": […]}: the task may be edited later.
+    """
+
+    job = models.OneToOneField(Job, models.CASCADE, primary_key=True, related_name="search")
+    task = models.ForeignKey(
+        FewShotTask, models.SET_NULL, null=True, blank=True, related_name="searches"
+    )
+    title = models.CharField(max_length=120)
+    preset = models.CharField(max_length=20)
+    spec = models.JSONField()
+    examples = models.JSONField()
+    evidence = models.JSONField(default=dict)
+    fingerprint = models.JSONField(default=dict)
+    recipe = models.ForeignKey(
+        Recipe, models.SET_NULL, null=True, blank=True, related_name="searches"
+    )
+
+    def __str__(self) -> str:
+        return self.title
+
+    def get_absolute_url(self) -> str:
+        return reverse("composer:job", args=[self.pk])
+
+
+class Generation(models.Model):
+    """One generation of a search: its checkpoint, and the progress that the page shows."""
+
+    search = models.ForeignKey(Search, models.CASCADE, related_name="generations")
+    number = models.PositiveIntegerField()
+    evaluations = models.PositiveIntegerField()
+    best_loss = models.FloatField()
+    seconds = models.FloatField()
+    # The engine's own record of the generation: losses and best weights as hex floats, digest.
+    record = models.JSONField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["number"]
+        constraints = [models.UniqueConstraint("search", "number", name="generation_once")]
+
+    def __str__(self) -> str:
+        return f"generation {self.number}: {self.best_loss:.3f}"

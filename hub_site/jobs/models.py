@@ -1,0 +1,88 @@
+"""A job's row is the truth; a Celery message is only the doorbell. Transitions: `queue.py`."""
+
+import uuid
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+STATES = ["queued", "running", "done", "failed", "cancelled"]
+OVER = ["done", "failed", "cancelled"]
+
+
+class Job(models.Model):
+    """One piece of long work, whatever it does: the registry knows its kind's handler."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    kind = models.CharField(max_length=40)
+    state = models.CharField(max_length=12, default="queued", choices=[(s, s) for s in STATES])
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, null=True, blank=True, related_name="jobs"
+    )
+    priority = models.SmallIntegerField(default=0)
+    needs = models.JSONField(default=dict)
+    params = models.JSONField(default=dict)
+    result = models.JSONField(default=dict)
+    schema = models.PositiveSmallIntegerField(default=1)
+
+    fence = models.PositiveBigIntegerField(default=0)
+    owner = models.CharField(max_length=64, blank=True)
+    lease_until = models.DateTimeField(null=True, blank=True)
+    attempts = models.PositiveIntegerField(default=0)
+    crashes = models.PositiveIntegerField(default=0)
+    lost = models.PositiveIntegerField(default=0)
+    cancel_requested = models.BooleanField(default=False)
+    idempotency_key = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001
+
+    error_code = models.CharField(max_length=60, blank=True)
+    error_message = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(state__in=STATES), name="job_state_known"),
+            models.UniqueConstraint("user", "idempotency_key", name="job_once_per_key"),
+        ]
+        indexes = [
+            models.Index("-priority", "created_at", name="job_next", condition=Q(state="queued")),
+            models.Index("lease_until", name="job_expired", condition=Q(state="running")),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id} ({self.state})"
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in OVER
+
+
+class JobEvent(models.Model):
+    """What happened to a job, in order, never changed; written in the transition's transaction."""
+
+    job = models.ForeignKey(Job, models.CASCADE, related_name="events")
+    at = models.DateTimeField(auto_now_add=True)
+    fence = models.PositiveBigIntegerField()
+    name = models.CharField(max_length=30)
+    detail = models.JSONField(default=dict)
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.job_id}"
+
+
+class Worker(models.Model):
+    """A worker process that said it is there."""
+
+    name = models.CharField(max_length=120, unique=True)
+    host = models.CharField(max_length=120)
+    pid = models.PositiveIntegerField()
+    device = models.CharField(max_length=120, default="cpu")
+    started_at = models.DateTimeField(auto_now_add=True)
+    seen_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.name

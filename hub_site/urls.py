@@ -1,0 +1,25 @@
+"""Every address of the site. First segments of ours are reserved owner names (tests walk this)."""
+
+from django.contrib import admin
+from django.urls import include, path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+
+from hub_site import health, views
+
+urlpatterns = [
+    path("", views.home, name="home"),
+    path("healthz", health.healthz, name="healthz"),
+    path("admin/", admin.site.urls),
+    path("accounts/", include("hub_site.accounts.urls")),
+    path("accounts/", include("allauth.account.urls")),
+    path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="api-docs"),
+    path("api/v1/", include("modules.api")),
+    path("api/v1/", include("composer.api")),
+    path("", include("composer.urls")),
+    path("", include("modules.urls")),  # last: /{owner}/{name} takes what is left
+]
+handler400 = "hub_site.views.bad_request"
+handler403 = "hub_site.views.forbidden"
+handler404 = "hub_site.views.not_found"
+handler500 = "hub_site.views.server_error"
