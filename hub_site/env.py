@@ -1,0 +1,85 @@
+"""Read settings from environment variables, strictly: a typo must stop the site, not change it.
+
+An empty variable counts as not set, because compose files pass `NAME=` for what they leave out.
+"""
+
+import os
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+
+TRUE = {"1", "true", "yes", "on"}
+FALSE = {"0", "false", "no", "off"}
+
+
+class BadSetting(ImproperlyConfigured):
+    """A variable with a value we cannot use."""
+
+
+def env_str(name: str, default: str = "") -> str:
+    return os.environ.get(name, "").strip() or default
+
+
+def env_bool(name: str, default: bool) -> bool:
+    text = env_str(name).lower()
+    if not text:
+        return default
+    if text in TRUE:
+        return True
+    if text in FALSE:
+        return False
+    raise BadSetting(f'{name} is "{text}". Set it to true or false.')
+
+
+def env_int(name: str, default: int, *, minimum: int | None = 0, maximum: int | None = None) -> int:
+    text = env_str(name)
+    if not text:
+        return default
+    try:
+        value = int(text)
+    except ValueError:
+        raise BadSetting(f'{name} is "{text}". Set it to a whole number.') from None
+    if minimum is not None and value < minimum:
+        raise BadSetting(f"{name} is {value}. Set it to {minimum} or more.")
+    if maximum is not None and value > maximum:
+        raise BadSetting(f"{name} is {value}. Set it to {maximum} or less.")
+    return value
+
+
+def env_list(name: str, default: list[str]) -> list[str]:
+    """Values with commas between them."""
+    text = env_str(name)
+    return [part.strip() for part in text.split(",") if part.strip()] if text else default
+
+
+def env_secret(name: str, default: str = "") -> str:
+    """The value of NAME, or what stands in the file that NAME_FILE names."""
+    value, file_name = env_str(name), env_str(f"{name}_FILE")
+    if value and file_name:
+        raise BadSetting(f"Both {name} and {name}_FILE are set. Keep one of them.")
+    if not file_name:
+        return value or default
+    try:
+        secret = Path(file_name).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSetting(f"{name}_FILE is {file_name}, which cannot be read: {error}.") from None
+    if not secret:
+        raise BadSetting(f"{name}_FILE is {file_name}, and that file is empty.")
+    return secret
+
+
+def read_env_file(path: Path) -> None:
+    """Take NAME=value lines from a file; variables that are already set win."""
+    if not path.is_file():
+        return
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        name, equals, value = line.removeprefix("export ").partition("=")
+        name, value = name.strip(), value.strip()
+        if not equals or not name.isidentifier():
+            raise BadSetting(f'{path}, line {number}: "{line}" is not NAME=value.')
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+            value = value[1:-1]
+        os.environ.setdefault(name, value)
