@@ -51,14 +51,14 @@ class EmbeddedError(ImproperlyConfigured):
 
 
 def database_settings(var: Path) -> dict[str, Any]:
-    """Django's DATABASES["default"]: DATABASE_URL when set, else the embedded one, running or not."""
+    """Django's DATABASES["default"]: DATABASE_URL when set, else the embedded one."""
     if url := env_secret("DATABASE_URL"):
         return parse_url(url)
     return settings_for(
         name=DATABASE,
         user=ROLE,
         password=_read(var / "postgres-password"),
-        # An absolute folder even before the first start, or libpq would look for a stranger's server.
+        # Always an absolute folder, or libpq would look for somebody else's server.
         host=str(_state(var).get("socket_folder") or var / "postgres" / "not-started"),
     )
 
@@ -203,7 +203,7 @@ def stop(var: Path) -> None:
 
 def running(var: Path) -> bool:
     home = _state(var).get("home")
-    return bool(home) and Cluster(Path(home), Path(), "").running()
+    return home is not None and Cluster(Path(home), Path(), "").running()
 
 
 class Cluster:

@@ -1,0 +1,56 @@
+"""The suite's own PostgreSQL, started only when a test asks for the database.
+
+TEST_DATABASE_URL names a server to use instead; its role must be allowed to create databases.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hub_site import embedded
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def own_postgres() -> Iterator[str]:
+    """The address of a PostgreSQL that only this test run uses."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield url
+        return
+    keeper = subprocess.Popen(
+        [sys.executable, "-m", "tests.own_postgres"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for us
+    )
+    assert keeper.stdin is not None and keeper.stdout is not None
+    try:
+        url = keeper.stdout.readline().strip()
+        if not url:
+            pytest.exit("The PostgreSQL of the tests did not start; its error stands above.", 3)
+        yield url
+    finally:
+        keeper.stdin.close()
+        keeper.wait()
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(own_postgres: str) -> None:
+    """Point Django at it before pytest-django makes the test database there."""
+    from django.conf import settings
+    from django.db import connections
+
+    found = embedded.parse_url(own_postgres)
+    test_name = f"test_{found['NAME']}_{os.getpid()}"
+    settings.DATABASES["default"].update(found)
+    connections["default"].settings_dict.update(found)
+    connections["default"].settings_dict["TEST"]["NAME"] = test_name
+    # For the workers and servers that tests start as processes.
+    os.environ["DATABASE_URL"] = embedded.url_for({**found, "NAME": test_name})

@@ -1,0 +1,24 @@
+"""The site's settings on folders of the test run's own. conftest.py brings the database."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+folder = tempfile.mkdtemp(prefix="commons-test-")
+atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+# Set in the environment, so that the processes that a test starts see the same.
+os.environ["VAR_DIR"] = folder
+for name in ("BLOB_DIR", "BROKER_URL", "CACHE_DIR", "DATABASE_URL", "DEBUG", "HF_TOKEN"):
+    os.environ.pop(name, None)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from hub_site.settings import *  # noqa: E402, F403
+
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
