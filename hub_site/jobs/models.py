@@ -46,8 +46,10 @@ class Job(models.Model):
             models.UniqueConstraint("user", "idempotency_key", name="job_once_per_key"),
         ]
         indexes = [
-            models.Index("-priority", "created_at", name="job_next", condition=Q(state="queued")),
-            models.Index("lease_until", name="job_expired", condition=Q(state="running")),
+            models.Index(
+                fields=["-priority", "created_at"], name="job_next", condition=Q(state="queued")
+            ),
+            models.Index(fields=["lease_until"], name="job_expired", condition=Q(state="running")),
         ]
 
     def __str__(self) -> str:
