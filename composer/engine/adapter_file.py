@@ -1,0 +1,370 @@
+"""Adapter files, read and checked without torch: the config, the header, what they mean.
+
+A safetensors file is 8 bytes of little-endian header length, a JSON header, then the data. We
+read the first two only, so that a request can judge an upload of any size.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, TypeGuard
+
+from composer.engine.errors import BadAdapter
+
+CONFIG_NAME = "adapter_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
+CONFIG_LIMIT = 1 << 20
+HEADER_LIMIT = 16 << 20
+TENSOR_LIMIT = 50_000
+ITEM_SIZE = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2,
+    "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8,
+}  # fmt: skip
+FLOATS = {"F64", "F32", "F16", "BF16"}
+PREFIX = "base_model.model."
+
+# Inits that leave the base model as it was; others (pissa, olora, corda, loftq, ...) change its
+# weights when the adapter is attached, so the file alone does not say what the module does.
+PLAIN_INITS: tuple[object, ...] = (None, True, False, "gaussian", "eva", "orthogonal")
+# Settings that change what the weights mean. Empty or false is fine; anything else is refused.
+UNSUPPORTED = {
+    "use_dora": "it uses DoRA",
+    "lora_bias": "it trains LoRA biases",
+    "modules_to_save": "it carries whole retrained layers (modules_to_save)",
+    "rank_pattern": "its rank differs between layers (rank_pattern)",
+    "alpha_pattern": "its alpha differs between layers (alpha_pattern)",
+    "target_parameters": "it adapts bare parameters (target_parameters)",
+    "trainable_token_indices": "it retrains token embeddings (trainable_token_indices)",
+    "layer_replication": "it replicates layers (layer_replication)",
+    "alora_invocation_tokens": "it is an activated LoRA (alora_invocation_tokens)",
+    "use_qalora": "it uses QALoRA",
+    "megatron_config": "it is made for Megatron layers",
+    "velora_config": "it uses VeLoRA",
+    "monteclora_config": "it uses MonteCLoRA",
+    "use_bdlora": "it uses BD-LoRA",
+    "arrow_config": "it routes between adapters (Arrow)",
+    "kasa_config": "it uses KaSA",
+}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a safetensors file; start and end are offsets into the data region."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """The parts of adapter_config.json that matter here, spelled as PEFT spells them."""
+
+    r: int
+    lora_alpha: float
+    target_modules: tuple[str, ...] | str
+    use_rslora: bool
+    use_dora: bool
+    bias: str
+    modules_to_save: tuple[str, ...]
+    rank_pattern: Mapping[str, Any]
+    alpha_pattern: Mapping[str, Any]
+    task_type: str | None
+    base_model: str | None
+    revision: str | None
+    raw: dict[str, Any] = field(repr=False, compare=False)
+
+    @property
+    def scaling(self) -> float:
+        """s in y = W x + s·B A x: alpha / r, or alpha / √r for rsLoRA (arXiv 2312.03732)."""
+        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """A (r, d_in) and B (d_out, r) of one layer."""
+
+    r: int
+    d_in: int
+    d_out: int
+
+
+@dataclass(frozen=True)
+class AdapterFacts:
+    """What an adapter is, once it has been found composable."""
+
+    r: int
+    lora_alpha: float
+    scaling: float
+    layers: dict[str, LayerShape]
+    parameters: int
+    dtypes: tuple[str, ...]
+
+
+def read_config(source: Path | bytes) -> AdapterConfig:
+    """Read adapter_config.json from its bytes, its path, or the folder it lies in."""
+    raw = _object(_config_bytes(source), CONFIG_NAME)
+    if raw.get("peft_type") != "LORA":
+        raise BadAdapter(
+            f"peft_type is {raw.get('peft_type')!r} in {CONFIG_NAME}; only LORA adapters can be "
+            "shared here. Is this the folder that PEFT's save_pretrained wrote?"
+        )
+    r, alpha = raw.get("r"), raw.get("lora_alpha")
+    if not isinstance(r, int) or isinstance(r, bool) or not 1 <= r <= 65536:
+        raise BadAdapter(f"r is {r!r} in {CONFIG_NAME}; it must be a whole number of 1 or more.")
+    if (
+        not isinstance(alpha, int | float)
+        or isinstance(alpha, bool)
+        or not 0 < alpha <= 1e9  # also refuses what is not a number
+    ):
+        raise BadAdapter(f"lora_alpha is {alpha!r} in {CONFIG_NAME}; it must be a positive number.")
+    return AdapterConfig(
+        r=r,
+        lora_alpha=float(alpha),
+        target_modules=_target_modules(raw.get("target_modules")),
+        use_rslora=bool(raw.get("use_rslora")),
+        use_dora=bool(raw.get("use_dora")),
+        bias=str(raw.get("bias") or "none"),
+        modules_to_save=_strings(raw.get("modules_to_save"), "modules_to_save"),
+        rank_pattern=_mapping(raw.get("rank_pattern"), "rank_pattern"),
+        alpha_pattern=_mapping(raw.get("alpha_pattern"), "alpha_pattern"),
+        task_type=_optional_text(raw.get("task_type"), "task_type"),
+        base_model=_optional_text(raw.get("base_model_name_or_path"), "base_model_name_or_path"),
+        revision=_optional_text(raw.get("revision"), "revision"),
+        raw=raw,
+    )
+
+
+def read_header(source: Path | BinaryIO) -> dict[str, TensorInfo]:
+    """Read the header of a safetensors file, from its path, its folder, or a seekable stream.
+
+    Strict: bounded sizes, known dtypes, offsets that fit dtype and shape, and tensors that fill
+    the data region without a gap or an overlap, as the format demands.
+    """
+    if isinstance(source, Path):
+        path = source / WEIGHTS_NAME if source.is_dir() else source
+        try:
+            with path.open("rb") as stream:
+                return read_header(stream)
+        except OSError as error:
+            raise BadAdapter(f"{path.name} cannot be read: {error.strerror}.") from error
+    size = source.seek(0, 2)
+    source.seek(0)
+    length = int.from_bytes(source.read(8), "little")
+    if size < 8 or length > size - 8:
+        raise BadAdapter(
+            "The weights file is cut short or is not safetensors: its header does not fit into "
+            f"its {size} bytes. Save the adapter again and upload the new file."
+        )
+    if length > HEADER_LIMIT:
+        raise BadAdapter(
+            f"The safetensors header has {length} bytes; the limit is {HEADER_LIMIT}. "
+            "An adapter's header is far smaller: is this an adapter?"
+        )
+    header = _object(source.read(length), "The safetensors header")
+    header.pop("__metadata__", None)
+    if len(header) > TENSOR_LIMIT:
+        raise BadAdapter(f"The file lists {len(header)} tensors; the limit is {TENSOR_LIMIT}.")
+    tensors = {name: _tensor(name, entry) for name, entry in header.items()}
+    end = 0
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        if info.start != end:
+            raise BadAdapter(
+                f"Tensor {name!r} starts at byte {info.start}, but the one before it ends at "
+                f"{end}. The file is damaged."
+            )
+        end = info.end
+    if end != size - 8 - length:
+        raise BadAdapter(
+            f"The tensors fill {end} bytes, but the file holds {size - 8 - length} bytes of data. "
+            "It is cut short or has something appended."
+        )
+    return tensors
+
+
+def inspect(config: AdapterConfig, header: Mapping[str, TensorInfo]) -> AdapterFacts:
+    """Say what this adapter is, or raise BadAdapter with the reason why it cannot be composed."""
+    _refuse_other_kinds(config)
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key, info in header.items():
+        layer, factor = _layer_and_factor(key)
+        if info.dtype not in FLOATS:
+            raise BadAdapter(
+                f"Tensor {key!r} has dtype {info.dtype}; use F32, F16 or BF16 for LoRA weights."
+            )
+        if factor in shapes.setdefault(layer, {}):
+            raise BadAdapter(f"The file holds lora_{factor} of layer {layer!r} twice.")
+        shapes[layer][factor] = info.shape
+    if not shapes:
+        raise BadAdapter("The weights file holds no tensors. Save the adapter again.")
+    layers = {name: _layer_shape(name, shapes[name], config) for name in sorted(shapes)}
+    return AdapterFacts(
+        r=config.r,
+        lora_alpha=config.lora_alpha,
+        scaling=config.scaling,
+        layers=layers,
+        parameters=sum(math.prod(info.shape) for info in header.values()),
+        dtypes=tuple(sorted({info.dtype for info in header.values()})),
+    )
+
+
+def _refuse_other_kinds(config: AdapterConfig) -> None:
+    if config.bias != "none":
+        raise BadAdapter(
+            f"This adapter cannot be composed exactly: it trains biases (bias={config.bias!r}). "
+            "Train it with bias='none'."
+        )
+    for name, reason in UNSUPPORTED.items():
+        if config.raw.get(name):
+            raise BadAdapter(
+                f"This adapter cannot be composed exactly: {reason}. "
+                f"Train it without {name}, as a plain LoRA."
+            )
+    init = config.raw.get("init_lora_weights")
+    if not (init is None or isinstance(init, bool) or init in PLAIN_INITS):
+        raise BadAdapter(
+            f"This adapter cannot be composed exactly: init_lora_weights={init!r} changes the "
+            "base model's weights. Convert it to a plain LoRA when you save it (PEFT: "
+            "save_pretrained(path_initial_model_for_weight_conversion=...))."
+        )
+
+
+def _layer_and_factor(key: str) -> tuple[str, str]:
+    """'base_model.model.encoder.q.lora_A.weight' -> ('encoder.q', 'A')."""
+    for factor in ("A", "B"):
+        for ending in (f".lora_{factor}.weight", f".lora_{factor}.default.weight"):
+            if key.startswith(PREFIX) and key.endswith(ending):
+                return key[len(PREFIX) : -len(ending)], factor
+    if "lora_embedding_" in key:
+        reason = "it adapts an embedding"
+    elif "lora_magnitude_vector" in key:
+        reason = "it uses DoRA"
+    elif ".bias" in key:
+        reason = "it carries biases"
+    elif ".lora_" not in key:
+        reason = "it carries weights that are not LoRA factors"
+    else:
+        reason = "we do not know this tensor"
+    raise BadAdapter(f"This adapter cannot be composed exactly: {reason} ({key!r}).")
+
+
+def _layer_shape(
+    name: str, shapes: Mapping[str, tuple[int, ...]], config: AdapterConfig
+) -> LayerShape:
+    if len(shapes) != 2:
+        missing = "B" if "A" in shapes else "A"
+        raise BadAdapter(f"Layer {name!r} has no lora_{missing}. The file is incomplete.")
+    A, B = shapes["A"], shapes["B"]
+    if len(A) != 2 or len(B) != 2 or A[0] != B[1]:
+        raise BadAdapter(
+            f"Layer {name!r} has lora_A {list(A)} and lora_B {list(B)}; expected [r, inputs] and "
+            "[outputs, r]."
+        )
+    if A[0] != config.r:
+        raise BadAdapter(
+            f"Layer {name!r} has rank {A[0]}, but {CONFIG_NAME} says r = {config.r}. "
+            "The two files do not belong together."
+        )
+    targets = config.target_modules
+    # A text is a pattern: we never run a stranger's regular expression here.
+    if isinstance(targets, tuple) and not any(
+        name == target or name.endswith("." + target) for target in targets
+    ):
+        raise BadAdapter(
+            f"The file holds weights for layer {name!r}, which target_modules in {CONFIG_NAME} "
+            f"({', '.join(targets)}) does not name: PEFT would ignore them."
+        )
+    return LayerShape(r=A[0], d_in=A[1], d_out=B[0])
+
+
+def _tensor(name: str, entry: Any) -> TensorInfo:
+    if not isinstance(entry, dict):
+        raise BadAdapter(f"The header's entry for tensor {name!r} is not an object.")
+    dtype: Any = entry.get("dtype")
+    shape: Any = entry.get("shape")
+    offsets: Any = entry.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in ITEM_SIZE:
+        raise BadAdapter(f"Tensor {name!r} has an unknown dtype {dtype!r}.")
+    if not _whole_numbers(shape) or len(shape) > 8:
+        raise BadAdapter(f"Tensor {name!r} has a shape that is not a list of sizes.")
+    if not _whole_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise BadAdapter(f"Tensor {name!r} has data_offsets that are not a start and an end.")
+    if offsets[1] - offsets[0] != math.prod(shape) * ITEM_SIZE[dtype]:
+        raise BadAdapter(
+            f"Tensor {name!r} takes {offsets[1] - offsets[0]} bytes, but {dtype} {shape} needs "
+            f"{math.prod(shape) * ITEM_SIZE[dtype]}."
+        )
+    return TensorInfo(dtype=dtype, shape=tuple(shape), start=offsets[0], end=offsets[1])
+
+
+def _whole_numbers(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(
+        isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 1 << 53
+        for item in value
+    )
+
+
+def _config_bytes(source: Path | bytes) -> bytes:
+    if isinstance(source, Path):
+        path = source / CONFIG_NAME if source.is_dir() else source
+        try:
+            with path.open("rb") as stream:
+                source = stream.read(CONFIG_LIMIT + 1)
+        except OSError as error:
+            raise BadAdapter(f"{path.name} cannot be read: {error.strerror}.") from error
+    if len(source) > CONFIG_LIMIT:
+        raise BadAdapter(f"{CONFIG_NAME} is larger than {CONFIG_LIMIT} bytes. Is it the config?")
+    return source
+
+
+def _object(data: bytes, what: str) -> dict[str, Any]:
+    """Parse one JSON object; names may stand in it only once, and NaN is not JSON."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a name stands in it twice")
+        return found
+
+    def no_constant(text: str) -> None:
+        raise ValueError(f"{text} is not a JSON number")
+
+    try:
+        parsed = json.loads(
+            data.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant
+        )
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise BadAdapter(f"{what} is not valid JSON: {reason}.") from error
+    if not isinstance(parsed, dict):
+        raise BadAdapter(f"{what} is not a JSON object.")
+    return parsed
+
+
+def _target_modules(value: Any) -> tuple[str, ...] | str:
+    return value if isinstance(value, str) else _strings(value, "target_modules")
+
+
+def _strings(value: Any, name: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise BadAdapter(f"{name} in {CONFIG_NAME} must be a list of names.")
+    return tuple(value)
+
+
+def _mapping(value: Any, name: str) -> Mapping[str, Any]:
+    if value is not None and not isinstance(value, dict):
+        raise BadAdapter(f"{name} in {CONFIG_NAME} must be an object.")
+    return value or {}
+
+
+def _optional_text(value: Any, name: str) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise BadAdapter(f"{name} in {CONFIG_NAME} must be text.")
+    return value

@@ -1,0 +1,59 @@
+"""The template that turns an input into a prompt, answers as they are compared, token counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from composer.engine.errors import BadBaseModel, BadExamples
+
+SLOT = "{input}"
+
+
+@dataclass(frozen=True)
+class Template:
+    """A text with one {input}. Other braces are ordinary text."""
+
+    text: str = SLOT
+
+    def __post_init__(self) -> None:
+        count = self.text.count(SLOT)
+        if count != 1:
+            raise BadExamples(
+                f"The template holds {SLOT} {count} times; it must hold it exactly once, at the "
+                "place where an example's input goes.",
+                field="template",
+                part="template",
+            )
+
+    def render(self, input: str) -> str:  # noqa: A002 (the field's name, as in the dataset)
+        before, after = self.text.split(SLOT)
+        return before + input + after
+
+
+def normalise_answer(text: str) -> str:
+    """Strip, lower, drop one final full stop: how LoraHub compares answers."""
+    return text.strip().lower().removesuffix(".").strip()
+
+
+class TokenCounter:
+    """Counts tokens with the base model's own tokenizer.json, without loading a model."""
+
+    def __init__(self, tokenizer_json: Path) -> None:
+        try:
+            self._tokenizer = Tokenizer.from_file(str(tokenizer_json))
+        except Exception as error:  # the library raises a bare Exception
+            raise BadBaseModel(
+                f"{tokenizer_json.name} is not a usable tokenizer: {error}"
+            ) from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def count(self, text: str) -> int:
+        """Tokens the model reads, the special ones that are added included."""
+        return len(self._tokenizer.encode(text).ids)
+
+    def tokens(self, text: str) -> list[str]:
+        return list(self._tokenizer.encode(text).tokens)
