@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from hub_site import embedded
-from hub_site.env import env_bool, env_int, env_list, env_secret, env_str
+from hub_site.env import env_bool, env_int, env_list, env_secret, env_str, read_env_file
 
 BASE_DIR = Path(__file__).resolve().parent.parent
+read_env_file(Path(env_str("ENV_FILE", str(BASE_DIR / ".env"))))
 VAR_DIR = Path(env_str("VAR_DIR", str(BASE_DIR / "var"))).resolve()
 
 DEBUG = env_bool("DEBUG", False)

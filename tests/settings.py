@@ -10,6 +10,7 @@ atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 # Set in the environment, so that the processes that a test starts see the same.
 os.environ["VAR_DIR"] = folder
+os.environ["ENV_FILE"] = os.devnull
 for name in ("BLOB_DIR", "BROKER_URL", "CACHE_DIR", "DATABASE_URL", "DEBUG", "HF_TOKEN"):
     os.environ.pop(name, None)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -1,0 +1,45 @@
+"""The Celery app. Messages are only wake-ups, so they are acknowledged early and may be lost."""
+
+import os
+from typing import Any
+
+from celery import Celery
+from django.conf import settings
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "hub_site.settings")
+
+app = Celery("lora_commons")
+
+
+def _transport_options() -> dict[str, Any]:
+    if not settings.CELERY_BROKER_URL.startswith("filesystem:"):
+        # A page that submits a job must not wait for a broker that is down.
+        return {"socket_connect_timeout": 2, "max_retries": 1, "interval_start": 0}
+    queue, control = settings.BROKER_DIR / "queue", settings.BROKER_DIR / "control"
+    for folder in (queue, control):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return {
+        "data_folder_in": str(queue),
+        "data_folder_out": str(queue),
+        "control_folder": str(control),
+        "polling_interval": 0.1,
+    }
+
+
+app.conf.update(
+    broker_url=settings.CELERY_BROKER_URL,
+    broker_transport_options=_transport_options(),
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    accept_content=["json"],
+    task_serializer="json",
+    task_ignore_result=True,
+    task_acks_late=False,
+    task_publish_retry=False,
+    worker_prefetch_multiplier=1,
+    worker_disable_prefetch=settings.CELERY_BROKER_URL.startswith("redis"),
+    worker_enable_remote_control=False,
+    worker_hijack_root_logger=False,
+    timezone="UTC",
+)
+app.autodiscover_tasks()
