@@ -6,12 +6,14 @@ from django.conf import settings
 from django.db import models
 from django.urls import reverse
 
+from composer.engine.examples import Example as PlainExample
+from composer.querysets import FewShotTaskQuerySet, RecipeQuerySet, SearchQuerySet
 from hub_site.jobs.models import Job
 from modules.models import BaseModel, Blob, LoraModule
 
 
 class FewShotTask(models.Model):
-    """What a user wants done, shown by examples. Private to its owner; a demo task is everybody's."""
+    """What a user wants, shown by examples. Private to its owner; a demo task is everybody's."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     owner = models.ForeignKey(
@@ -28,6 +30,8 @@ class FewShotTask(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
+    objects = FewShotTaskQuerySet.as_manager()
+
     class Meta:
         ordering = ["-created_at"]
 
@@ -36,6 +40,17 @@ class FewShotTask(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("composer:task", args=[self.pk])
+
+    @property
+    def is_demo(self) -> bool:
+        return self.demo_key is not None and self.owner_id is None
+
+    def pairs(self, split: str) -> list[PlainExample]:
+        """The examples of a split ("shot" or "held_out"), as the engine takes them."""
+        rows = self.examples.filter(split=split).order_by("position")
+        return [
+            PlainExample(given, wanted) for given, wanted in rows.values_list("input", "target")
+        ]
 
 
 class Example(models.Model):
@@ -81,6 +96,8 @@ class Recipe(models.Model):
         "Search", models.SET_NULL, null=True, blank=True, related_name="+"
     )
     shows_examples = models.BooleanField(default=False)
+
+    objects = RecipeQuerySet.as_manager()
 
     class Meta:
         ordering = ["-created_at"]
@@ -128,13 +145,23 @@ class Search(models.Model):
     )
     title = models.CharField(max_length=120)
     preset = models.CharField(max_length=20)
+    base_model = models.ForeignKey(BaseModel, models.PROTECT, related_name="searches")
     spec = models.JSONField()
     examples = models.JSONField()
+    # What the worker is doing, for the page: "preparing", "searching", "measuring", "building".
+    stage = models.CharField(max_length=20, blank=True)
+    stage_detail = models.CharField(max_length=120, blank=True)
+    # Parts of the evidence are kept as they are measured, so that a resumed job goes on from them.
     evidence = models.JSONField(default=dict)
+    # The machine and versions of the generations below; others would not give the same bits.
     fingerprint = models.JSONField(default=dict)
     recipe = models.ForeignKey(
         Recipe, models.SET_NULL, null=True, blank=True, related_name="searches"
     )
+    # The recipe was there already: an earlier search had found the same weights.
+    matched = models.BooleanField(default=False)
+
+    objects = SearchQuerySet.as_manager()
 
     def __str__(self) -> str:
         return self.title

@@ -1,0 +1,322 @@
+"""Forms of tasks, compositions, publishing and trying. What they accept, services check again."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django import forms
+from django.http import QueryDict
+
+from composer import services
+from composer.engine.config import COMBINATIONS, OBJECTIVES, PRESETS, REDUCTIONS
+from composer.engine.errors import BadExamples
+from composer.engine.examples import Example
+from composer.engine.prompt import Template
+from composer.example_text import HELD_OUT, SHOTS, Problem, Row, as_text, parse_examples
+from composer.models import Example as StoredExample
+from composer.models import FewShotTask
+from hub_site.accounts.models import User
+from modules.models import BaseModel, LoraModule
+
+BLANK_ROWS = 3
+
+
+class ExampleRow:
+    """One row of the form: what was typed, and what is wrong with it."""
+
+    def __init__(self, number: int, given: str = "", wanted: str = "") -> None:
+        self.number = number
+        self.input = given
+        self.target = wanted
+        self.input_error = ""
+        self.target_error = ""
+
+
+class TaskForm(forms.Form):
+    """A few-shot task. Examples come as rows (`shots_input` and `shots_target`, repeated), as
+    pasted lines (`shots_text`), or both; held-out ones likewise, with `held_out_` in front.
+
+    `form.shot_rows` and `form.held_out_rows` are the rows to draw; an `add_row` button of the
+    form asks for more of them: `TaskForm.with_more_rows(request.POST)`.
+    """
+
+    name = forms.CharField(max_length=120)
+    description = forms.CharField(required=False, max_length=2000, widget=forms.Textarea)
+    base_model = forms.ModelChoiceField(BaseModel.objects.none(), empty_label=None)
+    template = forms.CharField(
+        required=False, max_length=2000, strip=False, widget=forms.Textarea, initial="{input}"
+    )
+    answer_options = forms.CharField(required=False, max_length=5000, widget=forms.Textarea)
+    shots_text = forms.CharField(required=False, strip=False, widget=forms.Textarea)
+    held_out_text = forms.CharField(required=False, strip=False, widget=forms.Textarea)
+
+    def __init__(
+        self,
+        data: QueryDict | None = None,
+        *,
+        task: FewShotTask | None = None,
+        rows: Mapping[str, list[ExampleRow]] | None = None,
+        initial: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.task = task
+        start = {**_initial(task), **(initial or {})}
+        super().__init__(data, initial=start)
+        self.problems: list[Problem] = []
+        models = BaseModel.objects.order_by("name")
+        self.fields["base_model"].queryset = models
+        self.fields["base_model"].initial = models.first()
+        if data is not None:
+            rows = {split: _typed_rows(data, split) for split in (SHOTS, HELD_OUT)}
+        elif rows is None:
+            rows = {SHOTS: _stored_rows(task), HELD_OUT: []}
+        self._rows = {split: list(found) for split, found in rows.items()}
+
+    @classmethod
+    def with_more_rows(cls, data: QueryDict, *, task: FewShotTask | None = None) -> "TaskForm":
+        """The form as it was typed, unchecked, with more empty rows."""
+        rows = {split: _typed_rows(data, split) for split in (SHOTS, HELD_OUT)}
+        for found in rows.values():
+            found.extend(ExampleRow(len(found) + extra) for extra in range(1, BLANK_ROWS + 1))
+        typed = {name: data[name] for name in cls.base_fields if name in data}
+        return cls(task=task, rows=rows, initial=typed)
+
+    @property
+    def shot_rows(self) -> list[ExampleRow]:
+        return _with_blanks(self._rows[SHOTS])
+
+    @property
+    def held_out_rows(self) -> list[ExampleRow]:
+        return self._rows[HELD_OUT]
+
+    @property
+    def shots_problems(self) -> list[str]:
+        """Problems that no row shows: pasted lines, and the list as a whole."""
+        return [str(p) for p in self.problems if p.split == SHOTS and p.place != "row"]
+
+    @property
+    def held_out_problems(self) -> list[str]:
+        return [str(p) for p in self.problems if p.split == HELD_OUT and p.place != "row"]
+
+    def clean_template(self) -> str:
+        template = self.cleaned_data["template"] or "{input}"
+        try:
+            Template(template)
+        except BadExamples as error:
+            raise forms.ValidationError(error.user_message) from error
+        return template
+
+    def clean_answer_options(self) -> list[str]:
+        options = [line.strip() for line in self.cleaned_data["answer_options"].splitlines()]
+        options = [option for option in options if option]
+        if len(set(options)) != len(options):
+            raise forms.ValidationError("An answer option is given twice.")
+        if len(options) == 1:
+            raise forms.ValidationError("Give two options or more, or none.")
+        return options
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        shots, held_out = self._read(SHOTS), self._read(HELD_OUT)
+        unread = bool(self.problems)
+        found = services.find_problems(
+            shots,
+            held_out,
+            base_model=cleaned.get("base_model"),
+            template=cleaned.get("template", "{input}"),
+            answer_options=cleaned.get("answer_options", []),
+        )
+        # A paste that cannot be read is one mistake, not also a lack of examples.
+        self.problems += [p for p in found if p.number or not unread]
+        for problem in self.problems:
+            self._show(problem)
+        cleaned["shots"] = [Example(row.input, row.target) for row in shots]
+        cleaned["held_out"] = [Example(row.input, row.target) for row in held_out]
+        return cleaned
+
+    def save(self, user: User) -> FewShotTask:
+        fields = {
+            name: self.cleaned_data[name]
+            for name in (
+                "name", "description", "base_model", "template", "answer_options", "shots",
+                "held_out",
+            )
+        }  # fmt: skip
+        if self.task:
+            return services.update_task(self.task, **fields)
+        return services.create_task(user=user, **fields)
+
+    def _read(self, split: str) -> list[Row]:
+        typed = [
+            Row(row.input.strip(), row.target.strip(), row.number)
+            for row in self._rows[split]
+            if row.input.strip() or row.target.strip()
+        ]
+        pasted, problems = parse_examples(self.cleaned_data.get(f"{split}_text", ""), split)
+        self.problems += problems
+        return typed + pasted
+
+    def _show(self, problem: Problem) -> None:
+        if problem.place == "row":
+            row = self._rows[problem.split][problem.number - 1]
+            if problem.field == "target":
+                row.target_error = row.target_error or problem.message
+            else:
+                row.input_error = row.input_error or problem.message
+        self.add_error(f"{problem.split}_text", str(problem))
+
+
+class ComposeForm(forms.Form):
+    """How to search. Settings left empty keep the preset's value."""
+
+    preset = forms.ChoiceField(choices=[(name, name) for name in PRESETS], initial="recommended")
+    how = forms.ChoiceField(
+        choices=[
+            ("", "as the preset says"),
+            ("all", "all that fit"),
+            ("random", "some, drawn at random"),
+            ("hand", "those I choose"),
+        ],
+        required=False,
+    )
+    count = forms.IntegerField(required=False, min_value=1, max_value=services.MOST_MODULES)
+    draw_seed = forms.IntegerField(required=False, min_value=0, max_value=2**31 - 1)
+    modules = forms.ModelMultipleChoiceField(LoraModule.objects.none(), required=False)
+
+    budget = forms.IntegerField(required=False, min_value=1)
+    seed = forms.IntegerField(required=False, min_value=0, max_value=2**53 - 1)
+    combination = forms.ChoiceField(choices=[("", "")], required=False)
+    objective = forms.ChoiceField(choices=[("", "")], required=False)
+    reduction = forms.ChoiceField(choices=[("", "")], required=False)
+    x0 = forms.FloatField(required=False)
+    sigma = forms.FloatField(required=False, min_value=1e-6)
+    bound = forms.FloatField(required=False, min_value=1)
+    penalty = forms.FloatField(required=False, min_value=0)
+    population = forms.IntegerField(required=False, min_value=4)
+
+    SETTINGS = (
+        "budget", "seed", "combination", "objective", "reduction", "x0", "sigma", "bound",
+        "penalty", "population",
+    )  # fmt: skip
+
+    def __init__(self, data: Any = None, *, task: FewShotTask, user: User) -> None:
+        super().__init__(data)
+        self.task, self.user = task, user
+        for name, values in (
+            ("combination", COMBINATIONS),
+            ("objective", OBJECTIVES),
+            ("reduction", REDUCTIONS),
+        ):
+            self.fields[name].choices = [
+                ("", "as the preset says"),
+                *((value, value) for value in values),
+            ]
+        self.fields["modules"].queryset = LoraModule.objects.visible_to(user).filter(
+            base_model=task.base_model
+        )
+
+    @property
+    def fits(self) -> list[services.Fit]:
+        """The modules to choose from, with the reason beside each that does not fit."""
+        return services.modules_for(self.task.base_model, self.user, self._combination())
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        values = {name: self.cleaned_data.get(name) for name in self.SETTINGS}
+        return {name: value for name, value in values.items() if value not in (None, "")}
+
+    @property
+    def choice(self) -> services.ModuleChoice | None:
+        """None leaves the choice to the preset."""
+        cleaned = self.cleaned_data
+        if not cleaned.get("how"):
+            return None
+        return services.ModuleChoice(
+            how=cleaned["how"],
+            count=cleaned.get("count") or 20,
+            seed=cleaned.get("draw_seed") or 0,
+            modules=tuple(cleaned.get("modules") or ()),
+        )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        if cleaned.get("how") == "hand" and not cleaned.get("modules"):
+            self.add_error("modules", "Choose at least one module.")
+        if not self.errors:
+            try:
+                services.config_for(cleaned["preset"], self.overrides)
+            except services.CommonsError as error:
+                add_commons_error(self, error)
+        return cleaned
+
+    def submit(self, *, idempotency_key: str | None = None) -> Any:
+        """Queue the search; returns the job. May raise a CommonsError (see add_commons_error)."""
+        return services.submit_job(
+            task=self.task,
+            user=self.user,
+            preset=self.cleaned_data["preset"],
+            modules=self.choice,
+            overrides=self.overrides,
+            idempotency_key=idempotency_key,
+        )
+
+    def _combination(self) -> str:
+        preset = PRESETS.get(self["preset"].value() or "recommended", PRESETS["recommended"])
+        chosen = self["combination"].value()
+        return chosen if chosen in COMBINATIONS else preset().combination
+
+
+class PublishForm(forms.Form):
+    title = forms.CharField(max_length=120)
+    description = forms.CharField(required=False, max_length=2000, widget=forms.Textarea)
+    show_examples = forms.BooleanField(required=False)
+
+
+class TryForm(forms.Form):
+    input = forms.CharField(
+        max_length=services.MOST_TRIAL_CHARACTERS, strip=False, widget=forms.Textarea
+    )
+
+
+def add_commons_error(form: forms.Form, error: services.CommonsError) -> None:
+    """Show a service's error at the form's field it names, or above the form."""
+    shown = False
+    for name, messages in error.fields.items():
+        if name in form.fields:
+            form.add_error(name, messages)
+            shown = True
+    if not shown:
+        form.add_error(None, error.user_message)
+
+
+def _initial(task: FewShotTask | None) -> dict[str, Any]:
+    if task is None:
+        return {}
+    held_out = [[e.input, e.target] for e in task.pairs(StoredExample.HELD_OUT)]
+    return {
+        "name": task.name,
+        "description": task.description,
+        "base_model": task.base_model,
+        "template": task.template,
+        "answer_options": "\n".join(task.answer_options),
+        "held_out_text": as_text(held_out),
+    }
+
+
+def _typed_rows(data: QueryDict, split: str) -> list[ExampleRow]:
+    inputs, targets = data.getlist(f"{split}_input"), data.getlist(f"{split}_target")
+    length = max(len(inputs), len(targets))
+    inputs += [""] * (length - len(inputs))
+    targets += [""] * (length - len(targets))
+    pairs = zip(inputs, targets, strict=True)
+    return [ExampleRow(number, *pair) for number, pair in enumerate(pairs, 1)]
+
+
+def _stored_rows(task: FewShotTask | None) -> list[ExampleRow]:
+    found: Iterable[Example] = task.pairs(StoredExample.SHOT) if task else []
+    return [ExampleRow(number, e.input, e.target) for number, e in enumerate(found, 1)]
+
+
+def _with_blanks(rows: list[ExampleRow]) -> list[ExampleRow]:
+    """At least three rows, and never none to write in."""
+    while len(rows) < BLANK_ROWS or rows[-1].input or rows[-1].target:
+        rows.append(ExampleRow(len(rows) + 1))
+    return rows
