@@ -1,0 +1,146 @@
+"""Plots as SVG, drawn on the server; the stylesheet colours them, so both themes can read them.
+
+The loss curve is pygal's. Intervals and weights are tables with a drawn column, because their rows
+are names that must wrap, link and be read aloud: see docs/decisions/0003-plots.md.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import pygal
+from django.template.loader import render_to_string
+from django.utils.safestring import SafeString, mark_safe
+from pygal.style import Style
+
+from hub_site.figures import number, percent
+
+Point = tuple[float, float]
+
+# Width, height and letter size in the drawing's own units; the stylesheet shows the one that fits.
+SHAPES = {"is-narrow": (360, 230, 15), "is-wide": (720, 280, 13)}
+
+
+def loss_curve(
+    points: Sequence[Point], *, budget: int | None = None, baseline: float | None = None
+) -> SafeString:
+    """Best loss so far over evaluations, as steps; `baseline` is the base model's own loss.
+
+    With the budget given the axis stays still while the curve grows.
+    """
+    if not points:
+        return mark_safe("")
+    spoken = _loss_in_words(points, baseline)
+    return mark_safe(  # noqa: S308  pygal escapes its texts, _cleaned drops all but shapes and text
+        "".join(
+            _loss_curve(points, budget, baseline, name, shape, spoken)
+            for name, shape in SHAPES.items()
+        )
+    )
+
+
+def _loss_curve(
+    points: Sequence[Point],
+    budget: int | None,
+    baseline: float | None,
+    name: str,
+    shape: tuple[int, int, int],
+    spoken: str,
+) -> str:
+    width, height, letters = shape
+    last = float(budget or points[-1][0])
+    losses = [loss for _, loss in points] + ([] if baseline is None else [baseline])
+    chart = pygal.XY(
+        width=width,
+        height=height,
+        margin=4,
+        margin_right=letters,
+        spacing=letters // 2,
+        style=Style(
+            label_font_size=letters, major_label_font_size=letters, title_font_size=letters
+        ),
+        css=(),
+        js=(),
+        show_legend=False,
+        show_dots=False,
+        disable_xml_declaration=True,
+        xrange=(0, last),
+        range=(0, max(losses) * 1.05 or 1.0),
+        min_scale=3,
+        max_scale=5,
+        truncate_label=-1,
+        x_labels=_ticks(last),
+        value_formatter=lambda value: number(value, 1 if max(losses) >= 0.5 else 2),
+        x_value_formatter=lambda value: f"{value:.0f}",
+        x_title="evaluations",
+    )
+    chart.add("best loss", _steps(points))
+    if baseline is not None:
+        chart.add("base model alone", [(0, baseline), (last, baseline)])
+    chart.add_xml_filter(lambda root: _cleaned(root, name, spoken))
+    svg = chart.render(is_unicode=True)
+    return svg if isinstance(svg, str) else svg.decode()
+
+
+def _steps(points: Sequence[Point]) -> list[Point]:
+    """The best loss holds until something better is found."""
+    steps: list[Point] = [points[0]]
+    for (_, before), (x, loss) in zip(points, points[1:], strict=False):
+        steps += [(x, before), (x, loss)]
+    return steps
+
+
+def _ticks(last: float, about: int = 5) -> list[float]:
+    """Round numbers from 0 to `last`, about five of them."""
+    size = 1.0
+    for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000):
+        size = float(step)
+        if last / size <= about:
+            break
+    return [tick * size for tick in range(int(last / size) + 1)]
+
+
+def _loss_in_words(points: Sequence[Point], baseline: float | None) -> str:
+    (_, first), (evaluations, best) = points[0], points[-1]
+    words = f"Best loss {number(best)} after {evaluations:.0f} evaluations, from {number(first)}"
+    return words if baseline is None else f"{words}; the base model alone has {number(baseline)}"
+
+
+def _cleaned(root: Element, name: str, spoken: str) -> Element:
+    """Shapes and text only: no style, script, tooltips, or ids that change with every drawing."""
+    for parent in list(root.iter()):
+        for child in list(parent):
+            tag = child.tag.rsplit("}", 1)[-1] if isinstance(child.tag, str) else ""
+            is_background = "background" in child.get("class", "")
+            if tag not in {"g", "path", "text", "circle", "line", "rect"} or is_background:
+                parent.remove(child)
+        for attribute in ("id", "style"):
+            parent.attrib.pop(attribute, None)
+    root.attrib.pop("class", None)
+    root.set("class", f"plot {name}")
+    root.set("role", "img")
+    root.set("aria-label", spoken)
+    return root
+
+
+def intervals(methods: Iterable[Mapping[str, Any]]) -> SafeString:
+    """Dot-and-interval rows: each method {label, value, low, high} of 0 to 1, one {emphasised}.
+
+    `score` (words such as "84 of 100"), `note` and `url` are shown when given.
+    """
+    rows = []
+    for method in methods:
+        low, high = max(0.0, method["low"]), min(1.0, method["high"])
+        rows.append(
+            {
+                **method,
+                "score": method.get("score") or percent(method["value"]),
+                "x": f"{100 * method['value']:.1f}%",
+                "x_low": f"{100 * low:.1f}%",
+                "x_high": f"{100 * high:.1f}%",
+            }
+        )
+    has_notes = any(row.get("note") for row in rows)
+    return mark_safe(  # noqa: S308  a template escapes what it shows
+        render_to_string("parts/intervals.html", {"rows": rows, "has_notes": has_notes})
+    )

@@ -1,0 +1,37 @@
+"""The home page and the pages for what went wrong."""
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from composer.models import FewShotTask, Recipe
+from modules.models import LoraModule
+
+NEWEST = 6
+
+
+def home(request: HttpRequest) -> HttpResponse:
+    recipes = list(Recipe.objects.published().for_cards()[:NEWEST])
+    context = {
+        "demo_tasks": FewShotTask.objects.filter(demo_key__isnull=False).order_by("name")[:4],
+        "modules": LoraModule.objects.visible_to(request.user).for_cards()[:NEWEST],
+        "recipes": recipes,
+        "newest_recipe": recipes[0] if recipes else None,
+    }
+    return render(request, "home.html", context)
+
+
+def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    return render(request, "400.html", status=400)
+
+
+def forbidden(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    return render(request, "403.html", status=403)
+
+
+def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    return render(request, "404.html", status=404)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """Nothing that asks the database or the session: they may be what broke."""
+    return render(None, "500.html", status=500)
