@@ -135,6 +135,7 @@ def intervals(methods: Iterable[Mapping[str, Any]]) -> SafeString:
             {
                 **method,
                 "score": method.get("score") or percent(method["value"]),
+                "range": f"{number(100 * low, 0)} to {percent(high)}",
                 "x": f"{100 * method['value']:.1f}%",
                 "x_low": f"{100 * low:.1f}%",
                 "x_high": f"{100 * high:.1f}%",

@@ -39,7 +39,7 @@ class Pigment:
 
 
 def pigments(ingredients: Iterable[Any]) -> list[Pigment]:
-    """Read ingredients however they come: rows of the database, mappings, or (name, weight) pairs."""
+    """Read ingredients as they come: rows of the database, mappings, or (name, weight) pairs."""
     return [_pigment(ingredient) for ingredient in ingredients]
 
 

@@ -42,12 +42,12 @@ def size(value: int) -> str:
     """118 kB, 3.4 MB: powers of ten, as files are sold and as the Hub shows them."""
     if value < 1000:
         return f"{value} B"
-    scaled = float(value)
-    for unit in ("kB", "MB", "GB", "TB"):
-        scaled /= 1000
-        if scaled < 999.5:
-            break
-    return f"{scaled:.1f} {unit}" if scaled < 9.95 else f"{scaled:.0f} {unit}"
+    power, units = 1, ("kB", "MB", "GB", "TB")
+    while value >= 999.5 * 1000**power and power < len(units):
+        power += 1
+    scaled = value / 1000**power
+    text = f"{scaled:.1f}" if scaled < 9.95 else f"{scaled:.0f}"
+    return f"{text} {units[power - 1]}"
 
 
 def percent(value: float, digits: int = 0) -> str:

@@ -5,8 +5,10 @@ from django.utils.safestring import SafeString, mark_safe
 from markdown_it import MarkdownIt
 
 MAX_CHARACTERS = 200_000
-TAGS = set(
-    ["a", "p", "br", "hr", "strong", "em", "del", "s", "code", "pre", "blockquote", "ul", "ol", "li", "h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"]
+TAGS = frozenset(
+    {"a", "p", "br", "hr", "strong", "em", "del", "s", "code", "pre", "blockquote"}
+    | {"ul", "ol", "li", "h2", "h3", "h4", "h5", "h6"}
+    | {"table", "thead", "tbody", "tr", "th", "td"}
 )
 ATTRIBUTES = {"a": {"href", "title"}, "ol": {"start"}, "code": {"class"}}
 _parser = MarkdownIt("commonmark", {"html": False, "linkify": False}).enable(
@@ -24,7 +26,7 @@ def render(text: str) -> SafeString:
     html = html.replace("<h1>", "<h2>").replace("</h1>", "</h2>")
     clean = nh3.clean(
         html,
-        tags=TAGS,
+        tags=set(TAGS),
         attributes=ATTRIBUTES,
         url_schemes={"http", "https", "mailto"},
         link_rel="nofollow noopener",

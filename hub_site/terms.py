@@ -5,7 +5,7 @@ TERMS = {
     "LoRA module": "A small trained add-on for one base model, good at one skill.",
     "adapter": "A small file that PEFT loads on top of a base model to change what it does.",
     "base model": "The large model that modules are add-ons for; it never changes.",
-    "rank": "How many directions a module may change in each layer; more can hold more, and is larger.",
+    "rank": "How many directions a module may change in each layer; more holds more, and is larger.",
     "alpha": "How loudly a module speaks: its change is multiplied by alpha / rank.",
     "target modules": "The layers of the base model that the module changes.",
     "few-shot": "Learning from a handful of examples.",

@@ -51,10 +51,10 @@ def dot(name: Any, weight: float | None = None) -> SafeString:
 
 
 @register.inclusion_tag("parts/blend.html")
-def blend(ingredients: Iterable[Any], size: str = "medium", id: str = "") -> dict[str, Any]:
+def blend(ingredients: Iterable[Any], size: str = "medium", key: str = "") -> dict[str, Any]:
     """A recipe as its blend: one segment an ingredient, width by |weight|, negative ones hatched.
 
-    With an id the segments keep theirs, so that a live bar grows instead of jumping.
+    With a key (an id) the segments keep theirs, so that a live bar grows instead of jumping.
     """
     parts = colour.pigments(ingredients)
     total = sum(abs(part.weight) for part in parts)
@@ -67,7 +67,7 @@ def blend(ingredients: Iterable[Any], size: str = "medium", id: str = "") -> dic
     spoken = ", ".join(f"{p.short} {figures.signed(p.weight)}" for p in loudest[:6])
     if len(loudest) > 6:
         spoken += f" and {len(loudest) - 6} more"
-    return {"segments": segments, "size": size, "id": id, "spoken": spoken, "is_zero": not total}
+    return {"segments": segments, "size": size, "id": key, "spoken": spoken, "is_zero": not total}
 
 
 @register.inclusion_tag("parts/blend_key.html")
@@ -78,7 +78,7 @@ def blend_key(ingredients: Iterable[Any], most: int = 12) -> dict[str, Any]:
 
 
 @register.inclusion_tag("parts/weight_bars.html")
-def weight_bars(ingredients: Iterable[Any], id: str = "") -> dict[str, Any]:
+def weight_bars(ingredients: Iterable[Any], key: str = "") -> dict[str, Any]:
     """Signed bars, one row an ingredient, the strongest first, zero in its true place."""
     parts = sorted(colour.pigments(ingredients), key=lambda part: -part.weight)
     low = min([0.0, *(part.weight for part in parts)])
@@ -90,7 +90,7 @@ def weight_bars(ingredients: Iterable[Any], id: str = "") -> dict[str, Any]:
         width = 100 * abs(part.weight) / span
         start = zero - width if part.is_negative else zero
         rows.append({"part": part, "x": f"{start:.2f}%", "width": f"{width:.2f}%"})
-    return {"rows": rows, "zero": f"{zero:.2f}%", "id": id}
+    return {"rows": rows, "zero": f"{zero:.2f}%", "id": key}
 
 
 @register.simple_tag
@@ -176,7 +176,7 @@ def current(context: dict[str, Any], *prefixes: str) -> SafeString:
     """`aria-current` for a link whose part of the site this page belongs to."""
     request = context.get("request")
     here = request is not None and request.path.startswith(prefixes)
-    return mark_safe(' aria-current="page"' if here else "")
+    return SafeString(' aria-current="page"' if here else "")
 
 
 @register.simple_tag(takes_context=True)
