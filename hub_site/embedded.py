@@ -521,6 +521,7 @@ def _run_as(owner: int, command: list[str], *, cwd: Path) -> str:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 umask=0o077,
+                start_new_session=True,  # Ctrl-C must not end pg_ctl half-way
                 timeout=START_SECONDS + 10,
                 **other,
             ).returncode
