@@ -1,0 +1,132 @@
+"""A frozen base model and its tokenizer, from a folder and from nowhere else."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from composer.engine.errors import BadBaseModel
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    model: Any
+    tokenizer: Any
+    is_encoder_decoder: bool
+    folder: Path
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.model.device)
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest prompt the model was made for; None where it knows no limit."""
+        stated = [
+            getattr(self.model.config, "max_position_embeddings", None),
+            getattr(self.tokenizer, "model_max_length", None),
+        ]
+        limits = [int(value) for value in stated if value and 0 < value < 1 << 24]
+        return min(limits, default=None)
+
+    def layer(self, name: str) -> nn.Module | None:
+        """The module a LoRA layer name points to, or None."""
+        try:
+            return self.model.get_submodule(name)  # type: ignore[no-any-return]
+        except AttributeError:
+            return None
+
+    def fingerprint(self) -> dict[str, str | int]:
+        """What decides the bits of a result; a search is resumed only where all of it is equal."""
+        return {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "numpy": numpy.__version__,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": _device_name(self.device),
+            "machine": platform.machine(),
+            "threads": torch.get_num_threads(),
+        }
+
+
+def load(folder: Path | str, *, device: str = "cpu", dtype: torch.dtype | None = None) -> BaseModel:
+    """Load safetensors weights from a folder: no hub, no pickles, no code of the model's own.
+
+    dtype None means float32.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        kind = AutoConfig.from_pretrained(str(folder), **options)
+        auto: Any = AutoModelForSeq2SeqLM if kind.is_encoder_decoder else AutoModelForCausalLM
+        model, report = auto.from_pretrained(
+            str(folder),
+            use_safetensors=True,
+            dtype=dtype or torch.float32,
+            output_loading_info=True,
+            **options,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise BadBaseModel(
+            f"The base model in {folder.name!r} ({config.get('model_type')!r}) cannot be loaded: "
+            f"{error}"
+        ) from error
+    missing = sorted(report.get("missing_keys", ()))
+    if missing:
+        raise BadBaseModel(
+            f"The base model in {folder.name!r} lacks {len(missing)} weights, such as "
+            f"{missing[0]!r}. Is its download complete?"
+        )
+    model.requires_grad_(False)
+    model.eval()
+    return BaseModel(
+        model=model.to(device),
+        tokenizer=tokenizer,
+        is_encoder_decoder=bool(kind.is_encoder_decoder),
+        folder=folder,
+    )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise BadBaseModel(f"There is no config.json in {str(folder)!r}. Give a model's folder.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadBaseModel(f"config.json in {folder.name!r} is not valid JSON: {error}.") from error
+    if not isinstance(config, dict):
+        raise BadBaseModel(f"config.json in {folder.name!r} is not a JSON object.")
+    if "auto_map" in config:
+        raise BadBaseModel(
+            f"The base model in {folder.name!r} brings code of its own (auto_map). "
+            "Only models that transformers knows are loaded."
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise BadBaseModel(
+            f"There is no .safetensors file in {folder.name!r}. Pickled weights are not loaded: "
+            "convert them with save_pretrained(safe_serialization=True)."
+        )
+    return config
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

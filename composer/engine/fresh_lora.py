@@ -1,0 +1,124 @@
+"""The strongest neighbour: one new LoRA trained by gradient on the same examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from composer.engine.base_model import BaseModel
+from composer.engine.batch import encode
+from composer.engine.compose import compose
+from composer.engine.contenders import Contender
+from composer.engine.errors import IncompatibleModules
+from composer.engine.examples import Example
+from composer.engine.loss import answer_losses
+from composer.engine.prompt import Template
+from composer.engine.stack import Stack, layer_size, target_modules
+
+# A gradient step is charged as three forwards: one forward, about two for the backward.
+FORWARDS_PER_STEP = 3
+QUERY_AND_VALUE = ("q", "v", "q_proj", "v_proj", "c_attn", "query", "value")
+
+
+@dataclass(frozen=True)
+class FreshRecipe:
+    """Fixed before any result was seen: PEFT's own initialisation (A uniform as nn.Linear's,
+    B zero), AdamW, all examples in every step, a rate that falls linearly to zero, no dropout."""
+
+    r: int = 8
+    lora_alpha: int = 16
+    steps: int = 50
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+
+
+def fresh_lora(
+    base: BaseModel,
+    examples: Sequence[Example],
+    template: Template,
+    *,
+    seed: int,
+    layers: Sequence[str] | None = None,
+    recipe: FreshRecipe | None = None,
+) -> Contender:
+    """Train one LoRA on the examples; the base model itself is left as it was.
+
+    layers None adapts every query and value projection. The result is a stack of one module, so
+    it is predicted with and exported like any other (weights (1,), combination `sum`).
+    """
+    recipe = recipe or FreshRecipe()
+    stack = _new_lora(base, _layers(base, layers), recipe, seed)
+    batch = encode(
+        examples, template, base.tokenizer, is_encoder_decoder=base.is_encoder_decoder
+    ).to(base.device)
+    parameters = [*stack.A.values(), *stack.Bt.values()]
+    optimiser = torch.optim.AdamW(
+        parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    tokens = int(batch.answer_tokens.sum())
+    loss = math.nan
+    with torch.enable_grad():
+        for parameter in parameters:
+            parameter.requires_grad_()
+        for step in range(recipe.steps):
+            optimiser.param_groups[0]["lr"] = recipe.learning_rate * (1 - step / recipe.steps)
+            factors = compose([[1.0]], stack, "sum")
+            mean = answer_losses(base, factors, batch).sum() / tokens
+            optimiser.zero_grad()
+            mean.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            loss = float(mean.detach())
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    return Contender(
+        name="fresh LoRA",
+        stack=stack,
+        weights=np.ones(1),
+        combination="sum",
+        cost=FORWARDS_PER_STEP * recipe.steps,
+        loss=loss,
+    )
+
+
+def _layers(base: BaseModel, layers: Sequence[str] | None) -> list[str]:
+    if layers is None:
+        layers = [
+            name
+            for name, _ in base.model.named_modules()
+            if name.rpartition(".")[2] in QUERY_AND_VALUE and layer_size(base, name)
+        ]
+    if not layers:
+        raise IncompatibleModules(
+            f"{base.folder.name} has no layers named {', '.join(QUERY_AND_VALUE)}. Name the "
+            "layers to train."
+        )
+    return sorted(layers)
+
+
+def _new_lora(base: BaseModel, layers: Sequence[str], recipe: FreshRecipe, seed: int) -> Stack:
+    """A uniform in ±1/√D_in (kaiming, a = √5), B zero, s = alpha / r."""
+    generator = torch.Generator().manual_seed(seed)
+    A, Bt = {}, {}
+    for name in layers:
+        size = layer_size(base, name)
+        if size is None:
+            raise IncompatibleModules(f"{name!r} is not a linear layer of {base.folder.name}.")
+        d_in, d_out = size
+        noise = torch.rand(1, recipe.r, d_in, generator=generator) * 2 - 1
+        A[name] = (noise / math.sqrt(d_in)).to(base.device)
+        Bt[name] = torch.zeros(1, recipe.r, d_out, device=base.device)
+    return Stack(
+        A=A,
+        Bt=Bt,
+        scaling=torch.tensor([recipe.lora_alpha / recipe.r], device=base.device),
+        ranks=(recipe.r,),
+        layers=(frozenset(layers),),
+        names=("fresh LoRA",),
+        target_modules=target_modules(layers, base),
+        transposed=any(type(base.layer(name)).__name__ == "Conv1D" for name in layers),
+        task_type="SEQ_2_SEQ_LM" if base.is_encoder_decoder else "CAUSAL_LM",
+    )
