@@ -3,3 +3,8 @@ from django.apps import AppConfig
 
 class ModulesConfig(AppConfig):
     name = "modules"
+
+    def ready(self) -> None:
+        from hub_site.jobs import registry
+
+        registry.register("check_module", "modules.tasks.check_module")

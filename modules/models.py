@@ -1,11 +1,19 @@
 """The library: repos with commits of files, and what they hold, LoRA modules or base models."""
 
+import math
+from typing import Any
+from urllib.parse import urlencode
+
 from django.conf import settings
+from django.contrib.postgres.indexes import GinIndex, OpClass
+from django.contrib.postgres.search import SearchVectorField
 from django.db import models
 from django.db.models.functions import Lower
 from django.urls import reverse
 
 from hub_site.accounts.models import Namespace
+from hub_site.jobs.models import Job
+from modules.querysets import BaseModelQuerySet, LoraModuleQuerySet, RepoQuerySet, TagQuerySet
 
 
 class Repo(models.Model):
@@ -24,14 +32,31 @@ class Repo(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
+    objects = RepoQuerySet.as_manager()
+
     class Meta:
         constraints = [models.UniqueConstraint("owner", Lower("name"), name="repo_name_ci")]
+        indexes = [models.Index(Lower("name"), "id", name="repo_by_name")]
 
     def __str__(self) -> str:
         return f"{self.owner.name}/{self.name}"
 
     def get_absolute_url(self) -> str:
         return reverse("modules:repo", args=[self.owner.name, self.name])
+
+    @property
+    def is_private(self) -> bool:
+        return self.visibility == self.PRIVATE
+
+    def head(self, branch: str = "main") -> "Commit | None":
+        """The newest commit of a branch; None while the repo is empty."""
+        ref = self.refs.filter(kind=Ref.BRANCH, name=branch).select_related("commit").first()
+        return ref.commit if ref else None
+
+    def at_revision(self, revision: str) -> "Commit | None":
+        """The commit that a branch, a tag or a full commit id names."""
+        ref = self.refs.filter(name=revision).order_by("kind").select_related("commit").first()
+        return ref.commit if ref else self.commits.filter(sha=revision).first()
 
 
 class Blob(models.Model):
@@ -56,6 +81,9 @@ class Grant(models.Model):
     class Meta:
         constraints = [models.UniqueConstraint("user", "blob", name="grant_once")]
 
+    def __str__(self) -> str:
+        return f"{self.blob_id[:12]} of {self.user_id}"
+
 
 class Commit(models.Model):
     """One version of a repo's files, never changed."""
@@ -76,6 +104,9 @@ class Commit(models.Model):
 
     def __str__(self) -> str:
         return f"{self.sha[:7]} {self.title}"
+
+    def sha256_of(self, path: str) -> str | None:
+        return self.files.filter(path=path).values_list("blob_id", flat=True).first()
 
 
 class CommitFile(models.Model):
@@ -130,15 +161,32 @@ class BaseModel(models.Model):
     parameters = models.PositiveBigIntegerField(default=0)
     is_encoder_decoder = models.BooleanField(default=True)
     max_tokens = models.PositiveIntegerField(default=512)
+    # {layer: [d_out, d_in]} of every two-dimensional weight, from the safetensors headers.
+    layers = models.JSONField(default=dict, blank=True)
     summary = models.CharField(max_length=300, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = BaseModelQuerySet.as_manager()
 
     def __str__(self) -> str:
         return self.name
 
+    def get_absolute_url(self) -> str:
+        """Its page, when this site keeps its files; otherwise the list of its modules."""
+        if self.repo is not None:
+            return self.repo.get_absolute_url()
+        return reverse("modules:list") + "?" + urlencode({"base_model": self.name})
+
+    def pinned_commit(self) -> Commit:
+        """The commit that workers load. Only a base model whose files the site keeps has one."""
+        assert self.repo is not None
+        return self.repo.commits.get(sha=self.revision)
+
 
 class Tag(models.Model):
     name = models.CharField(max_length=60)
+
+    objects = TagQuerySet.as_manager()
 
     class Meta:
         ordering = ["name"]
@@ -160,6 +208,10 @@ class LoraModule(models.Model):
     )
     rejected_reason = models.TextField(blank=True)
     checks = models.JSONField(default=list, blank=True)
+    check_job = models.ForeignKey(Job, models.SET_NULL, null=True, blank=True, related_name="+")
+    published_at = models.DateTimeField()
+    # Name, owner, tags, summary and card as words, kept by services: see querysets.search_words.
+    search = SearchVectorField(null=True, editable=False)
 
     base_model = models.ForeignKey(
         BaseModel, models.SET_NULL, null=True, blank=True, related_name="lora_modules"
@@ -178,8 +230,37 @@ class LoraModule(models.Model):
     language = models.CharField(max_length=40, blank=True)
     tags = models.ManyToManyField(Tag, blank=True, related_name="lora_modules")
 
+    objects = LoraModuleQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-published_at", "-id"]
+        indexes = [
+            models.Index("-published_at", "-id", name="lora_newest"),
+            models.Index("base_model", "status", name="lora_of_base"),
+            models.Index("r", name="lora_by_r"),
+            GinIndex("search", name="lora_search"),
+            GinIndex(OpClass("target_modules", "jsonb_path_ops"), name="lora_targets"),
+        ]
+
     def __str__(self) -> str:
         return str(self.repo)
 
     def get_absolute_url(self) -> str:
         return self.repo.get_absolute_url()
+
+    @property
+    def is_ready(self) -> bool:
+        return self.status == self.READY
+
+    @property
+    def scaling(self) -> float:
+        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
+    def accept(self, checks: list[dict[str, Any]]) -> None:
+        self.status, self.rejected_reason, self.checks = self.READY, "", checks
+        self.save(update_fields=["status", "rejected_reason", "checks"])
+
+    def reject(self, reason: str, checks: list[dict[str, Any]] | None = None) -> None:
+        self.status, self.rejected_reason = self.REJECTED, reason
+        self.checks = self.checks if checks is None else checks
+        self.save(update_fields=["status", "rejected_reason", "checks"])

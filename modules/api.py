@@ -1,0 +1,3 @@
+"""The library for programs."""
+
+urlpatterns: list = []

@@ -1,0 +1,388 @@
+"""What people do with repos. Pages, API and commands end here, most of them in `commit`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import IO
+
+from django.contrib.postgres.search import SearchVector
+from django.db import IntegrityError, transaction
+from django.db.models import F, Value
+from django.utils import timezone
+
+from composer.engine.adapter_file import CONFIG_NAME, WEIGHTS_NAME
+from composer.engine.errors import BadAdapter, CommonsError
+from hub_site.accounts.models import Namespace, User
+from hub_site.jobs import queue
+from modules import cards, checks
+from modules.models import BaseModel, Blob, Commit, CommitFile, Grant, LoraModule, Ref, Repo, Tag
+from modules.querysets import search_words
+from modules.storage import local
+
+CHECK = "check_module"
+CARD_NAME = "README.md"
+RESERVED_REPO_NAMES = frozenset(
+    {"resolve", "tree", "blob", "raw", "commits", "settings", "download"}
+)
+MOST_FILES = 1_000
+
+
+class BadName(CommonsError):
+    code = "bad_name"
+
+
+class NameTaken(CommonsError):
+    code = "name_taken"
+    status = 409
+
+
+class BadPath(CommonsError):
+    code = "bad_path"
+
+
+class BadCommit(CommonsError):
+    code = "bad_commit"
+
+
+class StaleParent(CommonsError):
+    code = "stale_parent"
+    status = 412
+
+
+class UnknownFile(CommonsError):
+    code = "unknown_file"
+    status = 404
+
+
+# --- repos -------------------------------------------------------------------------------------
+
+
+def create_repo(*, owner: Namespace, name: str, kind: str, visibility: str = Repo.PUBLIC) -> Repo:
+    check_repo_name(name)
+    try:
+        with transaction.atomic():
+            return Repo.objects.create(owner=owner, name=name, kind=kind, visibility=visibility)
+    except IntegrityError as error:
+        raise NameTaken(
+            f"{owner.name}/{name} exists already. Choose another name, or add a version to it."
+        ) from error
+
+
+def check_repo_name(name: str) -> None:
+    """The Hub's rules, so that a repo can move there under its own name."""
+    allowed = re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?", name)
+    if not allowed or "--" in name or ".." in name or name.lower().endswith(".git"):
+        raise BadName(
+            f"{name!r} cannot be a name. Use 1 to 96 letters, digits, dots, dashes or underscores, "
+            'beginning with a letter or digit, without "--", ".." or ".git" at the end.'
+        )
+    if name.lower() in RESERVED_REPO_NAMES:
+        raise BadName(f"{name!r} is part of the site's own addresses. Choose another name.")
+
+
+# --- commits -----------------------------------------------------------------------------------
+
+
+def commit(
+    *,
+    repo: Repo,
+    author: User | None,
+    title: str,
+    additions: Mapping[str, IO[bytes] | Blob],
+    deletions: Iterable[str] = (),
+    parent: str | None = None,
+    message: str = "",
+    branch: str = "main",
+    limit: int | None = None,
+    check_now: bool = False,
+) -> Commit:
+    """Write one version: all of it or nothing. A change that changes nothing gives the head back.
+
+    `parent`, when given, must still be the branch's head. A LoRA repo's files are read by the
+    quick checks first, and a job checks them in full; `check_now` does that here, for operators.
+    """
+    deletions = list(deletions)
+    for path in [*additions, *deletions]:
+        check_path(path)
+    _refuse_stale(repo.head(branch), parent, repo)  # before bytes travel; again under the lock
+    streams = {p: a for p, a in additions.items() if not isinstance(a, Blob)}
+    stored = {path: local.put(stream, limit=limit) for path, stream in streams.items()}
+    for path, blob in stored.items():
+        _refuse_pickle(path, blob.sha256)
+    with transaction.atomic():
+        repo = Repo.objects.select_for_update().select_related("owner").get(pk=repo.pk)
+        head = repo.head(branch)
+        _refuse_stale(head, parent, repo)
+        blobs = _blobs(stored, author)
+        blobs |= {p: _granted(repo, author, p, a) for p, a in additions.items() if p not in stored}
+        before = dict(head.files.values_list("path", "blob_id")) if head else {}
+        after = _tree(before, blobs, deletions)
+        if head is not None and after == before:
+            return head
+        made = _write(repo, head, author, title.strip() or "Upload", message, after)
+        Ref.objects.update_or_create(
+            repo=repo, kind=Ref.BRANCH, name=branch, defaults={"commit": made}
+        )
+        repo.save(update_fields=["updated_at"])
+        if repo.kind == Repo.LORA and branch == "main":
+            _describe(repo, made, before, after, author, check_now)
+    return made
+
+
+def publish_module(
+    *,
+    repo: Repo,
+    author: User | None,
+    title: str,
+    additions: Mapping[str, IO[bytes] | Blob],
+    deletions: Iterable[str] = (),
+    parent: str | None = None,
+    message: str = "",
+    check_now: bool = False,
+) -> LoraModule:
+    """A commit after which the repo must hold a LoRA module: its config and its weights."""
+    with transaction.atomic():
+        commit(
+            repo=repo,
+            author=author,
+            title=title,
+            additions=additions,
+            deletions=deletions,
+            parent=parent,
+            message=message,
+            check_now=check_now,
+        )
+        module = LoraModule.objects.filter(repo=repo).first()
+        if module is None:
+            raise BadCommit(
+                f"A LoRA module is two files, {CONFIG_NAME} and {WEIGHTS_NAME}, as PEFT's "
+                "save_pretrained writes them. Add what is missing."
+            )
+    return module
+
+
+def check_path(path: str) -> None:
+    """A path that means the same on every machine, and never leaves its folder."""
+    parts = path.split("/")
+    odd = any(ord(c) < 32 or c in "\\\x7f" for c in path)
+    dots = any(part in ("", ".", "..") for part in parts)
+    long = len(path) > 500 or any(len(part.encode()) > 255 for part in parts)
+    if odd or dots or long or parts[0].lower() == ".git":
+        raise BadPath(
+            f"{path[:200]!r} cannot be a file's path. Use names joined by single slashes, without "
+            '"..", backslashes or control characters, not below .git, 500 characters at most.'
+        )
+
+
+def commit_sha(parent: str, author: str, title: str, message: str, files: Mapping[str, str]) -> str:
+    """A commit's id: a hash over everything but the time, so that the same history made twice,
+    on two machines, has the same ids."""
+    document = ["commons-commit-1", parent, author, title, message, sorted(files.items())]
+    data = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return hashlib.sha256(data).hexdigest()[:40]
+
+
+def _refuse_stale(head: Commit | None, parent: str | None, repo: Repo) -> None:
+    if parent is not None and parent != (head.sha if head else ""):
+        now = head.sha[:10] if head else "empty"
+        raise StaleParent(
+            f"{repo} was changed while you worked: its newest version is {now}, not {parent[:10]}. "
+            "Look at what is new, then send your change again."
+        )
+
+
+def _refuse_pickle(path: str, sha256: str) -> None:
+    with local.local_path(sha256).open("rb") as file:
+        checks.refuse_pickle(path, file.read(4))
+
+
+def _blobs(stored: Mapping[str, local.StoredBlob], author: User | None) -> dict[str, Blob]:
+    """Rows for bytes just stored, and the note that this user had them."""
+    blobs = {
+        path: Blob(sha256=b.sha256, size=b.size, git_sha1=b.git_sha1) for path, b in stored.items()
+    }
+    # In one order everywhere: two commits of the same bytes must not wait for each other.
+    unique = sorted({b.sha256: b for b in blobs.values()}.values(), key=lambda b: b.sha256)
+    Blob.objects.bulk_create(unique, ignore_conflicts=True)
+    if author is not None:
+        Grant.objects.bulk_create(
+            [Grant(user=author, blob=blob) for blob in unique], ignore_conflicts=True
+        )
+    return blobs
+
+
+def _granted(repo: Repo, author: User | None, path: str, blob: Blob) -> Blob:
+    """A hash is no capability: bytes are named only where they are, or by who uploaded them."""
+    here = CommitFile.objects.filter(commit__repo=repo, blob_id=blob.sha256)
+    own = Grant.objects.filter(user=author, blob_id=blob.sha256)
+    if not here.exists() and (author is None or not own.exists()):
+        raise UnknownFile(f"{path}: upload these bytes first; {blob.sha256[:12]}… is not known.")
+    return blob
+
+
+def _tree(
+    before: Mapping[str, str], blobs: Mapping[str, Blob], deletions: Iterable[str]
+) -> dict[str, str]:
+    after = dict(before)
+    for path in deletions:
+        if after.pop(path, None) is None:
+            raise UnknownFile(f"{path!r} cannot be deleted: this version has no such file.")
+    after |= {path: blob.sha256 for path, blob in blobs.items()}
+    if not after:
+        raise BadCommit("A version needs at least one file.")
+    if len(after) > MOST_FILES:
+        raise BadCommit(f"A version has at most {MOST_FILES:,} files; this one has {len(after):,}.")
+    folders = {"/".join(p.split("/")[:n]) for p in after for n in range(1, p.count("/") + 1)}
+    if both := folders & set(after):
+        raise BadPath(f"{min(both)!r} would be a file and a folder at once.")
+    return after
+
+
+def _write(
+    repo: Repo,
+    head: Commit | None,
+    author: User | None,
+    title: str,
+    message: str,
+    files: Mapping[str, str],
+) -> Commit:
+    title = title[:200]
+    sha = commit_sha(
+        head.sha if head else "", author.get_username() if author else "", title, message, files
+    )
+    made = Commit.objects.create(
+        repo=repo,
+        sha=sha,
+        parent=head,
+        author=author,
+        title=title,
+        message=message,
+        created_at=timezone.now(),
+    )
+    CommitFile.objects.bulk_create(
+        CommitFile(commit=made, path=path, blob_id=sha256) for path, sha256 in files.items()
+    )
+    return made
+
+
+# --- LoRA modules ------------------------------------------------------------------------------
+
+
+def _describe(
+    repo: Repo,
+    made: Commit,
+    before: Mapping[str, str],
+    after: Mapping[str, str],
+    author: User | None,
+    check_now: bool,
+) -> None:
+    """Bring the repo's LoraModule up to this commit, and have new weights checked."""
+    module = LoraModule.objects.filter(repo=repo).first()
+    if CONFIG_NAME not in after or WEIGHTS_NAME not in after:
+        if module is not None:
+            raise BadCommit(
+                f"A LoRA module needs {CONFIG_NAME} and {WEIGHTS_NAME}. Replace them instead of "
+                "deleting them, or delete the whole module."
+            )
+        return
+    reading = checks.quick(
+        local.local_path(after[CONFIG_NAME]), local.local_path(after[WEIGHTS_NAME])
+    )
+    named = reading.config.base_model or ""
+    base_model = BaseModel.objects.find_by_name(named)
+    card = _card(after)
+    facts = {
+        "commit": made,
+        "published_at": made.created_at,
+        "base_model": base_model,
+        "base_model_name": (base_model.name if base_model else named)[:200],
+        "r": reading.facts.r,
+        "lora_alpha": reading.facts.lora_alpha,
+        "use_rslora": reading.config.use_rslora,
+        "target_modules": reading.target_modules,
+        "parameters": reading.facts.parameters,
+        "weights_size": Blob.objects.get(pk=after[WEIGHTS_NAME]).size,
+        "weights_sha256": after[WEIGHTS_NAME],
+        "summary": card.summary,
+        "licence": card.licence,
+        "language": card.language,
+    }
+    same = module is not None and all(
+        before.get(name) == after[name] for name in (CONFIG_NAME, WEIGHTS_NAME)
+    )
+    if not same:
+        facts |= {"status": LoraModule.CHECKING, "rejected_reason": "", "checks": []}
+    module, _ = LoraModule.objects.update_or_create(repo=repo, defaults=facts)
+    module.tags.set(_tags(card.tags))
+    index(module, card)
+    if not same and check_now:
+        check(module)
+    elif not same:
+        module.check_job = queue.submit(
+            CHECK, user=author, params={"lora_module": module.pk, "commit": made.sha}
+        )
+        module.save(update_fields=["check_job"])
+
+
+def check(module: LoraModule) -> None:
+    """The full check, here and now: ready, or rejected with the reason."""
+    apply_checks(module, run_checks(module))
+
+
+def run_checks(module: LoraModule) -> list[checks.Check]:
+    """Read everything there is to read; writes nothing."""
+    try:
+        folder = local.materialise(module.commit)
+        return checks.full(folder, module.base_model, module.base_model_name)
+    except BadAdapter as error:
+        return [checks.Check("format", "Files", checks.FAILED, error.user_message)]
+
+
+def apply_checks(module: LoraModule, found: list[checks.Check]) -> None:
+    lines = [check.to_json() for check in found]
+    failed = [check.detail for check in found if check.state == checks.FAILED]
+    if failed:
+        module.reject(failed[0], lines)
+    else:
+        module.accept(lines)
+
+
+def index(module: LoraModule, card: cards.Card) -> None:
+    """Keep the module's words for search: its name before its tags, its card last."""
+    weighted = {
+        "A": module.repo.name,
+        "B": " ".join(card.tags),
+        "C": f"{module.repo.owner.name} {module.summary} {module.base_model_name}",
+        "D": card.text,
+    }
+    vector = None
+    for weight, text in weighted.items():
+        words = " ".join(search_words(text))
+        part = SearchVector(Value(words), weight=weight, config="simple")
+        vector = part if vector is None else vector + part
+    LoraModule.objects.filter(pk=module.pk).update(search=vector)
+
+
+def count_download(repo: Repo) -> None:
+    Repo.objects.filter(pk=repo.pk).update(downloads=F("downloads") + 1)
+
+
+def _card(files: Mapping[str, str]) -> cards.Card:
+    if CARD_NAME not in files:
+        return cards.Card()
+    with local.local_path(files[CARD_NAME]).open("rb") as file:
+        return cards.read(file.read(cards.LIMIT))
+
+
+def _tags(names: Iterable[str]) -> list[Tag]:
+    """Tags by name, capitals aside; the first spelling stays."""
+    wanted = {name.lower(): name for name in names}
+    if not wanted:
+        return []
+    Tag.objects.bulk_create(
+        [Tag(name=wanted[lower]) for lower in sorted(wanted)], ignore_conflicts=True
+    )
+    return list(Tag.objects.named(wanted))
