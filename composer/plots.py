@@ -32,10 +32,12 @@ def loss_curve(
         return mark_safe("")
     spoken = _loss_in_words(points, baseline)
     return mark_safe(  # noqa: S308  pygal escapes its texts, _cleaned drops all but shapes and text
-        "".join(
+        '<div class="plot-fit">'
+        + "".join(
             _loss_curve(points, budget, baseline, name, shape, spoken)
             for name, shape in SHAPES.items()
         )
+        + "</div>"
     )
 
 

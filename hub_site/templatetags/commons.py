@@ -51,10 +51,14 @@ def dot(name: Any, weight: float | None = None) -> SafeString:
 
 
 @register.inclusion_tag("parts/blend.html")
-def blend(ingredients: Iterable[Any], size: str = "medium", key: str = "") -> dict[str, Any]:
+def blend(
+    ingredients: Iterable[Any],
+    size: str = "medium",
+    id: str = "",  # noqa: A002
+) -> dict[str, Any]:
     """A recipe as its blend: one segment an ingredient, width by |weight|, negative ones hatched.
 
-    With a key (an id) the segments keep theirs, so that a live bar grows instead of jumping.
+    With an id the segments keep theirs, so that a live bar grows instead of jumping.
     """
     parts = colour.pigments(ingredients)
     total = sum(abs(part.weight) for part in parts)
@@ -67,7 +71,7 @@ def blend(ingredients: Iterable[Any], size: str = "medium", key: str = "") -> di
     spoken = ", ".join(f"{p.short} {figures.signed(p.weight)}" for p in loudest[:6])
     if len(loudest) > 6:
         spoken += f" and {len(loudest) - 6} more"
-    return {"segments": segments, "size": size, "id": key, "spoken": spoken, "is_zero": not total}
+    return {"segments": segments, "size": size, "id": id, "spoken": spoken, "is_zero": not total}
 
 
 @register.inclusion_tag("parts/blend_key.html")
@@ -78,7 +82,7 @@ def blend_key(ingredients: Iterable[Any], most: int = 12) -> dict[str, Any]:
 
 
 @register.inclusion_tag("parts/weight_bars.html")
-def weight_bars(ingredients: Iterable[Any], key: str = "") -> dict[str, Any]:
+def weight_bars(ingredients: Iterable[Any], id: str = "") -> dict[str, Any]:  # noqa: A002
     """Signed bars, one row an ingredient, the strongest first, zero in its true place."""
     parts = sorted(colour.pigments(ingredients), key=lambda part: -part.weight)
     low = min([0.0, *(part.weight for part in parts)])
@@ -90,7 +94,7 @@ def weight_bars(ingredients: Iterable[Any], key: str = "") -> dict[str, Any]:
         width = 100 * abs(part.weight) / span
         start = zero - width if part.is_negative else zero
         rows.append({"part": part, "x": f"{start:.2f}%", "width": f"{width:.2f}%"})
-    return {"rows": rows, "zero": f"{zero:.2f}%", "id": key}
+    return {"rows": rows, "zero": f"{zero:.2f}%", "id": id}
 
 
 @register.simple_tag

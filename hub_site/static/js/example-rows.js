@@ -1,39 +1,33 @@
 // [data-example-rows]: rows of examples that can be added, removed, and filled by a paste.
-// Without JavaScript "Add 5 rows" is a submit button, and a row left empty is not saved.
-const tables = [...document.querySelectorAll("[data-example-rows]")];
+// Without JavaScript "Add rows" is a submit button, and a row left empty is not saved.
+const MORE = 5;
+const table = document.querySelector("[data-example-rows]");
+const box = table.querySelector("[data-paste-box]");
+const said = table.querySelector("[data-rows-said]");
+const button = document.querySelector("[data-compose-button]");
+const rows = () => [...table.querySelectorAll("[data-row]")];
 const cells = (row) => [...row.querySelectorAll("textarea")];
-const rowsOf = (table) => [...table.querySelectorAll("[data-row]")];
 const isEmpty = (row) => cells(row).every((cell) => !cell.value.trim());
+const examples = (many) => `${many} example${many === 1 ? "" : "s"}`;
 
-function renumber(table) {
-  rowsOf(table).forEach((row, index) => {
+function addRow() {
+  const blank = table.querySelector("[data-row-template]").content.firstElementChild;
+  const row = blank.cloneNode(true);
+  table.querySelector("tbody").append(row);
+  return row;
+}
+
+function changed() {
+  rows().forEach((row, index) => {
     row.querySelector("[data-row-number]").textContent = index + 1;
     for (const part of row.querySelectorAll("[data-label]")) {
       part.setAttribute("aria-label", `${part.dataset.label} ${index + 1}`);
     }
   });
-}
-
-function addRow(table) {
-  const row = table.querySelector("[data-row-template]").content.firstElementChild.cloneNode(true);
-  table.querySelector("tbody").append(row);
-  return row;
-}
-
-function changed(table) {
-  renumber(table);
-  const button = document.querySelector("[data-compose-button]");
-  const shots = tables.find((one) => one.dataset.exampleRows === "shot");
-  const many = rowsOf(shots).filter((row) => !isEmpty(row)).length;
-  if (button) {
-    const what = `Compose from ${many} example${many === 1 ? "" : "s"}`;
-    button.textContent = many ? what : "Save and compose";
-  }
+  const many = rows().filter((row) => !isEmpty(row)).length;
+  const isPasted = box.querySelector("textarea").value.trim();
+  button.textContent = many && !isPasted ? `Compose from ${examples(many)}` : "Save and compose";
   table.dispatchEvent(new Event("rows-changed", { bubbles: true }));
-}
-
-function say(table, words) {
-  table.querySelector("[data-rows-said]").textContent = words;
 }
 
 // Pairs of input and answer, or null when the text is neither a table nor JSON lines:
@@ -41,82 +35,71 @@ function say(table, words) {
 function readPairs(text) {
   const lines = text.split(/\r\n|\r|\n/).filter((line) => line.trim());
   if (!lines.length) return null;
-  try {
-    if (/^\s*\{/.test(lines[0])) {
+  if (/^\s*\{/.test(lines[0])) {
+    try {
       const found = lines.map((line) => JSON.parse(line));
-      const good = found.every((one) => typeof one.input === "string" && typeof one.target === "string");
-      return good ? found.map((one) => [one.input, one.target]) : null;
+      const pairs = found.map((one) => [one.input, one.target]);
+      return pairs.flat().every((cell) => typeof cell === "string") ? pairs : null;
+    } catch {
+      return null;
     }
-  } catch {
-    return null;
   }
-  const pairs = lines.map((line) => line.split("\t"));
+  const pairs = lines.map((line) => line.split("\t").map((cell) => cell.trim()));
   if (!pairs.every((pair) => pair.length === 2)) return null;
-  const heading = pairs[0].map((cell) => cell.trim().toLowerCase()).join(" ");
-  if (/^input (target|answer|output)$/.test(heading)) pairs.shift();
-  return pairs.map((pair) => pair.map((cell) => cell.trim()));
+  if (/^input (target|answer|output)$/i.test(pairs[0].join(" "))) pairs.shift();
+  return pairs;
 }
 
-function fill(table, start, pairs) {
-  let row = start;
+function fill(row, pairs) {
   for (const pair of pairs) {
-    // Rows that hold something are stepped over: a paste never overwrites.
+    // A row that holds something is stepped over: a paste never overwrites.
     while (row && !isEmpty(row)) row = row.nextElementSibling;
-    row ??= addRow(table);
+    row ??= addRow();
     cells(row).forEach((cell, index) => (cell.value = pair[index]));
-    row = row.nextElementSibling;
   }
-  changed(table);
-  say(table, `${pairs.length} pasted example${pairs.length === 1 ? "" : "s"} filled in.`);
+  said.textContent = `${examples(pairs.length)} filled in.`;
+  changed();
 }
 
-function putAside(table, text) {
-  const box = table.querySelector("[data-paste-box]");
+function putAside(text) {
   const area = box.querySelector("textarea");
+  area.value = area.value.trim() ? `${area.value}\n${text}` : text;
   box.open = true;
-  area.value = area.value ? `${area.value}\n${text}` : text;
   area.focus();
-  say(table, "This is not a plain table of two columns: look at it in the box below.");
-  changed(table);
+  said.textContent = "Not a plain table of two columns: mend it in the box below.";
+  changed();
 }
 
 document.addEventListener("paste", (event) => {
-  const text = event.clipboardData?.getData("text/plain") ?? "";
   const row = event.target.closest?.("[data-row]");
-  const isElsewhere = event.target.closest?.("input, textarea, select, [contenteditable]");
-  if (!row && isElsewhere) return;
-  const pairs = readPairs(text);
-  const looksLikeMany = /\t/.test(text) || (/\n./.test(text.trim()) && /^\s*\{/.test(text));
-  if (!pairs && !looksLikeMany) return;
+  if (!row && event.target.closest?.("input, textarea, select")) return;
+  const text = event.clipboardData?.getData("text/plain") ?? "";
+  const isMany = text.includes("\t") || /^\s*\{.*\n\s*\{/.test(text) || /^\s*\{"/.test(text);
+  if (!isMany) return;
   event.preventDefault();
-  const table = row?.closest("[data-example-rows]") ?? tables[0];
-  if (pairs?.length) fill(table, row ?? rowsOf(table)[0], pairs);
-  else putAside(table, text);
+  const pairs = readPairs(text);
+  if (pairs?.length) fill(row ?? rows()[0], pairs);
+  else putAside(text);
 });
 
-for (const table of tables) {
-  table.addEventListener("click", (event) => {
-    if (event.target.closest("[data-add-row]")) {
-      event.preventDefault();
-      const first = addRow(table);
-      for (let more = 1; more < 5; more += 1) addRow(table);
-      changed(table);
-      cells(first)[0].focus();
-    }
-    const remove = event.target.closest("[data-remove-row]");
-    if (remove) {
-      const row = remove.closest("[data-row]");
-      const next = row.nextElementSibling ?? row.previousElementSibling;
-      row.remove();
-      changed(table);
-      (next ? cells(next)[0] : table.querySelector("[data-add-row]")).focus();
-      say(table, "Row removed.");
-    }
-  });
-  table.addEventListener("input", (event) => {
-    const row = event.target.closest("[data-row]");
-    if (!row) return;
-    if (!row.nextElementSibling && table.dataset.exampleRows === "shot") addRow(table);
-    changed(table);
-  });
-}
+table.addEventListener("click", (event) => {
+  if (event.target.closest("[data-add-row]")) {
+    event.preventDefault();
+    const added = Array.from({ length: MORE }, addRow);
+    changed();
+    cells(added[0])[0].focus();
+  }
+  const row = event.target.closest("[data-remove-row]")?.closest("[data-row]");
+  if (!row) return;
+  const near = row.nextElementSibling ?? row.previousElementSibling ?? addRow();
+  row.remove();
+  said.textContent = "Row removed.";
+  changed();
+  cells(near)[0].focus();
+});
+
+table.addEventListener("input", (event) => {
+  const row = event.target.closest("[data-row]");
+  if (row && !row.nextElementSibling) addRow();
+  changed();
+});
