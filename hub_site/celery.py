@@ -6,6 +6,8 @@ from typing import Any
 from celery import Celery
 from django.conf import settings
 
+from hub_site.jobs.reaper import Reaper
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "hub_site.settings")
 
 app = Celery("lora_commons")
@@ -38,8 +40,10 @@ app.conf.update(
     task_publish_retry=False,
     worker_prefetch_multiplier=1,
     worker_disable_prefetch=settings.CELERY_BROKER_URL.startswith("redis"),
+    worker_lost_wait=1,  # seconds until a dead child's task is given up; ours is only a doorbell
     worker_enable_remote_control=False,
     worker_hijack_root_logger=False,
     timezone="UTC",
 )
+app.steps["worker"].add(Reaper)
 app.autodiscover_tasks()

@@ -1,9 +1,31 @@
 """Who is here: users, the names they own, and the tokens of their programs."""
 
+from typing import Any
+
 from django.conf import settings
-from django.contrib.auth.models import AbstractUser
-from django.db import models
+from django.contrib.auth.models import AbstractUser, UserManager
+from django.db import models, transaction
 from django.db.models.functions import Lower
+
+from hub_site.accounts import names
+
+
+class Users(UserManager):
+    """`create_user` also makes the user's namespace, unless the name is kept for the site.
+
+    So a superuser may be called "admin"; such an account owns no repos.
+    """
+
+    use_in_migrations = False
+
+    def _create_user(
+        self, username: str, email: str | None, password: str | None, **extra: Any
+    ) -> "User":
+        with transaction.atomic():
+            user: User = super()._create_user(username, email, password, **extra)
+            if names.problem(username) is None and not user.is_guest:
+                Namespace.objects.create(name=username, kind=Namespace.USER, user=user)
+        return user
 
 
 class User(AbstractUser):
@@ -14,6 +36,8 @@ class User(AbstractUser):
 
     is_guest = models.BooleanField(default=False)
     bio = models.TextField(blank=True, max_length=500)
+
+    objects = Users()
 
     class Meta(AbstractUser.Meta):
         constraints = [models.UniqueConstraint(Lower("username"), name="user_username_ci")]

@@ -5,13 +5,18 @@ import uuid
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Now
 
 STATES = ["queued", "running", "done", "failed", "cancelled"]
 OVER = ["done", "failed", "cancelled"]
 
 
 class Job(models.Model):
-    """One piece of long work, whatever it does: the registry knows its kind's handler."""
+    """One piece of long work, whatever it does: the registry knows its kind's handler.
+
+    `crashes` counts worker processes that died while running it, `lost` the leases that ran out;
+    progress sets both back to zero.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     kind = models.CharField(max_length=40)
@@ -40,14 +45,21 @@ class Job(models.Model):
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
 
+    is_new = False  # set by `queue.submit`: false when the key had been used before
+
     class Meta:
         constraints = [
             models.CheckConstraint(condition=Q(state__in=STATES), name="job_state_known"),
             models.UniqueConstraint("user", "idempotency_key", name="job_once_per_key"),
+            models.UniqueConstraint(
+                "idempotency_key", name="job_of_nobody_once", condition=Q(user__isnull=True)
+            ),
         ]
         indexes = [
             models.Index(
-                fields=["-priority", "created_at"], name="job_next", condition=Q(state="queued")
+                fields=["-priority", "crashes", "created_at", "id"],
+                name="job_next",
+                condition=Q(state="queued"),
             ),
             models.Index(fields=["lease_until"], name="job_expired", condition=Q(state="running")),
         ]
@@ -59,12 +71,18 @@ class Job(models.Model):
     def is_over(self) -> bool:
         return self.state in OVER
 
+    def queue_position(self) -> int | None:
+        """1 is next; None when the job does not wait."""
+        from hub_site.jobs import queue
+
+        return queue.position(self)
+
 
 class JobEvent(models.Model):
     """What happened to a job, in order, never changed; written in the transition's transaction."""
 
     job = models.ForeignKey(Job, models.CASCADE, related_name="events")
-    at = models.DateTimeField(auto_now_add=True)
+    at = models.DateTimeField(db_default=Now())
     fence = models.PositiveBigIntegerField()
     name = models.CharField(max_length=30)
     detail = models.JSONField(default=dict)

@@ -1,0 +1,346 @@
+"""The only place where a job changes its state.
+
+Every transition is one conditional UPDATE on the job's id, fence and state, by the database's
+clock, with an event written in the same transaction. Whoever lost the lease holds an old fence
+and can write nothing.
+"""
+
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db.models import F, Q, QuerySet
+from django.db.models.functions import Coalesce, Now
+
+from composer.engine.errors import CommonsError
+from hub_site.accounts.models import User
+from hub_site.jobs import registry
+from hub_site.jobs.models import OVER, Job, JobEvent
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+DatabaseLost = (OperationalError, InterfaceError)
+NEXT = ("-priority", "crashes", "created_at", "id")
+
+
+class LeaseLost(Exception):
+    """Somebody else may run this job now; nothing of ours may be written any more."""
+
+
+class JobCancelled(Exception):
+    """The job's owner asked to stop it."""
+
+
+class KeyUsedTwice(CommonsError):
+    code = "idempotency_key_reused"
+    status = 409
+
+
+def _again_when_database_is_lost(call: Callable[P, T]) -> Callable[P, T]:
+    """Repeat the same call until the database answers, at most for the length of a lease."""
+
+    @wraps(call)
+    def patient(*args: P.args, **kwargs: P.kwargs) -> T:
+        give_up = time.monotonic() + settings.JOB_LEASE_SECONDS
+        pause = 0.1
+        while True:
+            try:
+                return call(*args, **kwargs)
+            except DatabaseLost as error:
+                if connection.in_atomic_block or time.monotonic() + pause > give_up:
+                    raise
+                logger.warning("%s: database lost (%s), trying again", call.__name__, error)
+                connection.close()
+                time.sleep(pause)
+                pause = min(pause * 2, 2.0)
+
+    return patient
+
+
+def _lease_end() -> Any:
+    return Now() + timedelta(seconds=settings.JOB_LEASE_SECONDS)
+
+
+def _log(job: Job, name: str, **detail: Any) -> None:
+    JobEvent.objects.create(job_id=job.pk, fence=job.fence, name=name, detail=detail)
+
+
+def _at(job: Job, state: str) -> QuerySet[Job]:
+    return Job.objects.filter(pk=job.pk, fence=job.fence, state=state)
+
+
+def _held(job: Job) -> QuerySet[Job]:
+    """The row, as long as the lease of this very claim holds."""
+    return _at(job, "running").filter(lease_until__gt=Now())
+
+
+def _why_not(job: Job) -> Exception:
+    """What happened to a job that `_held(...)` did not find, or found cancelled."""
+    if _held(job).filter(cancel_requested=True).exists():
+        return JobCancelled(f"Job {job.pk} was cancelled.")
+    return LeaseLost(f"Job {job.pk}: the lease of fence {job.fence} is over.")
+
+
+# --- submit ------------------------------------------------------------------------------------
+def submit(
+    kind: str,
+    *,
+    user: User | None = None,
+    params: dict[str, Any],
+    priority: int = 0,
+    idempotency_key: str | None = None,
+    needs: dict[str, Any] | None = None,
+) -> Job:
+    """Put a job in the queue; a worker is woken when the caller's transaction commits.
+
+    The same key of the same user gives the same job again, with `is_new` false.
+    """
+    if not registry.is_known(kind):
+        raise LookupError(f"No handler is registered for the job kind {kind!r}.")
+    fields = {"kind": kind, "params": params, "priority": priority, "needs": needs or {}}
+    with transaction.atomic():
+        if idempotency_key is None:
+            job, is_new = Job.objects.create(user=user, **fields), True
+        else:
+            job, is_new = Job.objects.get_or_create(
+                user=user, idempotency_key=idempotency_key, defaults=fields
+            )
+        if is_new:
+            _log(job, "submitted")
+            ring()
+        elif (job.kind, job.params) != (kind, json.loads(json.dumps(params))):
+            raise KeyUsedTwice(
+                f'The idempotency key "{idempotency_key}" was used before for something else. '
+                "Send a new key with a new request."
+            )
+    job.is_new = is_new
+    return job
+
+
+def ring() -> None:
+    """Wake a worker on commit. Sending may fail: the workers look after waiting jobs themselves."""
+    from hub_site.jobs.tasks import wake
+
+    transaction.on_commit(lambda: wake.delay(), robust=True)
+
+
+def position(job: Job) -> int | None:
+    """How soon a waiting job is claimed: 1 is next. None when it does not wait."""
+    if job.state != "queued":
+        return None
+    tied = Q(priority=job.priority, crashes=job.crashes)
+    ahead = (
+        Q(priority__gt=job.priority)
+        | Q(priority=job.priority, crashes__lt=job.crashes)
+        | tied & Q(created_at__lt=job.created_at)
+        | tied & Q(created_at=job.created_at, pk__lt=job.pk)
+    )
+    return Job.objects.filter(ahead, state="queued").count() + 1
+
+
+# --- the worker's side -------------------------------------------------------------------------
+def claim_next(worker: str) -> Job | None:
+    """Take the next waiting job; nobody else gets it while its lease is renewed.
+
+    `worker` is any name; `running_on(name)` finds the jobs of all names that begin with `name:`.
+    """
+    return _claim(f"{worker}:{secrets.token_hex(4)}")
+
+
+@_again_when_database_is_lost
+def _claim(owner: str) -> Job | None:
+    with transaction.atomic():
+        # A claim whose commit was not confirmed before the connection broke is still ours.
+        job = Job.objects.filter(owner=owner, state="running").first()
+        if job is not None:
+            return job
+        job = waiting().select_for_update(skip_locked=True, of=("self",)).first()
+        if job is None:
+            return None
+        _at(job, "queued").update(
+            state="running",
+            fence=F("fence") + 1,
+            owner=owner,
+            lease_until=_lease_end(),
+            attempts=F("attempts") + 1,
+            started_at=Coalesce("started_at", Now()),
+        )
+        job.refresh_from_db()
+        _log(job, "claimed", owner=owner)
+    return job
+
+
+def heartbeat(job: Job) -> None:
+    """Renew the lease, once. Raises LeaseLost or JobCancelled."""
+    renewed = _held(job).filter(cancel_requested=False).update(lease_until=_lease_end())
+    if not renewed:
+        raise _why_not(job)
+
+
+@contextmanager
+def checkpoint(job: Job) -> Iterator[None]:
+    """What the body writes is kept only if the lease holds; it also counts as progress."""
+    with transaction.atomic():
+        held = _held(job).filter(cancel_requested=False)
+        if not held.update(lease_until=_lease_end(), crashes=0, lost=0):
+            raise _why_not(job)
+        yield
+    job.crashes = job.lost = 0
+
+
+@contextmanager
+def finish(job: Job, result: dict[str, Any]) -> Iterator[None]:
+    """Like `checkpoint`, and the job is done. A cancel that came first wins."""
+    with transaction.atomic():
+        held = _held(job).filter(cancel_requested=False)
+        if not held.update(state="done", result=result, finished_at=Now(), lease_until=None):
+            raise _why_not(job)
+        _log(job, "done")
+        yield
+    job.state, job.result = "done", result
+
+
+@_again_when_database_is_lost
+def release(job: Job, reason: str) -> None:
+    """Back to the queue, without a strike: the job did nothing wrong."""
+    _leave(job, _held(job), "released", reason=reason)
+
+
+@_again_when_database_is_lost
+def interrupt(job: Job, reason: str) -> None:
+    """Back to the queue like an expired lease: not the job's fault, but not for ever."""
+    _lose(job, _held(job), reason)
+
+
+@_again_when_database_is_lost
+def strike(job: Job, reason: str) -> None:
+    """The process that ran the job died. Too often without progress, and the job is poison."""
+    crashes = job.crashes + 1
+    with transaction.atomic():
+        row = _at(job, "running").filter(crashes=job.crashes)
+        if crashes >= settings.JOB_MAX_CRASHES and not job.cancel_requested:
+            message = (
+                f"The worker process died {crashes} times in a row while running this job, "
+                "perhaps for lack of memory. Try fewer modules or shorter examples."
+            )
+            _end(job, row.filter(cancel_requested=False), "failed", "crashed", message, crashes)
+        else:
+            _leave(job, row, "struck", crashes=crashes, reason=reason)
+
+
+@_again_when_database_is_lost
+def fail(job: Job, code: str, message: str) -> None:
+    _end(job, _held(job), "failed", code, message)
+
+
+@_again_when_database_is_lost
+def stop_cancelled(job: Job) -> None:
+    """The worker saw the request and stopped."""
+    _end(job, _held(job).filter(cancel_requested=True), "cancelled")
+
+
+# --- from outside ------------------------------------------------------------------------------
+@_again_when_database_is_lost
+def request_cancel(job: Job) -> Job:
+    """A waiting job is cancelled at once, a running one as soon as its worker looks."""
+    with transaction.atomic():
+        # The row is locked only so that `queued` cannot become `running` between two UPDATEs.
+        now = Job.objects.select_for_update(of=("self",)).get(pk=job.pk)
+        if now.state == "queued":
+            _at(now, "queued").update(
+                state="cancelled", cancel_requested=True, finished_at=Now(), lease_until=None
+            )
+            _log(now, "cancelled")
+        elif now.state == "running" and not now.cancel_requested:
+            _at(now, "running").update(cancel_requested=True)
+            _log(now, "cancel requested")
+    job.refresh_from_db()
+    return job
+
+
+@_again_when_database_is_lost
+def reap() -> int:
+    """Take expired leases away; returns how many jobs were."""
+    expired = Q(state="running", lease_until__lte=Now())
+    with transaction.atomic():
+        jobs = list(
+            Job.objects.select_for_update(skip_locked=True, of=("self",)).filter(expired)[:100]
+        )
+        for job in jobs:
+            row = _at(job, "running").filter(lease_until__lte=Now())
+            _lose(job, row, f"the lease of {job.owner} ran out")
+    return len(jobs)
+
+
+def waiting() -> QuerySet[Job]:
+    return Job.objects.filter(state="queued").order_by(*NEXT)
+
+
+def running_on(worker: str) -> QuerySet[Job]:
+    """What the processes of this worker have claimed."""
+    return Job.objects.filter(state="running", owner__startswith=f"{worker}:")
+
+
+def waits_higher(job: Job) -> bool:
+    """Is somebody in the queue who goes before this running job?"""
+    return waiting().filter(priority__gt=job.priority).exists()
+
+
+# --- the UPDATEs -------------------------------------------------------------------------------
+def _leave(job: Job, row: QuerySet[Job], event: str, *, reason: str, **counts: int) -> None:
+    """running -> queued, or -> cancelled when that was asked for."""
+    with transaction.atomic():
+        back = row.filter(cancel_requested=False)
+        if back.update(state="queued", owner="", lease_until=None, **counts):
+            _log(job, event, reason=reason, **counts)
+            ring()
+            job.state = "queued"
+        else:
+            _end(job, row.filter(cancel_requested=True), "cancelled")
+
+
+def _lose(job: Job, row: QuerySet[Job], reason: str) -> None:
+    lost = job.lost + 1
+    if lost >= settings.JOB_MAX_LOST and not job.cancel_requested:
+        message = (
+            f"The work was interrupted {lost} times in a row without any progress. "
+            "Please start it again; if that happens again, tell the people who run this site."
+        )
+        _end(job, row.filter(cancel_requested=False), "failed", "lost", message)
+    else:
+        _leave(job, row, "lost", lost=lost, reason=reason)
+
+
+def _end(
+    job: Job,
+    row: QuerySet[Job],
+    state: str,
+    code: str = "",
+    message: str = "",
+    crashes: int | None = None,
+) -> None:
+    """running -> a final state, or LeaseLost."""
+    assert state in OVER
+    with transaction.atomic():
+        ended = row.update(
+            state=state,
+            error_code=code,
+            error_message=message,
+            finished_at=Now(),
+            lease_until=None,
+            crashes=F("crashes") if crashes is None else crashes,
+        )
+        if not ended:
+            raise LeaseLost(f"Job {job.pk}: the lease of fence {job.fence} is over.")
+        _log(job, state, **({"code": code} if code else {}))
+    job.state = state

@@ -1,0 +1,150 @@
+"""A thread in every worker's main process that looks after jobs nobody looks after.
+
+It takes expired leases away, wakes workers for waiting jobs whose doorbell was lost, strikes the
+jobs of children that died, and says that this worker is there. There is no central scheduler
+that could be down.
+"""
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+from celery import bootsteps
+from celery.signals import task_failure, worker_shutting_down
+from django.conf import settings
+
+from hub_site.jobs.worker_name import NAME_VARIABLE, new_name, pid_of
+
+logger = logging.getLogger(__name__)
+
+TICK = 0.25  # seconds between looks at the children; the database is asked far less often
+FORGOTTEN = timedelta(days=1)
+
+
+class Reaper(bootsteps.StartStopStep):
+    """Celery starts it after the pool and stops it before."""
+
+    requires = {"celery.worker.components:Pool"}
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self.name = new_name()
+        os.environ[NAME_VARIABLE] = self.name  # children inherit it
+        self._pool: Any = None
+        # Plain flags: a signal handler must not wait for a lock.
+        self._stopping = self._look_now = False
+        self._thread = threading.Thread(target=self._watch, name="reaper", daemon=True)
+
+    def start(self, parent: Any) -> None:
+        self._pool = parent.pool
+        worker_shutting_down.connect(self._shutting_down)
+        task_failure.connect(self._task_failed)
+        self._thread.start()
+
+    def stop(self, parent: Any) -> None:
+        self._shutting_down()
+        self._thread.join(timeout=5)
+
+    terminate = stop
+
+    def _shutting_down(self, **_: Any) -> None:
+        """Celery waits for running tasks without telling them; tell them."""
+        self._stopping = True
+        for pid in self._children() or ():
+            try:
+                os.kill(pid, signal.SIGTERM)
+            except ProcessLookupError:
+                continue
+
+    def _task_failed(self, **_: Any) -> None:
+        """A child that died (WorkerLostError); the list of children tells which."""
+        self._look_now = True
+
+    def _children(self) -> set[int] | None:
+        """The pids of the pool's processes; None while one is being started."""
+        processes = getattr(getattr(self._pool, "_pool", None), "_pool", None)
+        if processes is None:
+            return None
+        pids = {process.pid for process in list(processes)}
+        return None if None in pids else pids
+
+    # --- the thread ----------------------------------------------------------------------------
+    def _watch(self) -> None:
+        from django.db import connection
+
+        try:
+            known: set[int] | None = None
+            reap_at = wake_at = 0.0
+            while not self._stopping:
+                children, now = self._children(), time.monotonic()
+                try:
+                    if children != known or self._look_now or now >= reap_at:
+                        self._look_now = False
+                        self._strike_the_dead()
+                        known = children
+                    if now >= reap_at:
+                        reap_at = now + settings.JOB_REAPER_SECONDS
+                        self._reap()
+                    if now >= wake_at:
+                        wake_at = now + settings.JOB_REWAKE_SECONDS
+                        self._wake()
+                except Exception:
+                    # The thread must outlive whatever happens: without it, lost jobs stay lost.
+                    logger.exception("The reaper goes on after an error")
+                    connection.close()
+                time.sleep(TICK)
+            self._sign_off()
+        finally:
+            connection.close()
+
+    def _strike_the_dead(self) -> None:
+        from hub_site.jobs import queue
+
+        # First the jobs, then the children: a child is in the pool's list before it can claim.
+        jobs = list(queue.running_on(self.name))
+        children = self._children()
+        if children is None:
+            return
+        for job in jobs:
+            if pid_of(job.owner) in children or self._stopping:
+                continue
+            try:
+                queue.strike(job, f"process {pid_of(job.owner)} died")
+            except queue.LeaseLost:
+                logger.info("Job %s has moved on already", job.pk)
+
+    def _reap(self) -> None:
+        from django.db.models.functions import Now
+
+        from hub_site.jobs import queue
+        from hub_site.jobs.models import Worker
+
+        Worker.objects.update_or_create(
+            name=self.name,
+            defaults={"host": socket.gethostname(), "pid": os.getpid(), "seen_at": Now()},
+        )
+        Worker.objects.filter(seen_at__lt=Now() - FORGOTTEN).delete()
+        queue.reap()
+
+    def _wake(self) -> None:
+        """Ring for jobs that wait while a child of ours is free."""
+        from hub_site.jobs import queue
+
+        free = len(self._children() or ()) - queue.running_on(self.name).count()
+        if free > 0 and queue.waiting().exists():
+            queue.ring()
+
+    def _sign_off(self) -> None:
+        from django.db import Error
+
+        from hub_site.jobs.models import Worker
+
+        try:
+            Worker.objects.filter(name=self.name).delete()
+        except Error:
+            logger.warning("Could not sign off; the database does not answer")

@@ -1,0 +1,31 @@
+"""Which code does which kind of job. Apps say so in `AppConfig.ready`."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from django.utils.module_loading import import_string
+
+if TYPE_CHECKING:
+    from hub_site.jobs.models import Job
+    from hub_site.jobs.worker import Lease
+
+Handler = Callable[["Job", "Lease"], None]
+
+_paths: dict[str, str] = {}
+
+
+def register(kind: str, handler: str) -> None:
+    """`handler` is a dotted path, so that the web process never imports what a worker needs."""
+    if _paths.setdefault(kind, handler) != handler:
+        raise ValueError(f"The job kind {kind!r} is already done by {_paths[kind]}.")
+
+
+def is_known(kind: str) -> bool:
+    return kind in _paths
+
+
+def handler_of(kind: str) -> Handler:
+    if kind not in _paths:
+        raise LookupError(f"No handler is registered for the job kind {kind!r}.")
+    handler: Handler = import_string(_paths[kind])
+    return handler

@@ -1,0 +1,24 @@
+"""How worker processes are called; the owner of a claim is `{host}:{main pid}:{random}:{pid}:…`.
+
+No project import: Celery's main process reads this before Django is set up.
+"""
+
+import os
+import secrets
+import socket
+
+NAME_VARIABLE = "COMMONS_WORKER_NAME"  # set by the main process for its children
+
+
+def new_name() -> str:
+    """Unique over restarts: in a container every main process has the same host and pid."""
+    return f"{socket.gethostname()[:20].replace(':', '-')}:{os.getpid()}:{secrets.token_hex(3)}"
+
+
+def name_of_this_process() -> str:
+    return f"{os.environ.get(NAME_VARIABLE) or new_name()}:{os.getpid()}"
+
+
+def pid_of(owner: str) -> int:
+    """The process that made a claim."""
+    return int(owner.split(":")[3])
