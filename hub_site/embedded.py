@@ -170,12 +170,11 @@ def start(var: Path, *, durable: bool = True) -> str:
             cluster.password = own_secret(var, "postgres-password", 24)
             cluster.create(durable=durable)
         cluster.check_version()
-        socket_folder = Path(_state(var).get("socket_folder") or "/nonexistent")
+        socket_folder = Path(_state(var).get("socket_folder") or var / "nowhere" / "yet")
         if not (cluster.running() and (socket_folder / SOCKET_NAME).exists()):
             cluster.stop()  # it may run with a socket that a cleaner of /tmp removed
-            if not cluster.owns(socket_folder):
-                socket_folder = cluster.make_socket_folder()
-                _save_state(var, home=str(home), socket_folder=str(socket_folder))
+            socket_folder = cluster.make_socket_folder(socket_folder)
+            _save_state(var, home=str(home), socket_folder=str(socket_folder))
             cluster.start(socket_folder, durable=durable)
         settings = settings_for(
             name=DATABASE, user=ROLE, password=cluster.password, host=str(socket_folder)
@@ -284,15 +283,12 @@ class Cluster:
         """Run one of PostgreSQL's programs as the owner of the data; return what it printed."""
         return _run_as(self.owner, [str(self.binaries / program), *arguments], cwd=self.home)
 
-    def owns(self, socket_folder: Path) -> bool:
-        """Whether the folder is still ours: after a restart of the machine anybody can make it."""
-        try:
-            found = socket_folder.lstat()
-        except OSError:
-            return False
-        return found.st_uid == self.owner and found.st_mode & 0o170777 == 0o040700
-
-    def make_socket_folder(self) -> Path:
+    def make_socket_folder(self, last: Path) -> Path:
+        """The last one when it is still ours, so that whoever knows the address stays connected."""
+        if self._owns(last):
+            for name in (SOCKET_NAME, f"{SOCKET_NAME}.lock"):  # left by a kill
+                (last / name).unlink(missing_ok=True)
+            return last
         folder = Path(tempfile.mkdtemp(prefix="lora-commons-"))  # 0700
         if len(os.fsencode(folder / SOCKET_NAME)) > SOCKET_PATH_BYTES or not _can_enter(
             self.owner, folder.parent
@@ -301,6 +297,19 @@ class Cluster:
             folder = Path(tempfile.mkdtemp(prefix="lora-commons-", dir="/tmp"))  # noqa: S108
         _give(folder, self.owner)
         return folder
+
+    def _owns(self, folder: Path) -> bool:
+        """After a restart of the machine anybody can make a folder of that name."""
+        try:
+            folder.mkdir(mode=0o700)
+            _give(folder, self.owner)
+        except OSError:
+            pass  # it is there, or its parent is not
+        try:
+            found = folder.lstat()
+        except OSError:
+            return False
+        return found.st_uid == self.owner and found.st_mode & 0o170777 == 0o040700
 
     def _write_configuration(self, socket_folder: Path, durable: bool) -> None:
         values = {

@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+
+from hub_site.env import (
+    BadSetting,
+    env_bool,
+    env_int,
+    env_list,
+    env_secret,
+    env_str,
+    read_env_file,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("true", True), ("1", True), ("Yes", True), ("off", False), ("0", False)]
+)
+def test_it_reads_a_switch(monkeypatch: pytest.MonkeyPatch, text: str, value: bool) -> None:
+    monkeypatch.setenv("SWITCH", text)
+    assert env_bool("SWITCH", not value) is value
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_it_takes_an_empty_variable_for_not_set(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("NAME", text)
+    assert env_bool("NAME", True) is True
+    assert env_int("NAME", 7) == 7
+    assert env_str("NAME", "x") == "x"
+    assert env_list("NAME", ["a"]) == ["a"]
+    assert env_secret("NAME") == ""
+
+
+def test_it_refuses_a_switch_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEBUG", "ture")
+    with pytest.raises(BadSetting, match='DEBUG is "ture". Set it to true or false.'):
+        env_bool("DEBUG", False)
+
+
+@pytest.mark.parametrize("text", ["eight", "8.5", "-1", "70000"])
+def test_it_refuses_a_number_that_cannot_be(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("PORT", text)
+    with pytest.raises(BadSetting, match="PORT is"):
+        env_int("PORT", 8000, minimum=1, maximum=65535)
+
+
+def test_it_splits_a_list_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOSTS", "a.example, b.example,")
+    assert env_list("HOSTS", []) == ["a.example", "b.example"]
+
+
+def test_it_reads_a_secret_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s3cret\n")
+    monkeypatch.setenv("KEY_FILE", str(tmp_path / "secret"))
+    assert env_secret("KEY") == "s3cret"
+
+
+def test_it_refuses_a_secret_given_twice_missing_or_empty(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KEY_FILE", str(tmp_path / "absent"))
+    with pytest.raises(BadSetting, match="cannot be read"):
+        env_secret("KEY")
+    (tmp_path / "empty").write_text("\n")
+    monkeypatch.setenv("KEY_FILE", str(tmp_path / "empty"))
+    with pytest.raises(BadSetting, match="is empty"):
+        env_secret("KEY")
+    monkeypatch.setenv("KEY", "value")
+    with pytest.raises(BadSetting, match="Both KEY and KEY_FILE are set"):
+        env_secret("KEY")
+
+
+def test_it_reads_an_env_file_and_lets_set_variables_win(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / ".env"
+    file.write_text("# why\n\nONE=1\nexport TWO = 'two words'\nTHREE=from=file\n")
+    monkeypatch.setenv("ONE", "set before")
+    for name in ("TWO", "THREE"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    read_env_file(file)
+    assert [env_str(name) for name in ("ONE", "TWO", "THREE")] == [
+        "set before",
+        "two words",
+        "from=file",
+    ]
+
+
+def test_it_names_the_line_of_an_env_file_that_it_cannot_read(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("PORT 8000\n")
+    with pytest.raises(BadSetting, match="line 1"):
+        read_env_file(file)
+    read_env_file(tmp_path / "absent")
