@@ -3,3 +3,9 @@ from django.apps import AppConfig
 
 class ComposerConfig(AppConfig):
     name = "composer"
+
+    def ready(self) -> None:
+        from hub_site.jobs import registry
+
+        registry.register("compose", "composer.runner.compose")
+        registry.register("predict", "composer.runner.predict")

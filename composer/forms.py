@@ -61,7 +61,7 @@ class TaskForm(forms.Form):
         start = {**_initial(task), **(initial or {})}
         super().__init__(data, initial=start)
         self.problems: list[Problem] = []
-        models = BaseModel.objects.order_by("name")
+        models = BaseModel.objects.usable().order_by("name")
         self.fields["base_model"].queryset = models
         self.fields["base_model"].initial = models.first()
         if data is not None:

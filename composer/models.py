@@ -87,6 +87,8 @@ class Recipe(models.Model):
     base_model = models.ForeignKey(BaseModel, models.PROTECT, related_name="recipes")
     adapter = models.ForeignKey(Blob, models.PROTECT, null=True, blank=True, related_name="+")
     adapter_config = models.JSONField(default=dict)
+    # Rank, size and hash of the adapter file, and what PEFT computed from it.
+    adapter_facts = models.JSONField(default=dict)
     created_at = models.DateTimeField(auto_now_add=True)
     published_at = models.DateTimeField(null=True, blank=True)
     published_by = models.ForeignKey(

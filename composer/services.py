@@ -37,16 +37,19 @@ class OverLimit(CommonsError):
     """Somebody asked for more than the site allows them at once."""
 
     code = "over_limit"
+    status = 429
 
 
 class NotAllowed(CommonsError):
     code = "not_allowed"
+    status = 403
 
 
 class NotReady(CommonsError):
     """The thing asked for is not there yet, or never will be; the message says which."""
 
     code = "not_ready"
+    status = 409
 
 
 # --- tasks -------------------------------------------------------------------------------------
@@ -214,7 +217,7 @@ def preview_prompt(base_model: BaseModel, template: str, given: str) -> PromptPr
 
 def token_counter(base_model: BaseModel) -> TokenCounter | None:
     """The base model's own tokenizer, or None where its file is not on this machine."""
-    from modules.storage import tokenizer_path
+    from modules.storage.local import tokenizer_path
 
     path = tokenizer_path(base_model)
     return _counter(path, path.stat().st_mtime_ns) if path else None
@@ -294,6 +297,10 @@ class ModuleChoice:
     seed: int = 0
     modules: tuple[LoraModule, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        names = sorted(str(module) for module in self.modules)
+        return {"how": self.how, "count": self.count, "seed": self.seed, "modules": names}
+
 
 def choose_modules(
     choice: ModuleChoice, *, base_model: BaseModel, user: "Visitor", combination: str
@@ -363,8 +370,14 @@ def submit_job(
     The same key from the same user returns the job it made the first time.
     """
     _lock(user)
-    if idempotency_key and (job := _submitted_before(user, idempotency_key, COMPOSE)):
-        return job
+    params = {
+        "task": str(task.pk),
+        "preset": preset,
+        "modules": modules.to_json() if modules else None,
+        "overrides": dict(overrides or {}),
+    }
+    if _is_used(user, idempotency_key):
+        return queue.submit(COMPOSE, user=user, params=params, idempotency_key=idempotency_key)
     config = config_for(preset, overrides)
     _check_budget(user, config.budget)
     _check_queue(user)
@@ -383,7 +396,7 @@ def submit_job(
         template=task.template,
         examples_hash=engine_recipe.examples_hash(shots, task.salt),
     )
-    job = queue.submit(COMPOSE, user=user, params={}, idempotency_key=idempotency_key)
+    job = queue.submit(COMPOSE, user=user, params=params, idempotency_key=idempotency_key)
     Search.objects.create(
         job=job,
         task=task,
@@ -411,8 +424,6 @@ def submit_trial(
 ) -> Job:
     """Queue a question to base model and composed adapter; the answers are the job's result."""
     _lock(user)
-    if idempotency_key and (job := _submitted_before(user, idempotency_key, PREDICT)):
-        return job
     if search.recipe_id is None:
         raise NotReady("There is no adapter to try yet: the search has not finished.")
     if not given.strip():
@@ -431,7 +442,8 @@ def submit_trial(
             field="input",
             part="input",
         )
-    _check_queue(user)
+    if not _is_used(user, idempotency_key):
+        _check_queue(user)
     return queue.submit(
         PREDICT,
         user=user,
@@ -628,8 +640,6 @@ def _check_queue(user: User) -> None:
         )
 
 
-def _submitted_before(user: User, key: str, kind: str) -> Job | None:
-    job = Job.objects.filter(user=user, idempotency_key=key).first()
-    if job and job.kind != kind:
-        raise BadConfig("This idempotency key was used for a job of another kind. Use a new one.")
-    return job
+def _is_used(user: User, key: str | None) -> bool:
+    """The queue answers a used key with the job it made, or says that the request differs."""
+    return key is not None and Job.objects.filter(user=user, idempotency_key=key).exists()

@@ -1,0 +1,339 @@
+"""Composed adapters as files: built once a recipe in a worker, zipped for whoever downloads them.
+
+Nothing here imports torch before `build` is called: the site zips, workers build.
+"""
+
+import hashlib
+import io
+import json
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from composer.engine.adapter_file import CONFIG_NAME, WEIGHTS_NAME
+from composer.engine.errors import CommonsError
+from composer.engine.recipe import Recipe as PlainRecipe
+from composer.models import Recipe, Search
+from composer.verdict import methods, verdict
+from modules.models import Blob
+from modules.storage import local
+from modules.storage.local import StoredBlob
+
+if TYPE_CHECKING:
+    from composer.engine.base_model import BaseModel
+    from composer.engine.batch import Batch
+    from composer.engine.stack import Stack
+
+# What PEFT computes from the file may differ from the search by rounding, and by no more.
+TOLERANCE = 1e-3
+PROBE = "hello"
+PROBE_TOKENS = 5
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date a zip can hold: equal content, equal bytes
+PRIVATE = ("answers",)
+
+
+class AdapterDiffers(CommonsError):
+    """PEFT does not compute from the file what the search computed: it must not be handed out."""
+
+    code = "adapter_differs"
+
+
+@dataclass(frozen=True)
+class Built:
+    """A composed adapter in the store, and what was seen when PEFT loaded it again."""
+
+    blob: StoredBlob
+    config: dict[str, Any]
+    facts: dict[str, Any]
+
+    def attach(self, recipe: Recipe) -> None:
+        blob, _ = Blob.objects.get_or_create(
+            sha256=self.blob.sha256,
+            defaults={"size": self.blob.size, "git_sha1": self.blob.git_sha1},
+        )
+        recipe.adapter, recipe.adapter_config, recipe.adapter_facts = blob, self.config, self.facts
+        recipe.save(update_fields=["adapter", "adapter_config", "adapter_facts"])
+
+
+def build(recipe: PlainRecipe, base: "BaseModel", stack: "Stack", batch: "Batch") -> Built:
+    """Write the recipe's adapter, load it with PEFT, compare, and keep its bytes."""
+    from composer.engine.compose import export
+
+    pinned = recipe.spec["base_model"]
+    with tempfile.TemporaryDirectory(prefix="adapter-") as folder:
+        export(
+            recipe.weights,
+            stack,
+            recipe.spec["combination"],
+            folder,
+            base_model=pinned["repo"],
+            revision=pinned["revision"],
+        )
+        seen = _load_again(Path(folder), recipe, base, stack, batch)
+        config = json.loads((Path(folder) / CONFIG_NAME).read_text(encoding="utf-8"))
+        with (Path(folder) / WEIGHTS_NAME).open("rb") as file:
+            blob = local.put(file)
+    facts = {"r": config["r"], "size": blob.size, "sha256": blob.sha256, **seen}
+    return Built(blob, config, facts)
+
+
+def _load_again(
+    folder: Path, recipe: PlainRecipe, base: "BaseModel", stack: "Stack", batch: "Batch"
+) -> dict[str, Any]:
+    """Losses of the examples by the engine and by PEFT from the file, and a probe to check with.
+
+    PEFT puts its layers into the base model that the worker keeps; `unload` takes them out again.
+    """
+    import torch
+    from peft import PeftModel
+
+    from composer.engine.compose import compose
+    from composer.engine.loss import answer_losses
+
+    with torch.inference_mode():
+        factors = compose([list(recipe.weights)], stack, recipe.spec["combination"])
+        ours = answer_losses(base, factors, batch)
+        loaded = PeftModel.from_pretrained(base.model, str(folder))
+        try:
+            loaded.eval()
+            theirs = answer_losses(replace(base, model=loaded), None, batch)
+            probe = _probe(replace(base, model=loaded), recipe.spec["template"])
+        finally:
+            loaded.unload()
+    difference = float((ours - theirs).abs().max())
+    # Losses are sums over answer tokens; what rounding does grows with them.
+    if not difference <= TOLERANCE * max(1.0, float(ours.abs().max())):
+        raise AdapterDiffers(
+            "The adapter file does not compute what the search computed (losses differ by "
+            f"{difference:.2g}), so it is not handed out. Please report this."
+        )
+    return {"max_difference": difference, "probe": probe}
+
+
+def _probe(base: "BaseModel", template: str) -> dict[str, Any]:
+    """The likeliest first tokens after a fixed prompt: whoever loads the adapter can compare."""
+    import torch
+
+    from composer.engine.batch import encode_prompts
+    from composer.engine.prompt import Template
+
+    ids, mask = encode_prompts(
+        [PROBE], Template(template), base.tokenizer, is_encoder_decoder=base.is_encoder_decoder
+    )
+    inputs = {"input_ids": ids.to(base.device), "attention_mask": mask.to(base.device)}
+    if base.is_encoder_decoder:
+        start = base.model.config.decoder_start_token_id
+        inputs["decoder_input_ids"] = torch.full((1, 1), start, device=base.device)
+    logits = base.model(**inputs).logits[0, -1].float()
+    top = logits.topk(min(PROBE_TOKENS, len(logits)))
+    return {
+        "prompt": Template(template).render(PROBE),
+        "token_ids": top.indices.tolist(),
+        "logits": [round(value, 5) for value in top.values.tolist()],
+    }
+
+
+# --- what is public of a recipe ----------------------------------------------------------------
+
+
+def public_evidence(search: Search, *, show_examples: bool) -> dict[str, Any]:
+    """The evidence without private texts, or with them where their owner shows them."""
+    evidence = {key: value for key, value in search.evidence.items() if key not in PRIVATE}
+    if show_examples:
+        evidence["examples"] = search.examples
+        evidence["predictions"] = predictions(search)
+    found = verdict(search.evidence)
+    if found:
+        evidence["verdict"] = {"kind": found.kind, "sentence": found.sentence}
+    return evidence
+
+
+def predictions(search: Search) -> list[dict[str, str]]:
+    """One row a held-out example: what was asked, what was right, and what each method said."""
+    answers = search.evidence.get("answers", {})
+    rows = []
+    for place, (given, wanted) in enumerate(search.examples["held_out"]):
+        said = {key: column[place] for key, column in answers.items() if place < len(column)}
+        rows.append({"input": given, "target": wanted, **said})
+    return rows
+
+
+def recipe_json(recipe: Recipe, search: Search | None = None) -> dict[str, Any]:
+    """The recipe as page, API and zip give it. `search` is its owner's own, shown to them alone;
+    without it, the search it was published from."""
+    document = dict(recipe.document)
+    if search is not None:
+        document["evidence"] = public_evidence(search, show_examples=False)
+    elif recipe.published_search is not None:
+        document["evidence"] = public_evidence(
+            recipe.published_search, show_examples=recipe.shows_examples
+        )
+    return document
+
+
+# --- the zip -----------------------------------------------------------------------------------
+
+
+def zip_name(recipe: Recipe) -> str:
+    return f"adapter-{recipe.digest[:12]}.zip"
+
+
+def zip_adapter(recipe: Recipe, search: Search | None = None) -> Iterator[bytes]:
+    """The adapter as a zip, in chunks. The same recipe and evidence always give the same bytes."""
+    if recipe.adapter is None:
+        raise CommonsError("This recipe's adapter has not been built.")
+    document = recipe_json(recipe, search)
+    texts = {
+        CONFIG_NAME: _json_text(recipe.adapter_config),
+        "README.md": card(recipe, document.get("evidence", {})),
+        "recipe.json": _json_text(document),
+    }
+    weights = local.open(recipe.adapter.sha256)
+    return _zip(texts, WEIGHTS_NAME, weights, recipe.adapter.size)
+
+
+def _zip(
+    texts: Mapping[str, str], name: str, stream: Iterable[bytes], size: int
+) -> Iterator[bytes]:
+    buffer = _Buffer()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for each, text in texts.items():
+            archive.writestr(_entry(each), text.encode())
+        entry = _entry(name)
+        entry.file_size = size
+        with archive.open(entry, "w") as file:
+            for chunk in stream:
+                file.write(chunk)
+                yield buffer.taken()
+    yield buffer.taken()
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, EPOCH)
+    entry.external_attr = 0o644 << 16
+    entry.create_system = 3
+    return entry
+
+
+class _Buffer(io.RawIOBase):
+    """Takes what zipfile writes and gives it on; a zip of any size costs no memory."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._parts.append(bytes(data))
+        return len(data)
+
+    def taken(self) -> bytes:
+        data, self._parts = b"".join(self._parts), []
+        return data
+
+
+def _json_text(document: Any) -> str:
+    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+# --- words that go with an adapter -------------------------------------------------------------
+
+
+def card(recipe: Recipe, evidence: Mapping[str, Any]) -> str:
+    """The README.md of an adapter, with the front matter that the Hub reads."""
+    pinned = recipe.document["spec"]["base_model"]
+    front = {
+        "base_model": pinned["repo"],
+        "library_name": "peft",
+        "tags": ["lora", "lora-commons", recipe.document["spec"]["combination"]],
+    }
+    lines = [
+        "---",
+        *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()),
+        "---",
+        f"# {_one_line(recipe.title)}",
+        "",
+        f"A LoRA adapter composed from {len(recipe.document['weights'])} modules of "
+        f"`{pinned['repo']}` (revision `{pinned['revision']}`). It is a plain PEFT adapter of rank "
+        f"{recipe.adapter_config.get('r')}.",
+        "",
+        *_verdict_lines(evidence),
+        "## How it is loaded",
+        "```python",
+        snippet(recipe),
+        "```",
+        "",
+        "## Ingredients",
+        "| module | revision | weight |",
+        "|---|---|---|",
+        *(
+            f"| {each.name} | `{each.revision[:12]}` | {each.weight:+.4f} |"
+            for each in recipe.ingredients.all()
+        ),
+        "",
+        f"Recipe `{recipe.digest}`: `recipe.json` beside this file holds everything needed to "
+        "run the search again.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def snippet(recipe: Recipe, site: str = "") -> str:
+    """Python that loads the adapter. Base models kept by this site are fetched from it, by name
+    never from anywhere else: there, the name could be a stranger's."""
+    base = recipe.base_model
+    kind = "AutoModelForSeq2SeqLM" if base.is_encoder_decoder else "AutoModelForCausalLM"
+    lines = ["from peft import PeftModel", f"from transformers import {kind}, AutoTokenizer", ""]
+    if base.source == base.SITE:
+        lines = ["from pathlib import Path", "from urllib.request import urlretrieve", "", *lines]
+        files = base.pinned_commit().files.exclude(path="README.md")
+        names = sorted(path for path in files.values_list("path", flat=True) if "/" not in path)
+        address = f"{site or 'http://127.0.0.1:8000'}/{base.repo}/resolve/{base.revision}"
+        lines += [
+            'base = Path("base-model")',
+            "base.mkdir(exist_ok=True)",
+            f"for name in {json.dumps(names)}:",
+            f'    urlretrieve(f"{address}/{{name}}", base / name)',
+            "",
+        ]
+    else:
+        lines += [f'base = "path/to/{base.name}"', ""]
+    template = recipe.document["spec"]["template"]
+    lines += [
+        "tokenizer = AutoTokenizer.from_pretrained(base)",
+        f"model = {kind}.from_pretrained(base)",
+        'model = PeftModel.from_pretrained(model, "adapter")  # the folder of this file, unzipped',
+        "",
+        f"prompt = {json.dumps(template, ensure_ascii=False)}.replace("
+        '"{input}", "your input here")',
+        'inputs = tokenizer(prompt, return_tensors="pt")',
+        "print(tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True))",
+    ]
+    return "\n".join(lines)
+
+
+def _verdict_lines(evidence: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    if "verdict" in evidence:
+        lines += [evidence["verdict"]["sentence"], ""]
+    rows = methods(evidence)
+    if rows:
+        lines += ["| method | right | 95% interval |", "|---|---|---|"]
+        lines += [
+            f"| {row.name} | {row.correct} of {row.total} | {row.low:.2f} to {row.high:.2f} |"
+            for row in rows
+        ]
+        lines.append("")
+    return lines
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def digest_of(texts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()

@@ -1,0 +1,101 @@
+"""What a job's page shows while it runs, read from its rows; no torch, a handful of queries."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from composer.models import Generation, Search
+
+STAGES = {
+    "preparing": "Fetching the base model and the modules",
+    "searching": "Searching for weights",
+    "measuring": "Measuring on the held-out examples",
+    "building": "Building the adapter",
+}
+
+
+@dataclass(frozen=True)
+class ModuleWeight:
+    name: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class LossPoint:
+    generation: int
+    evaluations: int
+    best_loss: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`stage` is a key of STAGES, or "" before the worker began and after the end."""
+
+    state: str
+    queue_position: int | None
+    stage: str
+    stage_detail: str
+    generation: int
+    evaluations: int
+    budget: int
+    best_loss: float | None
+    first_loss: float | None
+    evaluations_per_second: float | None
+    seconds_left: float | None
+    curve: list[LossPoint] = field(default_factory=list)
+    weights: list[ModuleWeight] = field(default_factory=list)
+
+    @property
+    def stage_name(self) -> str:
+        return STAGES.get(self.stage, "")
+
+    @property
+    def fraction(self) -> float:
+        return min(1.0, self.evaluations / self.budget) if self.budget else 0.0
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ("done", "failed", "cancelled")
+
+
+def progress(search: Search) -> Progress:
+    """Read where a search stands. Seconds left are those of the search, not of the measuring."""
+    job = search.job
+    generations = list(search.generations.all())
+    budget = int(search.spec["search"]["budget"])
+    last = generations[-1] if generations else None
+    done = last.evaluations if last else 0
+    rate = _rate(generations)
+    searching = job.state == "running" and search.stage == "searching"
+    left = (budget - done) / rate if searching and rate else None
+    return Progress(
+        state=job.state,
+        queue_position=job.queue_position() if job.state == "queued" else None,
+        stage=search.stage if job.state == "running" else "",
+        stage_detail=search.stage_detail if job.state == "running" else "",
+        generation=last.number if last else 0,
+        evaluations=done,
+        budget=budget,
+        best_loss=last.best_loss if last else None,
+        first_loss=generations[0].best_loss if generations else None,
+        evaluations_per_second=rate,
+        seconds_left=max(0.0, left) if left is not None else None,
+        curve=[LossPoint(g.number, g.evaluations, g.best_loss) for g in generations],
+        weights=current_weights(search, last),
+    )
+
+
+def current_weights(search: Search, last: Generation | None) -> list[ModuleWeight]:
+    """The best weights so far with the modules' names, largest first."""
+    if last is None:
+        return []
+    names = [ingredient["repo"] for ingredient in search.spec["ingredients"]]
+    weights = [float.fromhex(weight) for weight in last.record["best_weights"]]
+    found = [ModuleWeight(*pair) for pair in zip(names, weights, strict=True)]
+    return sorted(found, key=lambda each: -abs(each.weight))
+
+
+def _rate(generations: Iterable[Generation]) -> float | None:
+    """Evaluations a second over the generations run; time between runs does not count."""
+    generations = list(generations)
+    seconds = sum(generation.seconds for generation in generations)
+    return generations[-1].evaluations / seconds if generations and seconds > 0 else None

@@ -1,0 +1,366 @@
+"""The worker's side of a job: search, measure, build. Only workers import this.
+
+Every result is written under the job's fence. A search goes on from its last generation, and
+measuring from the last method measured, whenever the worker is ended and whoever takes over.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from composer import artifacts, model_cache
+from composer.engine import evaluate
+from composer.engine import recipe as engine_recipe
+from composer.engine.contenders import Contender
+from composer.engine.errors import CommonsError
+from composer.engine.examples import Example, encode
+from composer.engine.loss import Objective
+from composer.engine.prompt import Template, normalise_answer
+from composer.engine.search import Generation, ResumeMismatch
+from composer.engine.search import search as run_search
+from composer.models import Generation as GenerationRow
+from composer.models import Ingredient, Recipe, Search
+from hub_site.jobs import queue
+from hub_site.jobs.models import Job, JobEvent
+from modules.models import LoraModule
+
+if TYPE_CHECKING:
+    from hub_site.jobs.worker import Lease
+
+HELD_OUT_AT_ONCE = 64
+
+
+class NothingFound(CommonsError):
+    code = "nothing_found"
+
+
+def compose(job: Job, lease: "Lease") -> None:
+    """Search for weights, measure what they are worth, and leave a recipe with its adapter."""
+    search = Search.objects.select_related("base_model").get(pk=job.pk)
+    Composition(job, lease, search).run()
+
+
+def predict(job: Job, lease: "Lease") -> None:
+    """Answer one input, by the base model and by a composed adapter."""
+    search = Search.objects.select_related("base_model", "recipe").get(pk=job.params["search"])
+    assert search.recipe is not None
+    base, stack = model_cache.base_of(search), model_cache.stack_of(search)
+    template = Template(search.spec["template"])
+    options = search.examples.get("answer_options") or None
+    given = [job.params["input"]]
+    start = time.perf_counter()
+    alone = evaluate.predict(base, None, None, given, template, answer_options=options)
+    lease.check()
+    composed = evaluate.predict(
+        base,
+        stack,
+        search.recipe.document["weights"],
+        given,
+        template,
+        search.spec["combination"],
+        answer_options=options,
+    )
+    result = {
+        "input": job.params["input"],
+        "base": alone[0],
+        "composed": composed[0],
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+    with queue.finish(job, result):
+        pass
+
+
+@dataclass
+class Composition:
+    """One run of a composition job, from wherever an earlier one was ended."""
+
+    job: Job
+    lease: "Lease"
+    search: Search
+
+    def run(self) -> None:
+        with self._stage("preparing"):
+            self._prepare()
+        with self._stage("searching"):
+            best = self._search()
+        with self._stage("measuring"):
+            self._measure(best)
+        found = engine_recipe.build(self.search.spec, best.best_weights.tolist())
+        with self._stage("building"):
+            built = self._build(found)
+        self._finish(found, built)
+
+    # --- preparing ---------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        search = self.search
+        self.shots = [Example(*pair) for pair in search.examples["shots"]]
+        self.held_out = [Example(*pair) for pair in search.examples["held_out"]]
+        self.options = search.examples.get("answer_options") or None
+        self.template = Template(search.spec["template"])
+        self.config = engine_recipe.search_config(
+            engine_recipe.build(search.spec, [0.0] * len(search.spec["ingredients"]))
+        )
+        self.base = model_cache.base_of(search)
+        self.lease.check()
+        self.stack = model_cache.stack_of(search)
+        batch = encode(
+            self.shots,
+            self.template,
+            self.base.tokenizer,
+            is_encoder_decoder=self.base.is_encoder_decoder,
+        )
+        self.objective = Objective(self.base, self.stack, batch, self.config)
+        self.fingerprint = {
+            **self.base.fingerprint(),
+            "cma": version("cma"),
+            "peft": version("peft"),
+            "chunk": self.objective.chunk.to_json(),
+        }
+
+    # --- searching ---------------------------------------------------------------------------
+
+    def _search(self) -> Generation:
+        """The last generation; each one is a row before the next begins."""
+        try:
+            return self._search_from(self._stored())
+        except ResumeMismatch as mismatch:
+            self._restart(mismatch.user_message)
+            return self._search_from([])
+
+    def _stored(self) -> list[dict[str, Any]]:
+        rows = list(self.search.generations.order_by("number").values_list("record", flat=True))
+        if rows and self.search.fingerprint != self.fingerprint:
+            before = self.search.fingerprint
+            changed = [key for key in self.fingerprint if before.get(key) != self.fingerprint[key]]
+            self._restart(
+                f"Another worker took over ({', '.join(changed)} differ), which would not give "
+                "the same figures. The search began again."
+            )
+            return []
+        return rows
+
+    def _search_from(self, stored: Sequence[dict[str, Any]]) -> Generation:
+        last = Generation.from_json(stored[-1]) if stored else None
+        found = run_search(self.objective, len(self.stack), self.config, resume=stored)
+        for generation in found:
+            self._keep(generation)
+            last = generation
+            self.lease.give_way()
+        if last is None or not np.isfinite(last.best_loss):
+            raise NothingFound(
+                "Every candidate's loss was infinite or not a number, so there is nothing to "
+                "choose. Check the examples, or choose other modules."
+            )
+        return last
+
+    def _keep(self, generation: Generation) -> None:
+        with queue.checkpoint(self.job):
+            if generation.number == 0:
+                Search.objects.filter(pk=self.job.pk).update(fingerprint=self.fingerprint)
+            GenerationRow.objects.create(
+                search=self.search,
+                number=generation.number,
+                evaluations=generation.evaluations,
+                best_loss=generation.best_loss,
+                seconds=generation.seconds,
+                record=generation.to_json(),
+            )
+
+    def _restart(self, reason: str) -> None:
+        with queue.checkpoint(self.job):
+            self.search.generations.all().delete()
+            Search.objects.filter(pk=self.job.pk).update(evidence={}, fingerprint={})
+            JobEvent.objects.create(
+                job=self.job, fence=self.job.fence, name="restarted", detail={"reason": reason}
+            )
+        self.search.evidence, self.search.fingerprint = {}, {}
+
+    # --- measuring ---------------------------------------------------------------------------
+
+    def _measure(self, best: Generation) -> None:
+        weights = best.best_weights
+        if "search" not in self.search.evidence:
+            self._note(search=self._search_facts(best))
+        if not self.held_out:
+            return
+        composed = Contender(
+            "composed", self.stack, weights, self.config.combination, self.config.budget
+        )
+        for key, contender in (
+            ("composed", lambda: composed),
+            ("zero_shot", lambda: None),
+            ("best_single", lambda: evaluate.best_single(self.objective)),
+            ("uniform", lambda: evaluate.uniform(self.stack)),
+            ("fresh_lora", self._fresh_lora),
+        ):
+            if not any(row["key"] == key for row in self.search.evidence.get("methods", [])):
+                self._detail(key.replace("_", " "))
+                self._measure_one(key, contender)
+                self.lease.give_way()
+
+    def _search_facts(self, best: Generation) -> dict[str, Any]:
+        rows = list(self.search.generations.order_by("number"))
+        zero = np.zeros(len(self.stack))
+        before, after = self.objective.task_loss(np.stack([zero, best.best_weights]))
+        digests = [row.record["digest"] for row in rows]
+        return {
+            "loss_before": float(before),
+            "loss_after": float(after),
+            "best_loss": best.best_loss,
+            "generations": len(rows),
+            "evaluations": best.evaluations,
+            "seconds": sum(row.seconds for row in rows),
+            "not_finite": sum(row.record["losses"].count("inf") for row in rows),
+            "trace": artifacts.digest_of(digests),
+        }
+
+    def _fresh_lora(self) -> Contender:
+        layers = sorted(self.stack.A)
+        return evaluate.fresh_lora(
+            self.base, self.shots, self.template, seed=self.config.seed, layers=layers
+        )
+
+    def _measure_one(self, key: str, contender: Callable[[], Contender | None]) -> None:
+        start = time.perf_counter()
+        method = contender()
+        trained = time.perf_counter() - start
+        answers = self._answers(method)
+        targets = [example.target for example in self.held_out]
+        row = {
+            "key": key,
+            **evaluate.score(answers, targets).to_json(),
+            "hits": "".join(
+                "01"[normalise_answer(a) == normalise_answer(t)]
+                for a, t in zip(answers, targets, strict=True)
+            ),
+            "detail": self._detail_of(key, method),
+            "forwards": method.cost if method else 0,
+            "tokens": self._tokens_per_example(),
+            "seconds": round(time.perf_counter() - start, 3),
+            "seconds_to_train": round(trained, 3),
+        }
+        evidence = self.search.evidence
+        self._note(
+            methods=[*evidence.get("methods", []), row],
+            answers={**evidence.get("answers", {}), key: answers},
+        )
+
+    def _answers(self, method: Contender | None) -> list[str]:
+        answers: list[str] = []
+        inputs = [example.input for example in self.held_out]
+        for start in range(0, len(inputs), HELD_OUT_AT_ONCE):
+            self.lease.check()
+            answers += evaluate.predict(
+                self.base,
+                method.stack if method else None,
+                method.weights if method else None,
+                inputs[start : start + HELD_OUT_AT_ONCE],
+                self.template,
+                method.combination if method else "sum",
+                answer_options=self.options,
+                batch_size=HELD_OUT_AT_ONCE,
+            )
+        return answers
+
+    def _detail_of(self, key: str, method: Contender | None) -> str:
+        if key != "best_single" or method is None:
+            return ""
+        return self.stack.names[int(np.argmax(method.weights))]
+
+    def _tokens_per_example(self) -> float:
+        prompts = [self.template.render(example.input) for example in self.held_out]
+        counts = [len(ids) for ids in self.base.tokenizer(prompts).input_ids]
+        return round(sum(counts) / len(counts), 1)
+
+    # --- building ----------------------------------------------------------------------------
+
+    def _build(self, found: engine_recipe.Recipe) -> "artifacts.Built | None":
+        """Once a recipe: an earlier search's adapter of the same recipe is the same adapter."""
+        made = Recipe.objects.filter(digest=found.id, adapter__isnull=False).first()
+        if made is not None:
+            return None
+        self.lease.check()
+        return artifacts.build(found, self.base, self.stack, self.objective.batch)
+
+    def _finish(self, found: engine_recipe.Recipe, built: "artifacts.Built | None") -> None:
+        result = {"recipe": found.id}
+        with queue.finish(self.job, result):
+            recipe, is_new = Recipe.objects.select_for_update().get_or_create(
+                digest=found.id,
+                defaults={
+                    "document": {k: v for k, v in found.to_json().items() if k != "evidence"},
+                    "title": self.search.title,
+                    "base_model": self.search.base_model,
+                },
+            )
+            if is_new:
+                _write_ingredients(recipe, found)
+            if built is not None and recipe.adapter_id is None:
+                built.attach(recipe)
+            evidence = {
+                **self.search.evidence,
+                "adapter": recipe.adapter_facts,
+                "environment": self.fingerprint,
+            }
+            Search.objects.filter(pk=self.job.pk).update(
+                recipe=recipe, matched=not is_new, evidence=evidence, stage="", stage_detail=""
+            )
+            if not is_new:
+                JobEvent.objects.create(
+                    job=self.job, fence=self.job.fence, name="matched", detail=result
+                )
+
+    # --- writing under the fence -------------------------------------------------------------
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self.lease.check()
+        self._show(stage=name, stage_detail="")
+        start = time.perf_counter()
+        yield
+        seconds = self.search.evidence.setdefault("seconds", {})
+        seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+
+    def _detail(self, text: str) -> None:
+        self._show(stage_detail=text)
+
+    def _show(self, **fields: str) -> None:
+        """Not a checkpoint: a job that dies in a stage again and again makes no progress."""
+        ours = Search.objects.filter(
+            pk=self.job.pk, job__fence=self.job.fence, job__state="running"
+        )
+        ours.update(**fields)
+
+    def _note(self, **parts: Any) -> None:
+        """Keep a part of the evidence, so that it is measured once."""
+        self.search.evidence = {**self.search.evidence, **parts}
+        with queue.checkpoint(self.job):
+            Search.objects.filter(pk=self.job.pk).update(evidence=self.search.evidence)
+
+
+def _write_ingredients(recipe: Recipe, found: engine_recipe.Recipe) -> None:
+    pinned = found.spec["ingredients"]
+    here = {
+        str(module.repo): module
+        for module in LoraModule.objects.filter(
+            weights_sha256__in=[each["sha256"] for each in pinned]
+        ).select_related("repo__owner")
+    }
+    Ingredient.objects.bulk_create(
+        Ingredient(
+            recipe=recipe,
+            position=place,
+            lora_module=here.get(each["repo"]),
+            name=each["repo"],
+            revision=each["revision"],
+            weights_sha256=each["sha256"],
+            weight=weight,
+        )
+        for place, (each, weight) in enumerate(zip(pinned, found.weights, strict=True))
+    )
