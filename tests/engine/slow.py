@@ -1,0 +1,68 @@
+"""The slow obvious version: one candidate, one example, ΔW written out and added to W."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from composer.engine.base_model import BaseModel
+from composer.engine.examples import Example
+from composer.engine.prompt import Template
+from composer.engine.stack import Stack
+
+
+def delta(weights: Sequence[float], stack: Stack, combination: str, layer: str) -> Tensor:
+    """ΔW (D_out, D_in), term by term, in float64."""
+    A, B, s = stack.A[layer].double(), stack.B[layer].double(), stack.scaling.double()
+    N = len(stack)
+    if combination == "sum":
+        return sum(weights[n] * s[n] * B[n] @ A[n] for n in range(N))
+    return sum(
+        weights[n] * weights[m] * (s[n] * s[m]).sqrt() * B[n] @ A[m]
+        for n in range(N)
+        for m in range(N)
+    )
+
+
+@contextmanager
+def merged(base: BaseModel, weights: Sequence[float], stack: Stack, combination: str):
+    """Inside, ΔW is part of the base model's own weights."""
+    before = {}
+    for layer in stack.A:
+        weight = base.layer(layer).weight
+        before[layer] = weight.data.clone()
+        change = delta(weights, stack, combination, layer).to(weight.dtype)
+        weight.data += change.T if type(base.layer(layer)).__name__ == "Conv1D" else change
+    try:
+        yield
+    finally:
+        for layer, weight in before.items():
+            base.layer(layer).weight.data = weight
+
+
+def answer_losses(
+    base: BaseModel, examples: Sequence[Example], template: Template
+) -> list[list[float]]:
+    """-log p of every answer token, an example at a time, without padding."""
+    found = []
+    for example in examples:
+        prompt = template.render(example.input)
+        if base.is_encoder_decoder:
+            ids = base.tokenizer(prompt, return_tensors="pt").input_ids
+            answer = base.tokenizer(example.target, return_tensors="pt").input_ids[0]
+            start = torch.cat([torch.tensor([0]), answer[:-1]])[None]
+            with torch.no_grad():
+                logits = base.model(input_ids=ids, decoder_input_ids=start).logits[0]
+        else:
+            prompt_ids = base.tokenizer(prompt).input_ids
+            answer = torch.tensor([*base.tokenizer(example.target).input_ids, 1])
+            ids = torch.tensor([[*prompt_ids, *answer.tolist()]])
+            with torch.no_grad():
+                logits = base.model(input_ids=ids).logits[0]
+            logits = logits[len(prompt_ids) - 1 : -1]
+        logp = torch.log_softmax(logits.double(), dim=-1)
+        found.append([-float(logp[t, token]) for t, token in enumerate(answer.tolist())])
+    return found
