@@ -15,18 +15,31 @@ from django.conf import settings
 from composer.engine.adapter_file import read_header
 from composer.engine.errors import BadBaseModel
 from hub_site.accounts.models import Namespace
-from modules.models import BaseModel, Commit, LoraModule, Repo
+from modules.models import BaseModel, Commit, LoraModule, Ref, Repo
 from modules.services import NameTaken, check, commit, create_repo
 
 
 def keep_base_model(
-    *, repo: Repo, folder: Path, summary: str = "", aliases: Iterable[str] = ()
+    *,
+    repo: Repo,
+    folder: Path,
+    summary: str = "",
+    aliases: Iterable[str] = (),
+    revision: str = "",
 ) -> BaseModel:
-    """Keep a base model's files on this site, and let workers load that version."""
+    """Keep a base model's files on this site, and let workers load that version.
+
+    `revision` is what its modules' configs call this version, where that is not the commit's id;
+    it becomes a tag.
+    """
     facts = read_base_model(folder)
     made = mirror(repo, folder, "Add the base model")
+    if revision:
+        Ref.objects.update_or_create(
+            repo=repo, kind=Ref.TAG, name=revision, defaults={"commit": made}
+        )
     return _write_base_model(
-        str(repo), facts, aliases, repo=repo, source=BaseModel.SITE, revision=made.sha,
+        str(repo), facts, aliases, repo=repo, source=BaseModel.SITE, revision=revision or made.sha,
         folder="", summary=summary,
     )  # fmt: skip
 

@@ -5,12 +5,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.conf import settings
-from django.contrib.postgres.indexes import GinIndex, OpClass
+from django.contrib.postgres.indexes import GinIndex
 from django.contrib.postgres.search import SearchVectorField
 from django.db import models
 from django.db.models.functions import Lower
 from django.urls import reverse
 
+from composer.engine.errors import CommonsError
 from hub_site.accounts.models import Namespace
 from hub_site.jobs.models import Job
 from modules.querysets import BaseModelQuerySet, LoraModuleQuerySet, RepoQuerySet, TagQuerySet
@@ -179,8 +180,13 @@ class BaseModel(models.Model):
 
     def pinned_commit(self) -> Commit:
         """The commit that workers load. Only a base model whose files the site keeps has one."""
-        assert self.repo is not None
-        return self.repo.commits.get(sha=self.revision)
+        commit = self.repo.at_revision(self.revision) if self.repo is not None else None
+        if commit is None:
+            raise CommonsError(
+                f"This site no longer holds {self.name} at revision {self.revision[:10]}. "
+                "Whoever runs it can bring it back with `manage.py add_base_model`."
+            )
+        return commit
 
 
 class Tag(models.Model):
@@ -235,11 +241,11 @@ class LoraModule(models.Model):
     class Meta:
         ordering = ["-published_at", "-id"]
         indexes = [
-            models.Index("-published_at", "-id", name="lora_newest"),
-            models.Index("base_model", "status", name="lora_of_base"),
-            models.Index("r", name="lora_by_r"),
-            GinIndex("search", name="lora_search"),
-            GinIndex(OpClass("target_modules", "jsonb_path_ops"), name="lora_targets"),
+            models.Index(fields=["-published_at", "-id"], name="lora_newest"),
+            models.Index(fields=["base_model", "status"], name="lora_of_base"),
+            models.Index(fields=["r"], name="lora_by_r"),
+            GinIndex(fields=["search"], name="lora_search"),
+            GinIndex(fields=["target_modules"], name="lora_targets", opclasses=["jsonb_path_ops"]),
         ]
 
     def __str__(self) -> str:

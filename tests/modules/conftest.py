@@ -1,0 +1,150 @@
+"""People, a tiny base model and tiny modules, made of numpy; no torch."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save, save_file
+
+from hub_site.accounts.models import Namespace, User
+from modules import base_models, services
+from modules.models import BaseModel, LoraModule, Repo
+
+WIDTH, RANK = 8, 2
+LAYERS = ["encoder.block.0.layer.0.SelfAttention.q", "encoder.block.0.layer.0.SelfAttention.v"]
+BASE = "lora-commons/tiny-t5"
+CARD = """---
+license: apache-2.0
+language: en
+tags: [words, opposites]
+---
+# opposites
+
+Answers with the opposite of an adjective.
+
+Trained on *eighty* words.
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_store(settings: Any, tmp_path: Path) -> None:
+    settings.BLOB_DIR, settings.CACHE_DIR = tmp_path / "blobs", tmp_path / "cache"
+
+
+def make_user(name: str) -> User:
+    user = User.objects.create_user(name, password="correct horse")
+    Namespace.objects.get_or_create(user=user, defaults={"name": name, "kind": Namespace.USER})
+    return user
+
+
+@pytest.fixture
+def alice(db: None) -> User:
+    return make_user("alice")
+
+
+@pytest.fixture
+def bob(db: None) -> User:
+    return make_user("bob")
+
+
+def config_bytes(**changes: Any) -> bytes:
+    config = {
+        "peft_type": "LORA",
+        "task_type": "SEQ_2_SEQ_LM",
+        "base_model_name_or_path": BASE,
+        "r": RANK,
+        "lora_alpha": 4,
+        "target_modules": ["q", "v"],
+        "bias": "none",
+        "inference_mode": True,
+    }
+    return json.dumps(config | changes).encode()
+
+
+def factors(seed: int = 0, r: int = RANK, width: int = WIDTH) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(seed)
+    tensors = {}
+    for layer in LAYERS:
+        key = f"base_model.model.{layer}"
+        tensors[f"{key}.lora_A.weight"] = draw.normal(size=(r, width)).astype(np.float32)
+        tensors[f"{key}.lora_B.weight"] = draw.normal(size=(width, r)).astype(np.float32)
+    return tensors
+
+
+def weights_bytes(seed: int = 0, r: int = RANK, width: int = WIDTH) -> bytes:
+    return save(factors(seed, r, width))
+
+
+def adapter(seed: int = 0, card: str = CARD, **config: Any) -> dict[str, io.BytesIO]:
+    """The three files of a module, as an upload brings them."""
+    files = {
+        "adapter_config.json": config_bytes(**config),
+        "adapter_model.safetensors": weights_bytes(seed, r=config.get("r", RANK)),
+        "README.md": card.encode(),
+    }
+    return {path: io.BytesIO(data) for path, data in files.items()}
+
+
+@pytest.fixture
+def base_folder(tmp_path: Path) -> Path:
+    """A base model's folder with the shapes that the modules here are made for."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    config = {"model_type": "t5", "is_encoder_decoder": True, "n_positions": 64}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "README.md").write_text("A tiny base model.\n")
+    weights = {f"{layer}.weight": np.zeros((WIDTH, WIDTH), np.float32) for layer in LAYERS}
+    save_file(weights | {"shared.weight": np.ones((3, WIDTH), np.float32)}, folder / "m.safetensors")
+    (folder / "m.safetensors").rename(folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def base_model(db: None, base_folder: Path) -> BaseModel:
+    owner = base_models.organisation("lora-commons")
+    repo = base_models.repo_of(owner, "tiny-t5", Repo.BASE)
+    return base_models.keep_base_model(repo=repo, folder=base_folder, summary="Tiny.")
+
+
+Publisher = Callable[..., LoraModule]
+
+
+@pytest.fixture
+def publish(db: None) -> Publisher:
+    """Publish a module that is checked at once."""
+
+    def publish(
+        owner: User, name: str, *, seed: int = 0, private: bool = False, **files: Any
+    ) -> LoraModule:
+        repo = services.create_repo(
+            owner=owner.namespace,
+            name=name,
+            kind=Repo.LORA,
+            visibility=Repo.PRIVATE if private else Repo.PUBLIC,
+        )
+        return services.publish_module(
+            repo=repo,
+            author=owner,
+            title="First version",
+            additions=adapter(seed, **files),
+            check_now=True,
+        )
+
+    return publish
+
+
+@pytest.fixture
+def opposites(alice: User, base_model: BaseModel, publish: Publisher) -> LoraModule:
+    return publish(alice, "opposites")
+
+
+@pytest.fixture
+def secret(alice: User, base_model: BaseModel, publish: Publisher) -> LoraModule:
+    return publish(alice, "secret", seed=7, private=True)
