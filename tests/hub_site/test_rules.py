@@ -29,13 +29,13 @@ HEAVY = ("torch", "transformers", "peft", "cma", "scipy")
 
 @cache
 def imports(path: Path) -> list[tuple[str, bool]]:
-    """Every module that a file imports, however deep, and whether at its top."""
+    """Every module that a file imports, however deep, and whether at its top, at run time."""
     found = []
     tree = ast.parse(path.read_text(encoding="utf-8"))
     inside = {
         child
         for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or is_for_types_only(node)
         for child in ast.walk(node)
     }
     for node in ast.walk(tree):
@@ -51,6 +51,10 @@ def imports(path: Path) -> list[tuple[str, bool]]:
                 for alias in node.names
             ]
     return found
+
+
+def is_for_types_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def is_module(name: str) -> bool:
