@@ -90,6 +90,7 @@ ACCOUNT_LOGIN_METHODS = {"username", "email"}
 ACCOUNT_SIGNUP_FIELDS = ["username*", "email", "password1*"]
 ACCOUNT_EMAIL_VERIFICATION = "none"
 ACCOUNT_LOGOUT_ON_GET = False
+ACCOUNT_AUTHENTICATED_LOGIN_REDIRECTS = False  # guests may come in: accounts/views.py
 ACCOUNT_PRESERVE_USERNAME_CASING = True
 LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "home"

@@ -11,7 +11,7 @@ GUEST_PREFIX = "guest-"
 
 # A test walks the URLconf and holds that every first segment of ours stands here.
 OURS = {
-    "accounts", "admin", "api", "demo", "docs", "favicon.ico", "healthz", "help", "home", "jobs",
+    "accounts", "admin", "api", "docs", "favicon.ico", "healthz", "help", "home", "jobs",
     "media", "modules", "privacy", "recipes", "robots.txt", "search", "static", "tasks", "terms",
     "try",
 }  # fmt: skip
@@ -21,8 +21,8 @@ OF_THE_HUB = {
     "settings", "signup", "spaces", "storage", "tags", "v1", "v2", "welcome", "xet",
 }  # fmt: skip
 NOBODYS = {
-    "administrator", "anonymous", "guest", "lora-commons", "me", "moderator", "none", "null",
-    "official", "operator", "root", "support", "system", "undefined",
+    "administrator", "anonymous", "demo", "guest", "lora-commons", "me", "moderator", "none",
+    "null", "official", "operator", "root", "support", "system", "undefined",
 }  # fmt: skip
 RESERVED = frozenset(OURS | OF_THE_HUB | NOBODYS)
 

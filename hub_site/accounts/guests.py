@@ -1,0 +1,74 @@
+"""Guests: people who try the site before they sign up.
+
+A guest is a row like any user's, without a password, a namespace or a way back in after the
+session is gone. Signing up turns the row into an account; signing in moves its work to one.
+"""
+
+import logging
+import secrets
+from datetime import timedelta
+
+from django.conf import settings
+from django.contrib.auth import login
+from django.db import IntegrityError, models, transaction
+from django.http import HttpRequest
+from django.utils import timezone
+
+from hub_site.accounts.models import User
+from hub_site.accounts.names import GUEST_PREFIX
+
+logger = logging.getLogger(__name__)
+
+
+def start_guest(request: HttpRequest) -> User:
+    """Sign a visitor in as a new guest; whoever is signed in already stays who they are."""
+    if request.user.is_authenticated:
+        return request.user
+    guest = User(username=GUEST_PREFIX + secrets.token_hex(6), is_guest=True)
+    guest.set_unusable_password()
+    guest.save()
+    login(request, guest, backend="django.contrib.auth.backends.ModelBackend")
+    return guest
+
+
+@transaction.atomic
+def hand_over(guest: User, user: User) -> None:
+    """Give everything the guest owns to the user, whatever it is, and forget the guest."""
+    for field in _references():
+        rows = field.model._base_manager.filter(**{field.name: guest})
+        for pk in list(rows.values_list("pk", flat=True)):
+            _give(field, pk, user)
+    guest.delete()
+
+
+def _references() -> list["models.ForeignKey[models.Model, models.Model]"]:
+    """Every foreign key to a user, those without a name for the way back included."""
+    relations = User._meta.get_fields(include_hidden=True)
+    return [
+        relation.field
+        for relation in relations
+        if isinstance(relation, models.ManyToOneRel)
+        and relation.field.model is not User
+        and not relation.field.model._meta.auto_created
+    ]
+
+
+def _give(field: "models.ForeignKey[models.Model, models.Model]", pk: object, user: User) -> None:
+    row = field.model._base_manager.filter(pk=pk)
+    try:
+        with transaction.atomic():
+            row.update(**{field.name: user})
+    except IntegrityError:
+        # The user has the same already (a like, for example); the guest's goes with the guest.
+        logger.info("%s %s stays with the guest", field.model.__name__, pk)
+
+
+def prune() -> int:
+    """Delete guests who have not been here for GUEST_DAYS, with what they own."""
+    before = timezone.now() - timedelta(days=settings.GUEST_DAYS)
+    old = User.objects.filter(is_guest=True, last_login__lt=before)
+    count = 0
+    for guest in old.iterator():
+        guest.delete()
+        count += 1
+    return count

@@ -1,0 +1,95 @@
+"""What every endpoint under /api/v1/ shares: pages, who may do what, and how errors look."""
+
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import PermissionDenied
+from django.http import Http404
+from rest_framework import exceptions
+from rest_framework.pagination import PageNumberPagination
+from rest_framework.permissions import SAFE_METHODS, BasePermission
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from composer.engine.errors import CommonsError
+from hub_site import errors
+from hub_site.accounts.models import AccessToken
+
+if TYPE_CHECKING:
+    from rest_framework.views import APIView  # it imports this file
+
+
+class Pagination(PageNumberPagination):
+    """{"count", "next", "previous", "results"}; follow `next` rather than counting pages."""
+
+    page_size = 50
+    page_size_query_param = "page_size"
+    max_page_size = 200
+
+
+class ReadOrOwnWrite(BasePermission):
+    """Anybody reads what is public; writing needs a session or a token of write scope.
+
+    Which rows a caller sees or may change is the querysets' part (`visible_to`, `editable_by`):
+    what is not yours is answered 404.
+    """
+
+    message = "This token may only read. Make one with write scope."
+
+    def has_permission(self, request: Request, view: "APIView") -> bool:
+        if request.method in SAFE_METHODS:
+            return True
+        if not request.user.is_authenticated:
+            return False
+        return not isinstance(request.auth, AccessToken) or request.auth.scope == AccessToken.WRITE
+
+
+def answer_error(error: Exception, context: dict[str, Any]) -> Response | None:
+    """{"code", "message", "fields"} for what we expect; None lets a bug be a bug."""
+    from rest_framework.views import set_rollback
+
+    headers: dict[str, str] = {}
+    if isinstance(error, CommonsError):
+        status, answer = errors.status_of(error), errors.body_of(error)
+    elif isinstance(error, Http404):
+        status, answer = 404, errors.body(*errors.IN_WORDS[404])
+    elif isinstance(error, PermissionDenied):
+        status, answer = 403, errors.body(*errors.IN_WORDS[403])
+    elif isinstance(error, exceptions.ValidationError):
+        status, answer = 422, _validation(error)
+    elif isinstance(error, exceptions.APIException):
+        status, answer = error.status_code, _api_error(error)
+        if challenge := getattr(error, "auth_header", None):
+            headers["WWW-Authenticate"] = challenge
+        if wait := getattr(error, "wait", None):
+            headers["Retry-After"] = str(int(wait) + 1)
+    else:
+        return None
+    set_rollback()
+    return Response(answer, status=status, headers=headers)
+
+
+def _api_error(error: exceptions.APIException) -> dict[str, object]:
+    codes = error.get_codes()
+    return errors.body(codes if isinstance(codes, str) else error.default_code, str(error.detail))
+
+
+def _validation(error: exceptions.ValidationError) -> dict[str, object]:
+    fields = _by_field(error.detail)
+    general = fields.pop("non_field_errors", [])
+    named = [f"{name}: {messages[0]}" for name, messages in fields.items() if messages]
+    return errors.body("invalid", " ".join(general) or "; ".join(named) or "Bad input.", fields)
+
+
+def _by_field(detail: Any, path: str = "") -> dict[str, list[str]]:
+    """Nested serializers' errors flat: {"examples.2.input": ["…"]}."""
+    if isinstance(detail, dict):
+        items = [(f"{path}.{key}" if path else str(key), value) for key, value in detail.items()]
+    elif isinstance(detail, list) and any(isinstance(item, dict | list) for item in detail):
+        items = [(f"{path}.{n}" if path else str(n), value) for n, value in enumerate(detail)]
+    else:
+        found = [str(item) for item in (detail if isinstance(detail, list) else [detail])]
+        return {path or "non_field_errors": found} if found else {}
+    flat: dict[str, list[str]] = {}
+    for key, value in items:
+        flat |= _by_field(value, key)
+    return flat

@@ -1,0 +1,60 @@
+"""What went wrong, told to its reader: CommonsError as a page, or as JSON to programs.
+
+Only errors that were written for people are answered here. Anything else is a bug and goes
+Django's way: logged, and reported as our fault.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+
+from composer.engine.errors import CommonsError
+
+API = "/api/v1/"
+# What Django's own answers mean, where no view of ours spoke.
+IN_WORDS = {
+    400: ("bad_request", "The server could not read this request."),
+    403: ("forbidden", "You may not do this. Send a token of write scope, or sign in."),
+    404: ("not_found", "There is nothing at this address, or it is not yours to see."),
+    500: ("our_fault", "Something broke on our side. It has been written down."),
+}
+
+
+def status_of(error: CommonsError) -> int:
+    """Errors of the site may say their status; what the engine refuses is bad input."""
+    return getattr(error, "status", HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+def body(
+    code: str, message: str, fields: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, object]:
+    """The one form of an error in the API."""
+    return {"code": code, "message": message, "fields": dict(fields or {})}
+
+
+def body_of(error: CommonsError) -> dict[str, object]:
+    return body(error.code, error.user_message, getattr(error, "fields", None))
+
+
+class CommonsErrorMiddleware:
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        is_page = response.headers.get("Content-Type", "").startswith("text/html")
+        known = IN_WORDS.get(response.status_code)
+        if known and is_page and request.path.startswith(API) and not settings.DEBUG:
+            return JsonResponse(body(*known), status=response.status_code)
+        return response
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        if not isinstance(error, CommonsError):
+            return None
+        status = status_of(error)
+        if request.path.startswith(API):
+            return JsonResponse(body_of(error), status=status)
+        return render(request, "error.html", {"error": error, "status": status}, status=status)
