@@ -7,4 +7,6 @@ class ModulesConfig(AppConfig):
     def ready(self) -> None:
         from hub_site.jobs import registry
 
-        registry.register("check_module", "modules.tasks.check_module")
+        registry.register(
+            "check_module", "modules.tasks.check_module", if_stopped="modules.tasks.check_failed"
+        )

@@ -261,6 +261,7 @@ def request_cancel(job: Job) -> Job:
                 state="cancelled", cancel_requested=True, finished_at=Now(), lease_until=None
             )
             _log(now, "cancelled")
+            registry.stopped(now)
         elif now.state == "running" and not now.cancel_requested:
             _at(now, "running").update(cancel_requested=True)
             _log(now, "cancel requested")
@@ -343,4 +344,6 @@ def _end(
         if not ended:
             raise LeaseLost(f"Job {job.pk}: the lease of fence {job.fence} is over.")
         _log(job, state, **({"code": code} if code else {}))
-    job.state = state
+        job.state, job.error_code, job.error_message = state, code, message
+        if state != "done":
+            registry.stopped(job)

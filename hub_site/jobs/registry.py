@@ -12,12 +12,19 @@ if TYPE_CHECKING:
 Handler = Callable[["Job", "Lease"], None]
 
 _paths: dict[str, str] = {}
+_if_stopped: dict[str, str] = {}
 
 
-def register(kind: str, handler: str) -> None:
-    """`handler` is a dotted path, so that the web process never imports what a worker needs."""
+def register(kind: str, handler: str, if_stopped: str = "") -> None:
+    """`handler` is a dotted path, so that the web process never imports what a worker needs.
+
+    `if_stopped`, a path to a function of the job, is called in the transaction that makes the job
+    failed or cancelled: for kinds that leave something waiting for their end.
+    """
     if _paths.setdefault(kind, handler) != handler:
         raise ValueError(f"The job kind {kind!r} is already done by {_paths[kind]}.")
+    if if_stopped:
+        _if_stopped[kind] = if_stopped
 
 
 def is_known(kind: str) -> bool:
@@ -29,3 +36,9 @@ def handler_of(kind: str) -> Handler:
         raise LookupError(f"No handler is registered for the job kind {kind!r}.")
     handler: Handler = import_string(_paths[kind])
     return handler
+
+
+def stopped(job: "Job") -> None:
+    """Tell whoever waits that this job failed or was cancelled."""
+    if path := _if_stopped.get(job.kind):
+        import_string(path)(job)

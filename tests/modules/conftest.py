@@ -101,7 +101,9 @@ def base_folder(tmp_path: Path) -> Path:
     (folder / "tokenizer.json").write_text("{}")
     (folder / "README.md").write_text("A tiny base model.\n")
     weights = {f"{layer}.weight": np.zeros((WIDTH, WIDTH), np.float32) for layer in LAYERS}
-    save_file(weights | {"shared.weight": np.ones((3, WIDTH), np.float32)}, folder / "m.safetensors")
+    save_file(
+        weights | {"shared.weight": np.ones((3, WIDTH), np.float32)}, folder / "m.safetensors"
+    )
     (folder / "m.safetensors").rename(folder / "model.safetensors")
     return folder
 

@@ -1,0 +1,240 @@
+import io
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from composer.engine.errors import BadAdapter
+from modules import checks, services
+from modules.models import LoraModule
+from tests.modules.conftest import LAYERS, adapter, config_bytes, factors
+
+CAST = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
+
+
+def as_bf16(value: np.ndarray) -> bytes:
+    return (value.astype(np.float32).view(np.uint32) >> 16).astype("<u2").tobytes()
+
+
+def write(folder: Path, tensors: dict[str, np.ndarray], dtype: str = "F32", **config: Any) -> Path:
+    """An adapter's folder with its weights in this type; numpy has no bf16, so we write our own."""
+    import json
+
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_bytes(config_bytes(**config))
+    header, data = {}, b""
+    for name, value in tensors.items():
+        raw = as_bf16(value) if dtype == "BF16" else value.astype(CAST[dtype]).tobytes()
+        end = len(data) + len(raw)
+        header[name] = {
+            "dtype": dtype, "shape": list(value.shape), "data_offsets": [len(data), end],
+        }  # fmt: skip
+        data += raw
+    text = json.dumps(header).encode()
+    file = struct.pack("<Q", len(text)) + text + data
+    (folder / "adapter_model.safetensors").write_bytes(file)
+    return folder
+
+
+def states(found: list[checks.Check]) -> dict[str, str]:
+    return {check.name: check.state for check in found}
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16", "F32", "F64"])
+def test_a_good_module_passes_every_check(tmp_path: Path, base_model: Any, dtype: str) -> None:
+    found = checks.full(write(tmp_path / "m", factors(), dtype), base_model, "")
+    assert set(states(found).values()) == {"ok"}
+    assert f"64 parameters, {dtype}" in found[0].detail
+    assert "64 values are finite" in found[1].detail
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16", "F32", "F64"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_it_finds_one_bad_value(tmp_path: Path, dtype: str, value: float) -> None:
+    tensors = factors()
+    name = list(tensors)[2]
+    tensors[name][1, 3] = value
+    found = checks.full(write(tmp_path / "m", tensors, dtype), None, "x")
+    line = next(check for check in found if check.name == "finite")
+    assert line.state == "failed"
+    assert "1 values in 1 of 4 tensors" in line.detail and name in line.detail
+
+
+def test_the_largest_bf16_is_finite(tmp_path: Path) -> None:
+    tensors = factors()
+    next(iter(tensors.values()))[0, 0] = 3.38e38
+    found = checks.full(write(tmp_path / "m", tensors, "BF16"), None, "x")
+    assert states(found)["finite"] == "ok"
+
+
+def test_it_finds_a_module_that_does_nothing(tmp_path: Path) -> None:
+    tensors = {k: v * 0 if "lora_B" in k else v for k, v in factors().items()}
+    found = checks.full(write(tmp_path / "m", tensors), None, "x")
+    assert states(found)["zero"] == "failed"
+
+
+def test_one_layer_without_effect_is_a_warning(tmp_path: Path) -> None:
+    tensors = factors()
+    tensors[f"base_model.model.{LAYERS[0]}.lora_B.weight"] *= 0
+    found = checks.full(write(tmp_path / "m", tensors), None, "x")
+    assert states(found)["zero"] == "warning"
+    assert "1 of 2" in next(c.detail for c in found if c.name == "zero")
+
+
+def test_a_factor_far_from_the_others_is_a_warning(tmp_path: Path) -> None:
+    layers = [f"encoder.block.{n}.layer.0.SelfAttention.q" for n in range(5)]
+    draw = np.random.default_rng(0)
+    tensors = {}
+    for n, layer in enumerate(layers):
+        size = 1000 if n == 3 else 1
+        tensors[f"base_model.model.{layer}.lora_A.weight"] = draw.normal(size=(2, 8))
+        tensors[f"base_model.model.{layer}.lora_B.weight"] = draw.normal(size=(8, 2)) * size
+    found = checks.full(write(tmp_path / "m", tensors), None, "x")
+    line = next(check for check in found if check.name == "even")
+    assert line.state == "warning" and "block.3" in line.detail
+
+
+def test_it_compares_shapes_with_the_base_model(tmp_path: Path, base_model: Any) -> None:
+    wide = checks.full(write(tmp_path / "m", factors(width=16)), base_model, "")
+    line = next(check for check in wide if check.name == "base_model")
+    assert line.state == "failed" and "16 inputs" in line.detail and "8 × 8" in line.detail
+
+
+def test_it_finds_a_layer_that_the_base_model_lacks(tmp_path: Path, base_model: Any) -> None:
+    tensors = {name.replace("encoder", "decoder"): value for name, value in factors().items()}
+    found = checks.full(write(tmp_path / "m", tensors), base_model, "")
+    line = next(check for check in found if check.name == "base_model")
+    assert line.state == "failed" and "no layer decoder" in line.detail
+
+
+def test_an_unknown_base_model_is_a_warning(tmp_path: Path) -> None:
+    found = checks.full(write(tmp_path / "m", factors()), None, "someone/else")
+    line = next(check for check in found if check.name == "base_model")
+    assert line.state == "warning" and "someone/else" in line.detail
+
+
+@pytest.mark.parametrize("start", [b"\x80\x02}", b"\x80\x04\x95", b"PK\x03\x04"])
+def test_a_pickle_renamed_to_safetensors_is_called_one(tmp_path: Path, start: bytes) -> None:
+    folder = write(tmp_path / "m", factors())
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(start + b"\0" * 100)
+    with pytest.raises(BadAdapter, match="is a pickle"):
+        checks.quick(folder / "adapter_config.json", weights)
+
+
+def test_the_job_makes_a_module_ready(alice: Any, base_model: Any, run_job: Any) -> None:
+    module = submit(alice, adapter())
+    assert run_job(module).state == "done"
+    module.refresh_from_db()
+    assert module.status == LoraModule.READY and len(module.checks) == 5
+    assert LoraModule.objects.composable_on(base_model).get() == module
+
+
+def test_the_job_rejects_with_the_reason(alice: Any, base_model: Any, run_job: Any) -> None:
+    tensors = factors()
+    next(iter(tensors.values()))[0, 0] = np.nan
+    files = adapter() | {"adapter_model.safetensors": io.BytesIO(save(tensors))}
+    module = submit(alice, files)
+    assert run_job(module).state == "done"
+    module.refresh_from_db()
+    assert module.status == LoraModule.REJECTED and "NaN" in module.rejected_reason
+    assert not LoraModule.objects.composable_on(base_model).exists()
+
+
+def test_the_job_runs_twice(alice: Any, base_model: Any, run_job: Any) -> None:
+    module = submit(alice, adapter())
+    run_job(module)
+    run_job(module)
+    module.refresh_from_db()
+    assert module.status == LoraModule.READY
+
+
+def test_a_late_job_leaves_the_newer_version_alone(
+    alice: Any, base_model: Any, run_job: Any
+) -> None:
+    module = submit(alice, adapter())
+    late = module.check_job
+    services.commit(
+        repo=module.repo,
+        author=alice,
+        title="New",
+        additions={"adapter_model.safetensors": io.BytesIO(save(factors(5)))},
+    )
+    module.check_job = late
+    assert run_job(module).result == {"outcome": "gone or replaced"}
+    module.refresh_from_db()
+    assert module.status == LoraModule.CHECKING
+
+
+def test_the_job_of_a_deleted_module_ends(alice: Any, base_model: Any, run_job: Any) -> None:
+    module = submit(alice, adapter())
+    LoraModule.objects.all().delete()
+    assert run_job(module).state == "done"
+
+
+def test_a_check_whose_bytes_are_gone_ends_in_rejection(
+    alice: Any, base_model: Any, run_job: Any
+) -> None:
+    from modules.storage import local
+
+    module = submit(alice, adapter())
+    local.delete(module.weights_sha256)
+    assert run_job(module).state == "failed"
+    module.refresh_from_db()
+    assert module.status == LoraModule.REJECTED and "store" in module.rejected_reason
+
+
+def test_a_check_that_dies_leaves_nothing_being_checked(
+    alice: Any, base_model: Any, settings: Any
+) -> None:
+    """The worker dies on this job again and again, until the queue gives it up."""
+    from hub_site.jobs import queue
+
+    module = submit(alice, adapter())
+    for _ in range(settings.JOB_MAX_CRASHES):
+        job = queue.claim_next("test")
+        assert job is not None
+        queue.strike(job, "killed")
+    module.refresh_from_db()
+    assert module.check_job is not None and module.check_job.state == "failed"
+    assert module.status == LoraModule.REJECTED
+    assert "died" in module.rejected_reason
+
+
+def test_a_cancelled_check_leaves_nothing_being_checked(alice: Any, base_model: Any) -> None:
+    from hub_site.jobs import queue
+
+    module = submit(alice, adapter())
+    assert module.check_job is not None
+    queue.request_cancel(module.check_job)
+    module.refresh_from_db()
+    assert module.status == LoraModule.REJECTED
+
+
+def submit(author: Any, files: Any) -> LoraModule:
+    from modules.models import Repo
+
+    repo = services.create_repo(owner=author.namespace, name="m", kind=Repo.LORA)
+    return services.publish_module(repo=repo, author=author, title="First", additions=files)
+
+
+@pytest.fixture
+def run_job() -> Any:
+    """Claim the module's job and run it as the worker does, in this process."""
+    from hub_site.jobs import queue, worker
+    from hub_site.jobs.models import Job
+
+    def run(module: LoraModule) -> Any:
+        assert module.check_job is not None
+        Job.objects.exclude(pk=module.check_job.pk).delete()
+        Job.objects.filter(pk=module.check_job.pk).update(state="queued", owner="")
+        job = queue.claim_next("test")
+        assert job is not None
+        worker.run(job)
+        job.refresh_from_db()
+        return job
+
+    return run
