@@ -13,7 +13,7 @@ def home(request: HttpRequest) -> HttpResponse:
     recipes = list(Recipe.objects.published().for_cards()[:NEWEST])
     context = {
         "demo_tasks": FewShotTask.objects.demo()[:4],
-        "modules": LoraModule.objects.visible_to(request.user).for_cards()[:NEWEST],
+        "modules": LoraModule.objects.visible_to(request.user).listed().for_cards()[:NEWEST],
         "recipes": recipes,
         "newest_recipe": recipes[0] if recipes else None,
     }

@@ -75,6 +75,7 @@ def a_module(base_model: BaseModel, owner: Namespace, name: str) -> LoraModule:
         lora_alpha=16,
         weights_size=118_000,
         weights_sha256="a" * 64,
+        published_at=timezone.now(),
     )
 
 
