@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,16 @@ def test_it_names_the_line_of_an_env_file_that_it_cannot_read(tmp_path: Path) ->
     with pytest.raises(BadSetting, match="line 1"):
         read_env_file(file)
     read_env_file(tmp_path / "absent")
+
+
+def test_the_example_file_names_every_variable_that_is_read() -> None:
+    root = Path(__file__).resolve().parents[2]
+    example = (root / ".env.example").read_text()
+    read = {
+        name
+        for app in ("composer", "hub_site", "modules")
+        for path in (root / app).rglob("*.py")
+        for name in re.findall(r'\benv_(?:bool|int|list|secret|str)\("([A-Z_]+)"', path.read_text())
+    }
+    assert len(read) > 20
+    assert {name for name in read if f"# {name}=" not in example} == set()

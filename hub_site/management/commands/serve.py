@@ -13,12 +13,12 @@ from typing import Any, TextIO
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.core.management import call_command, get_commands
+from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections, transaction
 
 from hub_site import embedded
-from hub_site.env import env_bool, env_int, env_secret, env_str
+from hub_site.env import env_int, env_secret, env_str
 from hub_site.supervisor import Child, Supervisor
 
 DEMO_USER = "demo"
@@ -37,7 +37,8 @@ class Command(BaseCommand):
             try:
                 if is_embedded:
                     start_database(var)
-                self.prepare()
+                self.say("Preparing the database and the static files ...")
+                call_command("prepare")
                 password = ""
                 if is_embedded and is_loopback(host):
                     password = demo_password(var)
@@ -60,14 +61,6 @@ class Command(BaseCommand):
                 if is_embedded:
                     embedded.stop(var)
         self.say("Stopped.")
-
-    def prepare(self) -> None:
-        """What a new version or an empty database needs; quick when there is nothing to do."""
-        self.say("Preparing the database and the static files ...")
-        call_command("migrate", verbosity=0, interactive=False)
-        call_command("collectstatic", verbosity=0, interactive=False)
-        if "load_demo" in get_commands() and env_bool("DEMO", True):
-            call_command("load_demo")
 
     def restart_database(self, var: Path) -> None:
         self.say("The database stopped; starting it again.")
