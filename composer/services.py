@@ -414,8 +414,19 @@ def submit_job(
 
 
 def cancel(search: Search) -> None:
+    cancel_job(search.job)
+
+
+def cancel_job(job: Job) -> None:
     """Ask for the end of a job; a running one ends after its current generation."""
-    queue.request_cancel(search.job)
+    queue.request_cancel(job)
+
+
+def finished_recipe(search: Search) -> Recipe:
+    """What a search found, with its adapter; raises NotReady while there is none."""
+    if search.recipe is None or search.recipe.adapter_id is None:
+        raise NotReady("There is no adapter yet: the search has not finished.")
+    return search.recipe
 
 
 @transaction.atomic

@@ -1,0 +1,549 @@
+"""Tasks, jobs and recipes for programs: the same querysets, services and limits as the pages."""
+
+from typing import Any
+
+from django.http import HttpResponseBase, StreamingHttpResponse
+from django.shortcuts import get_object_or_404
+from django.urls import path, re_path, reverse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import (
+    OpenApiExample,
+    OpenApiParameter,
+    OpenApiResponse,
+    extend_schema,
+    extend_schema_view,
+)
+from rest_framework import generics, serializers, status
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.settings import api_settings
+
+from composer import artifacts, services
+from composer.engine.config import COMBINATIONS, OBJECTIVES, PRESETS, REDUCTIONS
+from composer.engine.examples import Example
+from composer.models import Example as StoredExample
+from composer.models import FewShotTask, Recipe, Search
+from composer.progress import progress
+from composer.verdict import verdict
+from hub_site.jobs.models import Job
+from modules.models import BaseModel, LoraModule
+
+OWN_WRITE = [*api_settings.DEFAULT_PERMISSION_CLASSES]
+OWN_ONLY = [*OWN_WRITE, IsAuthenticated]
+
+TASK_EXAMPLE = OpenApiExample(
+    "Opposites",
+    value={
+        "name": "Opposites",
+        "base_model": "lora-commons/words",
+        "template": "{input}",
+        "examples": [{"input": "big", "target": "small"}, {"input": "hot", "target": "cold"}],
+        "held_out": [{"input": "old", "target": "new"}],
+    },
+    request_only=True,
+)
+JOB_EXAMPLE = OpenApiExample(
+    "Ten modules drawn at random",
+    value={
+        "task": "6d1c0b0e-7a55-4e0f-9f0e-5a3e8a1c2b3d",
+        "preset": "recommended",
+        "modules": {"how": "random", "count": 10, "seed": 1},
+        "settings": {"budget": 200, "seed": 0},
+    },
+    request_only=True,
+)
+IDEMPOTENCY_KEY = OpenApiParameter(
+    "Idempotency-Key",
+    str,
+    OpenApiParameter.HEADER,
+    description="A text of your choice. Sent again, it returns the job that it made first.",
+)
+ZIP = {(200, "application/zip"): OpenApiTypes.BINARY}
+
+
+# --- what goes in and out ----------------------------------------------------------------------
+
+
+class ExampleSerializer(serializers.Serializer):
+    input = serializers.CharField(trim_whitespace=False, allow_blank=True)
+    target = serializers.CharField(trim_whitespace=False, allow_blank=True)
+
+
+class TaskSerializer(serializers.Serializer):
+    """A few-shot task with its examples."""
+
+    id = serializers.UUIDField(read_only=True)
+    name = serializers.CharField(max_length=120)
+    description = serializers.CharField(max_length=2000, required=False, allow_blank=True)
+    base_model = serializers.SlugRelatedField("name", queryset=BaseModel.objects.all())
+    template = serializers.CharField(
+        max_length=2000, required=False, trim_whitespace=False, default="{input}"
+    )
+    answer_options = serializers.ListField(
+        child=serializers.CharField(max_length=500), required=False, default=list
+    )
+    examples = ExampleSerializer(many=True, source="shots")
+    held_out = ExampleSerializer(many=True, required=False)
+    is_demo = serializers.BooleanField(read_only=True)
+    created_at = serializers.DateTimeField(read_only=True)
+    updated_at = serializers.DateTimeField(read_only=True)
+
+    def to_representation(self, instance: FewShotTask) -> dict[str, Any]:
+        instance.shots = instance.pairs(StoredExample.SHOT)
+        instance.held_out = instance.pairs(StoredExample.HELD_OUT)
+        return super().to_representation(instance)
+
+    def fields_for_service(self) -> dict[str, Any]:
+        data = dict(self.validated_data)
+        for split in ("shots", "held_out"):
+            data[split] = [Example(**row) for row in data.get(split, [])]
+        return data
+
+
+class TaskSummarySerializer(serializers.Serializer):
+    id = serializers.UUIDField()
+    name = serializers.CharField()
+    base_model = serializers.CharField(source="base_model.name")
+    examples = serializers.IntegerField(source="shots_count")
+    held_out = serializers.IntegerField(source="held_out_count")
+    is_demo = serializers.BooleanField()
+    created_at = serializers.DateTimeField()
+
+
+class ModuleChoiceSerializer(serializers.Serializer):
+    how = serializers.ChoiceField(["all", "random", "hand"], default="all")
+    count = serializers.IntegerField(min_value=1, max_value=services.MOST_MODULES, default=20)
+    seed = serializers.IntegerField(min_value=0, default=0)
+    modules = serializers.ListField(
+        child=serializers.CharField(), default=list, help_text='Names, as "owner/name".'
+    )
+
+
+class SettingsSerializer(serializers.Serializer):
+    """Settings that differ from the preset's."""
+
+    budget = serializers.IntegerField(min_value=1, required=False)
+    seed = serializers.IntegerField(min_value=0, required=False)
+    combination = serializers.ChoiceField(COMBINATIONS, required=False)
+    objective = serializers.ChoiceField(OBJECTIVES, required=False)
+    reduction = serializers.ChoiceField(REDUCTIONS, required=False)
+    x0 = serializers.FloatField(required=False)
+    sigma = serializers.FloatField(required=False)
+    bound = serializers.FloatField(required=False)
+    penalty = serializers.FloatField(required=False)
+    population = serializers.IntegerField(required=False)
+
+
+class NewJobSerializer(serializers.Serializer):
+    task = serializers.UUIDField()
+    preset = serializers.ChoiceField(list(PRESETS), default="recommended")
+    modules = ModuleChoiceSerializer(required=False)
+    settings = SettingsSerializer(required=False)
+
+
+class WeightSerializer(serializers.Serializer):
+    name = serializers.CharField()
+    weight = serializers.FloatField()
+
+
+class LossPointSerializer(serializers.Serializer):
+    generation = serializers.IntegerField()
+    evaluations = serializers.IntegerField()
+    best_loss = serializers.FloatField()
+
+
+class ProgressSerializer(serializers.Serializer):
+    stage = serializers.CharField(allow_blank=True)
+    queue_position = serializers.IntegerField(allow_null=True)
+    generation = serializers.IntegerField()
+    evaluations = serializers.IntegerField()
+    budget = serializers.IntegerField()
+    best_loss = serializers.FloatField(allow_null=True)
+    evaluations_per_second = serializers.FloatField(allow_null=True)
+    seconds_left = serializers.FloatField(allow_null=True)
+    curve = LossPointSerializer(many=True)
+    weights = WeightSerializer(many=True)
+
+
+class JobErrorSerializer(serializers.Serializer):
+    code = serializers.CharField()
+    message = serializers.CharField()
+
+
+class JobSummarySerializer(serializers.Serializer):
+    """A job: a composition ("compose"), or one input answered by its result ("predict")."""
+
+    id = serializers.UUIDField()
+    kind = serializers.CharField()
+    state = serializers.ChoiceField(["queued", "running", "done", "failed", "cancelled"])
+    title = serializers.CharField(allow_null=True)
+    task = serializers.UUIDField(allow_null=True)
+    recipe = serializers.CharField(allow_null=True, help_text="Digest of the recipe found.")
+    created_at = serializers.DateTimeField()
+    finished_at = serializers.DateTimeField(allow_null=True)
+
+
+class JobSerializer(JobSummarySerializer):
+    error = JobErrorSerializer(allow_null=True)
+    progress = ProgressSerializer(allow_null=True)
+    verdict = serializers.CharField(allow_null=True)
+    matched = serializers.BooleanField(
+        help_text="An earlier search had found the same recipe: this one confirms it."
+    )
+    spec = serializers.JSONField(allow_null=True)
+    evidence = serializers.JSONField(allow_null=True)
+    result = serializers.JSONField(allow_null=True)
+
+
+class PublishSerializer(serializers.Serializer):
+    title = serializers.CharField(max_length=120)
+    description = serializers.CharField(max_length=2000, required=False, allow_blank=True)
+    show_examples = serializers.BooleanField(
+        default=False, help_text="Publish the examples and predictions too."
+    )
+
+
+class TrialSerializer(serializers.Serializer):
+    input = serializers.CharField(max_length=services.MOST_TRIAL_CHARACTERS, trim_whitespace=False)
+
+
+class IngredientSerializer(serializers.Serializer):
+    name = serializers.CharField()
+    revision = serializers.CharField()
+    sha256 = serializers.CharField(source="weights_sha256")
+    weight = serializers.FloatField()
+
+
+class RecipeSummarySerializer(serializers.Serializer):
+    digest = serializers.CharField()
+    title = serializers.CharField()
+    base_model = serializers.CharField(source="base_model.name")
+    published_by = serializers.CharField(source="published_by.username", default=None)
+    published_at = serializers.DateTimeField(allow_null=True)
+    ingredients = IngredientSerializer(many=True, source="ingredients.all")
+
+
+class RecipeSerializer(RecipeSummarySerializer):
+    description = serializers.CharField()
+    document = serializers.SerializerMethodField()
+
+    def get_document(self, recipe: Recipe) -> dict[str, Any]:
+        """The recipe itself: id, schema, spec, weights, evidence."""
+        return artifacts.recipe_json(recipe)
+
+
+def job_document(job: Job, *, whole: bool = True) -> dict[str, Any]:
+    search = getattr(job, "search", None)
+    document: dict[str, Any] = {
+        "id": job.pk,
+        "kind": job.kind,
+        "state": job.state,
+        "title": search.title if search else None,
+        "task": search.task_id if search else None,
+        "recipe": search.recipe_id if search else None,
+        "created_at": job.created_at,
+        "finished_at": job.finished_at,
+    }
+    if not whole:
+        return document
+    found = verdict(search.evidence) if search and job.state == "done" else None
+    failed = job.state == "failed"
+    return {
+        **document,
+        "error": {"code": job.error_code, "message": job.error_message} if failed else None,
+        "progress": progress(search) if search else None,
+        "verdict": found.sentence if found else None,
+        "matched": bool(search and search.matched),
+        "spec": search.spec if search else None,
+        "evidence": search.evidence if search else None,
+        "result": job.result or None,
+    }
+
+
+# --- tasks -------------------------------------------------------------------------------------
+
+
+@extend_schema_view(
+    get=extend_schema(
+        summary="Your tasks, and the demo tasks", responses=TaskSummarySerializer(many=True)
+    ),
+    post=extend_schema(
+        summary="Write a task",
+        request=TaskSerializer,
+        responses={201: TaskSerializer},
+        examples=[TASK_EXAMPLE],
+    ),
+)
+class Tasks(generics.GenericAPIView):
+    serializer_class = TaskSerializer
+    queryset = FewShotTask.objects.none()
+
+    def get_queryset(self) -> Any:
+        return FewShotTask.objects.visible_to(self.request.user).for_cards()
+
+    def get(self, request: Request) -> Response:
+        page = self.paginate_queryset(self.get_queryset())
+        return self.get_paginated_response(TaskSummarySerializer(page, many=True).data)
+
+    def post(self, request: Request) -> Response:
+        given = TaskSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        task = services.create_task(user=request.user, **given.fields_for_service())
+        place = reverse("api-task", args=[task.pk])
+        return Response(TaskSerializer(task).data, status=201, headers={"Location": place})
+
+
+@extend_schema_view(
+    get=extend_schema(summary="One task with its examples"),
+    put=extend_schema(summary="Write a task anew", examples=[TASK_EXAMPLE]),
+    delete=extend_schema(summary="Delete a task", responses={204: None}),
+)
+class Task(generics.GenericAPIView):
+    serializer_class = TaskSerializer
+    queryset = FewShotTask.objects.none()
+
+    def get(self, request: Request, pk: str) -> Response:
+        task = get_object_or_404(FewShotTask.objects.visible_to(request.user), pk=pk)
+        return Response(TaskSerializer(task).data)
+
+    def put(self, request: Request, pk: str) -> Response:
+        task = get_object_or_404(FewShotTask.objects.editable_by(request.user), pk=pk)
+        given = TaskSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        services.update_task(task, **given.fields_for_service())
+        return Response(TaskSerializer(task).data)
+
+    def delete(self, request: Request, pk: str) -> Response:
+        task = get_object_or_404(FewShotTask.objects.editable_by(request.user), pk=pk)
+        services.delete_task(task)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+# --- jobs --------------------------------------------------------------------------------------
+
+
+def _own_jobs(request: Request) -> Any:
+    jobs = Job.objects.filter(user=request.user, kind__in=[services.COMPOSE, services.PREDICT])
+    return jobs.select_related("search").order_by("-created_at")
+
+
+def _own_search(request: Request, pk: str) -> Search:
+    searches = Search.objects.visible_to(request.user)
+    return get_object_or_404(searches.select_related("job", "base_model", "recipe"), pk=pk)
+
+
+def _accepted(job: Job) -> Response:
+    place = reverse("api-job", args=[job.pk])
+    data = JobSerializer(job_document(job)).data
+    return Response(data, status=status.HTTP_202_ACCEPTED, headers={"Location": place})
+
+
+def _key(request: Request) -> str | None:
+    key = request.headers.get("Idempotency-Key", "").strip()
+    if len(key) > 200:
+        raise serializers.ValidationError(
+            {"Idempotency-Key": [f"It has {len(key)} characters; 200 fit."]}
+        )
+    return key or None
+
+
+@extend_schema_view(
+    get=extend_schema(summary="Your jobs", responses=JobSummarySerializer(many=True)),
+    post=extend_schema(
+        summary="Compose: queue a search",
+        request=NewJobSerializer,
+        responses={202: JobSerializer},
+        parameters=[IDEMPOTENCY_KEY],
+        examples=[JOB_EXAMPLE],
+    ),
+)
+class Jobs(generics.GenericAPIView):
+    permission_classes = OWN_ONLY
+    serializer_class = JobSerializer
+    queryset = Job.objects.none()
+
+    def get(self, request: Request) -> Response:
+        page = self.paginate_queryset(_own_jobs(request))
+        rows = [job_document(job, whole=False) for job in page]
+        return self.get_paginated_response(JobSummarySerializer(rows, many=True).data)
+
+    def post(self, request: Request) -> Response:
+        given = NewJobSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        data = given.validated_data
+        task = FewShotTask.objects.visible_to(request.user).filter(pk=data["task"]).first()
+        if task is None:
+            raise serializers.ValidationError({"task": ["You have no task with this id."]})
+        job = services.submit_job(
+            task=task,
+            user=request.user,
+            preset=data["preset"],
+            modules=_choice(request, data["modules"]) if "modules" in data else None,
+            overrides=data.get("settings"),
+            idempotency_key=_key(request),
+        )
+        return _accepted(job)
+
+
+def _choice(request: Request, data: dict[str, Any]) -> services.ModuleChoice:
+    found = []
+    for name in data["modules"]:
+        owner, _, repo = name.partition("/")
+        module = LoraModule.objects.visible_to(request.user).named(owner, repo).first()
+        if module is None:
+            raise serializers.ValidationError({"modules": [f"There is no module {name!r}."]})
+        found.append(module)
+    return services.ModuleChoice(data["how"], data["count"], data["seed"], tuple(found))
+
+
+@extend_schema_view(get=extend_schema(summary="How a job stands, and what it found"))
+class OneJob(generics.GenericAPIView):
+    permission_classes = OWN_ONLY
+    serializer_class = JobSerializer
+    queryset = Job.objects.none()
+
+    def get(self, request: Request, pk: str) -> Response:
+        job = get_object_or_404(_own_jobs(request), pk=pk)
+        return Response(JobSerializer(job_document(job)).data)
+
+
+@extend_schema_view(
+    post=extend_schema(summary="Cancel a job", request=None, responses=JobSerializer)
+)
+class CancelJob(generics.GenericAPIView):
+    permission_classes = OWN_ONLY
+    serializer_class = JobSerializer
+    queryset = Job.objects.none()
+
+    def post(self, request: Request, pk: str) -> Response:
+        job = get_object_or_404(_own_jobs(request), pk=pk)
+        services.cancel_job(job)
+        job = _own_jobs(request).get(pk=pk)
+        return Response(JobSerializer(job_document(job)).data)
+
+
+@extend_schema_view(
+    post=extend_schema(
+        summary="Publish what a job found",
+        request=PublishSerializer,
+        responses={201: RecipeSerializer},
+    )
+)
+class PublishJob(generics.GenericAPIView):
+    permission_classes = OWN_ONLY
+    serializer_class = PublishSerializer
+    queryset = Search.objects.none()
+
+    def post(self, request: Request, pk: str) -> Response:
+        search = _own_search(request, pk)
+        given = PublishSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        recipe = services.publish(search=search, user=request.user, **given.validated_data)
+        place = reverse("api-recipe", args=[recipe.digest])
+        return Response(RecipeSerializer(recipe).data, status=201, headers={"Location": place})
+
+
+@extend_schema_view(
+    post=extend_schema(
+        summary="Try a finished job's adapter on one input",
+        request=TrialSerializer,
+        responses={202: JobSerializer},
+        parameters=[IDEMPOTENCY_KEY],
+    )
+)
+class TryJob(generics.GenericAPIView):
+    permission_classes = OWN_ONLY
+    serializer_class = TrialSerializer
+    queryset = Search.objects.none()
+
+    def post(self, request: Request, pk: str) -> Response:
+        search = _own_search(request, pk)
+        given = TrialSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        job = services.submit_trial(
+            search=search,
+            user=request.user,
+            given=given.validated_data["input"],
+            idempotency_key=_key(request),
+        )
+        return _accepted(job)
+
+
+def zip_response(recipe: Recipe, search: Search | None = None) -> HttpResponseBase:
+    """The adapter as a download; pages and API answer with it."""
+    response = StreamingHttpResponse(
+        artifacts.zip_adapter(recipe, search), content_type="application/zip"
+    )
+    response["Content-Disposition"] = f'attachment; filename="{artifacts.zip_name(recipe)}"'
+    return response
+
+
+@extend_schema_view(
+    get=extend_schema(
+        summary="The composed adapter: a PEFT folder as a zip",
+        responses={**ZIP, 409: OpenApiResponse(description="The search has not finished.")},
+    )
+)
+class JobAdapter(generics.GenericAPIView):
+    permission_classes = OWN_ONLY
+    queryset = Search.objects.none()
+
+    def get(self, request: Request, pk: str) -> HttpResponseBase:
+        search = _own_search(request, pk)
+        return zip_response(services.finished_recipe(search), search)
+
+
+# --- recipes -----------------------------------------------------------------------------------
+
+
+@extend_schema_view(
+    get=extend_schema(summary="Published recipes", responses=RecipeSummarySerializer(many=True))
+)
+class Recipes(generics.GenericAPIView):
+    serializer_class = RecipeSummarySerializer
+    queryset = Recipe.objects.none()
+
+    def get(self, request: Request) -> Response:
+        page = self.paginate_queryset(Recipe.objects.published().for_cards())
+        return self.get_paginated_response(RecipeSummarySerializer(page, many=True).data)
+
+
+@extend_schema_view(get=extend_schema(summary="One recipe, with its evidence"))
+class OneRecipe(generics.GenericAPIView):
+    serializer_class = RecipeSerializer
+    queryset = Recipe.objects.none()
+
+    def get(self, request: Request, digest: str) -> Response:
+        recipes = Recipe.objects.visible_to(request.user).for_cards()
+        return Response(RecipeSerializer(get_object_or_404(recipes, pk=digest)).data)
+
+
+@extend_schema_view(
+    get=extend_schema(summary="The recipe's adapter: a PEFT folder as a zip", responses=ZIP)
+)
+class RecipeAdapter(generics.GenericAPIView):
+    queryset = Recipe.objects.none()
+
+    def get(self, request: Request, digest: str) -> HttpResponseBase:
+        recipes = Recipe.objects.visible_to(request.user).filter(adapter__isnull=False)
+        return zip_response(get_object_or_404(recipes, pk=digest))
+
+
+DIGEST = r"(?P<digest>[0-9a-f]{64})"
+
+urlpatterns = [
+    path("tasks/", Tasks.as_view(), name="api-tasks"),
+    path("tasks/<uuid:pk>/", Task.as_view(), name="api-task"),
+    path("jobs/", Jobs.as_view(), name="api-jobs"),
+    path("jobs/<uuid:pk>/", OneJob.as_view(), name="api-job"),
+    path("jobs/<uuid:pk>/cancel/", CancelJob.as_view(), name="api-job-cancel"),
+    path("jobs/<uuid:pk>/publish/", PublishJob.as_view(), name="api-job-publish"),
+    path("jobs/<uuid:pk>/try/", TryJob.as_view(), name="api-job-try"),
+    path("jobs/<uuid:pk>/adapter.zip", JobAdapter.as_view(), name="api-job-adapter"),
+    path("recipes/", Recipes.as_view(), name="api-recipes"),
+    re_path(rf"^recipes/{DIGEST}/$", OneRecipe.as_view(), name="api-recipe"),
+    re_path(
+        rf"^recipes/{DIGEST}/adapter\.zip$", RecipeAdapter.as_view(), name="api-recipe-adapter"
+    ),
+]
