@@ -95,6 +95,7 @@ def full(folder: Path, base_model: BaseModel | None, base_model_name: str) -> li
         _not_zero(sums),
         _even(sums),
         _fits(facts, base_model, base_model_name),
+        *_same_revision(reading.config, base_model),
     ]
 
 
@@ -229,3 +230,18 @@ def _fits(facts: AdapterFacts, base_model: BaseModel | None, name: str) -> Check
         OK,
         f"All {len(facts.layers)} adapted layers are in {base_model.name}, with these shapes.",
     )
+
+
+def _same_revision(config: AdapterConfig, base_model: BaseModel | None) -> Iterator[Check]:
+    """Says something only where the module pins a version of its base model."""
+    if base_model is None or config.revision is None:
+        return
+    if config.revision == base_model.revision:
+        detail = f"Trained on revision {config.revision[:10]}, the one that this site holds."
+        yield Check("revision", "Base model's version", OK, detail)
+    else:
+        detail = (
+            f"Trained on revision {config.revision[:10]}; this site holds "
+            f"{base_model.revision[:10]}, on which it may do something else."
+        )
+        yield Check("revision", "Base model's version", WARNING, detail)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from django.contrib.postgres.search import SearchQuery, SearchRank
 from django.db.models import (
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hub_site.accounts.models import User
     from modules.models import BaseModel
 
-    Visitor = User | AnonymousUser
+    Visitor: TypeAlias = User | AnonymousUser
 
 QUERY_WORDS = 8
 

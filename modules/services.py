@@ -109,6 +109,7 @@ def commit(
         check_path(path)
     _refuse_stale(repo.head(branch), parent, repo)  # before bytes travel; again under the lock
     streams = {p: a for p, a in additions.items() if not isinstance(a, Blob)}
+    named = {p: a for p, a in additions.items() if isinstance(a, Blob)}
     stored = {path: local.put(stream, limit=limit) for path, stream in streams.items()}
     for path, blob in stored.items():
         _refuse_pickle(path, blob.sha256)
@@ -117,7 +118,7 @@ def commit(
         head = repo.head(branch)
         _refuse_stale(head, parent, repo)
         blobs = _blobs(stored, author)
-        blobs |= {p: _granted(repo, author, p, a) for p, a in additions.items() if p not in stored}
+        blobs |= {p: _granted(repo, author, p, blob) for p, blob in named.items()}
         before = dict(head.files.values_list("path", "blob_id")) if head else {}
         after = _tree(before, blobs, deletions)
         if head is not None and after == before:

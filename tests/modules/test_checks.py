@@ -116,6 +116,12 @@ def test_an_unknown_base_model_is_a_warning(tmp_path: Path) -> None:
     assert line.state == "warning" and "someone/else" in line.detail
 
 
+def test_it_compares_the_base_models_version(tmp_path: Path, base_model: Any) -> None:
+    for revision, state in [(base_model.revision, "ok"), ("f" * 40, "warning")]:
+        found = checks.full(write(tmp_path / "m", factors(), revision=revision), base_model, "")
+        assert states(found)["revision"] == state
+
+
 @pytest.mark.parametrize("start", [b"\x80\x02}", b"\x80\x04\x95", b"PK\x03\x04"])
 def test_a_pickle_renamed_to_safetensors_is_called_one(tmp_path: Path, start: bytes) -> None:
     folder = write(tmp_path / "m", factors())
