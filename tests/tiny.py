@@ -1,4 +1,4 @@
-"""A tiny library as the site keeps it: a random base model and random modules, checked and ready."""
+"""A tiny library as the site keeps it: a random base model, random modules, checked and ready."""
 
 from pathlib import Path
 

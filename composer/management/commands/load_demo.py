@@ -1,42 +1,37 @@
-"""manage.py load_demo: commit the shipped demo library and its tasks; a second time, nothing."""
+"""Put the demo library where uploads go: `manage.py load_demo`. Run again, it only adds news."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
 from composer import services
 from composer.demo import library
 from modules import base_models
-from modules.models import LoraModule, Repo
+from modules.models import Repo
 
 SHOTS = 5
 SUMMARY = "A tiny model that knows relations between English words, and nothing else."
 
 
 class Command(BaseCommand):
-    help = "Load the demo library: its base model, its modules and its unseen tasks."
+    help = "Loads the demo library: its base model, its modules and its unseen tasks."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--library", type=Path, default=library.FOLDER, help="another folder")
-        parser.add_argument("--again", action="store_true", help="even if nothing changed")
+        parser.add_argument(
+            "--folder", type=Path, default=library.FOLDER, help="another library's folder"
+        )
 
-    def handle(self, *args: Any, library: Path, again: bool, **options: Any) -> None:  # noqa: A002
-        if not (library / "tasks.json").is_file():
+    def handle(self, *args: Any, folder: Path, verbosity: int, **options: Any) -> None:
+        if not (folder / "tasks.json").is_file():
             raise CommandError(
-                f"There is no demo library in {library}. Make it: python -m composer.demo.train"
+                f"There is no demo library in {folder}. Make it: python -m composer.demo.train"
             )
-        stamp, state = settings.VAR_DIR / "demo-loaded", _state(library)
-        if not again and stamp.is_file() and stamp.read_text() == state and _is_there():
-            self.stdout.write("The demo library is loaded already.")
-            return
         with transaction.atomic():
-            modules, tasks = load(library)
-        stamp.write_text(state)
-        self.stdout.write(f"Loaded the demo library: {modules} modules, {tasks} tasks.")
+            modules, tasks = load(folder)
+        if verbosity:
+            self.stdout.write(f"The demo library is loaded: {modules} modules, {tasks} tasks.")
 
 
 def load(folder: Path) -> tuple[int, int]:
@@ -67,17 +62,3 @@ def _document(task: library.DemoTask) -> dict[str, Any]:
         "shots": [(each.input, each.target) for each in task.pool[:SHOTS]],
         "held_out": [(each.input, each.target) for each in task.test],
     }
-
-
-def _state(folder: Path) -> str:
-    """Changes when the library's files do: a start of the site asks every time."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _is_there() -> bool:
-    return LoraModule.objects.filter(repo__owner__name=library.OWNER).exists()
