@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.core.management import call_command, get_commands
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
 from hub_site.env import env_bool
 
@@ -16,4 +16,7 @@ class Command(BaseCommand):
         call_command("migrate", verbosity=0, interactive=False)
         call_command("collectstatic", verbosity=0, interactive=False)
         if "load_demo" in get_commands() and env_bool("DEMO", True):
-            call_command("load_demo")
+            try:
+                call_command("load_demo")
+            except CommandError as error:  # the site is whole without its demo
+                self.stderr.write(f"The demo library is not loaded. {error}")
