@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from composer.engine.errors import BadBaseModel
 
@@ -69,13 +72,14 @@ def load(folder: Path | str, *, device: str = "cpu", dtype: torch.dtype | None =
     try:
         kind = AutoConfig.from_pretrained(str(folder), **options)
         auto: Any = AutoModelForSeq2SeqLM if kind.is_encoder_decoder else AutoModelForCausalLM
-        model, report = auto.from_pretrained(
-            str(folder),
-            use_safetensors=True,
-            dtype=dtype or torch.float32,
-            output_loading_info=True,
-            **options,
-        )
+        with _no_progress_bar():
+            model, report = auto.from_pretrained(
+                str(folder),
+                use_safetensors=True,
+                dtype=dtype or torch.float32,
+                output_loading_info=True,
+                **options,
+            )
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise BadBaseModel(
@@ -119,6 +123,18 @@ def _read_config(folder: Path) -> dict[str, Any]:
             "convert them with save_pretrained(safe_serialization=True)."
         )
     return config
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """The engine prints nothing; transformers would draw a bar for every load."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _device_name(device: torch.device) -> str:

@@ -98,6 +98,7 @@ def export(
         tensors[f"{PREFIX}{layer}.lora_A.weight"] = A[layer]
         tensors[f"{PREFIX}{layer}.lora_B.weight"] = B[layer]
     save_file(tensors, str(folder / WEIGHTS_NAME), metadata={"format": "pt"})
+    (folder / WEIGHTS_NAME).chmod(0o644)  # safetensors writes 0600; another user may serve it
     config: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": stack.task_type,

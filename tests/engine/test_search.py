@@ -117,7 +117,7 @@ def test_a_finished_search_has_nothing_left_to_do() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("losses", lambda v: [0.5.hex(), *v[1:]]),
+        ("losses", lambda v: [(0.5).hex(), *v[1:]]),
         ("losses", lambda v: v[:-1]),
         ("weights", lambda v: [v[1], v[0], *v[2:]]),
         ("best_weights", lambda v: [float(9).hex(), *v[1:]]),
