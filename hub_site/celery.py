@@ -1,20 +1,26 @@
 """The Celery app. Messages are only wake-ups, so they are acknowledged early and may be lost."""
 
 import os
+import warnings
 from typing import Any
 
 from celery import Celery
+from celery.platforms import SecurityWarning
 from django.conf import settings
 
 from hub_site.jobs.reaper import Reaper
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "hub_site.settings")
 
+# The warning about root is about pickled messages; only JSON is accepted here.
+warnings.filterwarnings("ignore", category=SecurityWarning)
+
 app = Celery("lora_commons")
+is_folder = settings.CELERY_BROKER_URL.startswith("filesystem:")
 
 
 def _transport_options() -> dict[str, Any]:
-    if not settings.CELERY_BROKER_URL.startswith("filesystem:"):
+    if not is_folder:
         # A page that submits a job must not wait for a broker that is down.
         return {"socket_connect_timeout": 2, "max_retries": 1, "interval_start": 0}
     queue, control = settings.BROKER_DIR / "queue", settings.BROKER_DIR / "control"
@@ -29,7 +35,8 @@ def _transport_options() -> dict[str, Any]:
 
 
 app.conf.update(
-    broker_url=settings.CELERY_BROKER_URL,
+    # A host that means nothing: kombu warns when there is none.
+    broker_url="filesystem://localhost" if is_folder else settings.CELERY_BROKER_URL,
     broker_transport_options=_transport_options(),
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,

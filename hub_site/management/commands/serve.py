@@ -223,11 +223,12 @@ def address_of(host: str, port: int) -> str:
 
 
 def answers(address: str) -> bool:
+    """Whether the first page comes, whatever it says."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with direct.open(f"{address}/healthz", timeout=2):
+        with direct.open(f"{address}/", timeout=5):
             return True
     except urllib.error.HTTPError:
-        return True  # it answers; /healthz also says so when the worker is not there yet
+        return True
     except OSError:
         return False
