@@ -17,7 +17,11 @@ from composer.models import FewShotTask
 from hub_site.accounts.models import User
 from modules.models import BaseModel, LoraModule
 
-BLANK_ROWS = 3
+BLANK_ROWS = 5
+
+
+def _lines(rows: int) -> forms.Textarea:
+    return forms.Textarea({"rows": rows, "cols": False, "dir": "auto"})
 
 
 class ExampleRow:
@@ -39,15 +43,35 @@ class TaskForm(forms.Form):
     form asks for more of them: `TaskForm.with_more_rows(request.POST)`.
     """
 
-    name = forms.CharField(max_length=120)
-    description = forms.CharField(required=False, max_length=2000, widget=forms.Textarea)
-    base_model = forms.ModelChoiceField(BaseModel.objects.none(), empty_label=None)
-    template = forms.CharField(
-        required=False, max_length=2000, strip=False, widget=forms.Textarea, initial="{input}"
+    name = forms.CharField(
+        max_length=120, help_text="Short, for your own list: “Opposites of adjectives”."
     )
-    answer_options = forms.CharField(required=False, max_length=5000, widget=forms.Textarea)
-    shots_text = forms.CharField(required=False, strip=False, widget=forms.Textarea)
-    held_out_text = forms.CharField(required=False, strip=False, widget=forms.Textarea)
+    description = forms.CharField(required=False, max_length=2000, widget=_lines(2))
+    base_model = forms.ModelChoiceField(
+        BaseModel.objects.none(),
+        empty_label=None,
+        help_text="The model that the modules were made for. Only its own modules can be mixed.",
+    )
+    template = forms.CharField(
+        label="Instruction",
+        required=False,
+        max_length=2000,
+        strip=False,
+        widget=_lines(2),
+        initial="{input}",
+        help_text="The text around every input; {input} stands where the input goes. "
+        "Leave it as it is to give the model the bare input.",
+    )
+    answer_options = forms.CharField(
+        required=False,
+        max_length=5000,
+        widget=_lines(2),
+        help_text="For a choice among fixed answers: one a line. The model then picks one of them.",
+    )
+    shots_text = forms.CharField(required=False, strip=False, widget=_lines(5))
+    held_out_text = forms.CharField(
+        label="Held-out examples", required=False, strip=False, widget=_lines(5)
+    )
 
     def __init__(
         self,
@@ -177,20 +201,49 @@ class ComposeForm(forms.Form):
         ],
         required=False,
     )
-    count = forms.IntegerField(required=False, min_value=1, max_value=services.MOST_MODULES)
-    draw_seed = forms.IntegerField(required=False, min_value=0, max_value=2**31 - 1)
+    count = forms.IntegerField(
+        label="How many", required=False, min_value=1, max_value=services.MOST_MODULES
+    )
+    draw_seed = forms.IntegerField(
+        label="Seed of the draw", required=False, min_value=0, max_value=2**31 - 1
+    )
     modules = forms.ModelMultipleChoiceField(LoraModule.objects.none(), required=False)
 
-    budget = forms.IntegerField(required=False, min_value=1)
-    seed = forms.IntegerField(required=False, min_value=0, max_value=2**53 - 1)
-    combination = forms.ChoiceField(choices=[("", "")], required=False)
-    objective = forms.ChoiceField(choices=[("", "")], required=False)
-    reduction = forms.ChoiceField(choices=[("", "")], required=False)
-    x0 = forms.FloatField(required=False)
-    sigma = forms.FloatField(required=False, min_value=1e-6)
-    bound = forms.FloatField(required=False, min_value=1)
-    penalty = forms.FloatField(required=False, min_value=0)
-    population = forms.IntegerField(required=False, min_value=4)
+    budget = forms.IntegerField(
+        required=False, min_value=1, help_text="How many mixtures may be tried."
+    )
+    seed = forms.IntegerField(
+        required=False,
+        min_value=0,
+        max_value=2**53 - 1,
+        help_text="The same seed finds the same weights.",
+    )
+    combination = forms.ChoiceField(
+        choices=[("", "")],
+        required=False,
+        help_text="sum adds each module's effect exactly; lorahub mixes the factors as published.",
+    )
+    objective = forms.ChoiceField(
+        choices=[("", "")],
+        required=False,
+        help_text="paper: loss + penalty · Σ|w|; reference: as LoraHub's own code computes it.",
+    )
+    reduction = forms.ChoiceField(
+        choices=[("", "")],
+        required=False,
+        help_text="The loss is the mean over all tokens, or over examples.",
+    )
+    x0 = forms.FloatField(label="Start", required=False, help_text="Every weight's first value.")
+    sigma = forms.FloatField(
+        label="First step", required=False, min_value=1e-6, help_text="How far the search looks."
+    )
+    bound = forms.FloatField(
+        required=False, min_value=1, help_text="No weight grows larger than this."
+    )
+    penalty = forms.FloatField(required=False, min_value=0, help_text="What a weight's size costs.")
+    population = forms.IntegerField(
+        required=False, min_value=4, help_text="Mixtures tried side by side."
+    )
 
     SETTINGS = (
         "budget", "seed", "combination", "objective", "reduction", "x0", "sigma", "bound",
@@ -265,14 +318,24 @@ class ComposeForm(forms.Form):
 
 
 class PublishForm(forms.Form):
-    title = forms.CharField(max_length=120)
-    description = forms.CharField(required=False, max_length=2000, widget=forms.Textarea)
-    show_examples = forms.BooleanField(required=False)
+    title = forms.CharField(max_length=120, help_text="What the adapter does, in a few words.")
+    description = forms.CharField(
+        required=False,
+        max_length=2000,
+        widget=_lines(4),
+        help_text="For whom, from which examples, what it cannot do.",
+    )
+    show_examples = forms.BooleanField(
+        required=False, label="Show my examples and the models' answers to everybody"
+    )
 
 
 class TryForm(forms.Form):
     input = forms.CharField(
-        max_length=services.MOST_TRIAL_CHARACTERS, strip=False, widget=forms.Textarea
+        label="An input of your own",
+        max_length=services.MOST_TRIAL_CHARACTERS,
+        strip=False,
+        widget=_lines(2),
     )
 
 
@@ -316,7 +379,7 @@ def _stored_rows(task: FewShotTask | None) -> list[ExampleRow]:
 
 
 def _with_blanks(rows: list[ExampleRow]) -> list[ExampleRow]:
-    """At least three rows, and never none to write in."""
+    """A few rows at least, and never none to write in."""
     while len(rows) < BLANK_ROWS or rows[-1].input or rows[-1].target:
         rows.append(ExampleRow(len(rows) + 1))
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import TYPE_CHECKING, Self
 
 from django.db.models import Count, Prefetch, Q, QuerySet
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser
 
     from hub_site.accounts.models import User
-    from modules.models import LoraModule
+    from modules.models import BaseModel, LoraModule
 
     Visitor = User | AnonymousUser
 
@@ -32,6 +33,7 @@ class FewShotTaskQuerySet(QuerySet):
         return self.select_related("base_model").annotate(
             shots_count=Count("examples", filter=shots, distinct=True),
             held_out_count=Count("examples", filter=held_out, distinct=True),
+            searches_count=Count("searches", distinct=True),
         )
 
 
@@ -39,6 +41,13 @@ class SearchQuerySet(QuerySet):
     def visible_to(self, user: Visitor) -> Self:
         """A job is its owner's alone; what it found becomes public as a recipe."""
         return self.filter(job__user=user) if user.is_authenticated else self.none()
+
+    def usual_seconds(self, base_model: BaseModel) -> float | None:
+        """The median time of the last compositions on a base model, from start to result."""
+        jobs = self.filter(base_model=base_model, job__state="done").order_by("-job__finished_at")
+        times = jobs.values_list("job__started_at", "job__finished_at")[:9]
+        seconds = [(end - start).total_seconds() for start, end in times if start and end]
+        return median(seconds) if seconds else None
 
     def newest_first(self) -> Self:
         return self.order_by("-job__created_at")

@@ -1,0 +1,172 @@
+"""From a task to a job: the form of a composition, and the one-click demo."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import ValidationError
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_http_methods, require_POST
+
+from composer import services
+from composer.engine.config import PRESETS
+from composer.engine.errors import CommonsError
+from composer.forms import ComposeForm, add_commons_error
+from composer.models import Example, FewShotTask, Recipe, Search
+from composer.views.request import find_task, visitor
+from hub_site.accounts.models import User
+from hub_site.figures import duration
+from modules.models import BaseModel, LoraModule
+
+RECOMMENDED = "recommended"
+ADVANCED = (
+    "combination", "objective", "reduction", "x0", "sigma", "bound", "penalty", "population",
+)  # fmt: skip
+
+
+def usual_time(base_model: BaseModel | None) -> str:
+    """How long the last compositions on this base model took, in words."""
+    if base_model is None:
+        return ""
+    seconds = Search.objects.usual_seconds(base_model)
+    if seconds is None:
+        return "How long it takes shows as soon as it runs."
+    return f"The last ones here took about {duration(seconds)}."
+
+
+def compose_context(
+    task: FewShotTask, form: ComposeForm, shot_count: int, key: str = ""
+) -> dict[str, Any]:
+    fits = form.fits
+    fitting = [fit for fit in fits if fit.fits]
+    return {
+        "task": task,
+        "form": form,
+        # Two presses of the button are one job.
+        "key": key or secrets.token_urlsafe(12),
+        "presets": {name: make() for name, make in PRESETS.items()},
+        "shot_count": shot_count,
+        "fits": fitting,
+        "fitting_count": len(fitting),
+        "misfits": [fit for fit in fits if not fit.fits],
+        "chosen": {int(pk) for pk in form["modules"].value() or [] if str(pk).isdecimal()},
+        "advanced": [form[name] for name in ADVANCED],
+        "has_settings": _any_given(form, ComposeForm.SETTINGS),
+        "has_advanced": _any_given(form, ADVANCED),
+        "estimate": usual_time(task.base_model),
+    }
+
+
+def _any_given(form: ComposeForm, names: Sequence[str]) -> bool:
+    return any(form[name].errors or form[name].value() not in (None, "") for name in names)
+
+
+# --- from an earlier composition ---------------------------------------------------------------
+
+
+def _modules_named(ingredients: Sequence[Mapping[str, str]], user: User) -> list[LoraModule]:
+    names = {each["repo"] for each in ingredients}
+    visible = LoraModule.objects.visible_to(user).ready().select_related("repo__owner")
+    return [module for module in visible if str(module.repo) in names]
+
+
+def _settings_of(search: Search, user: User) -> dict[str, Any]:
+    """A search's settings as the form takes them: its preset, and what differs from that."""
+    spec = search.spec
+    used = {
+        **spec["search"],
+        "combination": spec["combination"],
+        "objective": spec["objective"]["kind"],
+        "reduction": spec["objective"]["reduction"],
+        "penalty": spec["objective"]["penalty"],
+        "seed": spec["seed"],
+    }
+    usual = services.config_for(search.preset).to_json()
+    changed = {name: used[name] for name in ComposeForm.SETTINGS if used[name] != usual[name]}
+    return {**changed, "preset": search.preset, **_by_hand(spec["ingredients"], user)}
+
+
+def _by_hand(ingredients: Sequence[Mapping[str, str]], user: User) -> dict[str, Any]:
+    return {"how": "hand", "modules": [each.pk for each in _modules_named(ingredients, user)]}
+
+
+def _start(request: HttpRequest) -> tuple[dict[str, Any], Search | Recipe | None]:
+    """The settings of the search or recipe that is remixed, and that one itself."""
+    if digest := request.GET.get("recipe"):
+        recipe = get_object_or_404(Recipe.objects.visible_to(request.user), pk=digest)
+        return _by_hand(recipe.document["spec"]["ingredients"], request.user), recipe
+    if not (pk := request.GET.get("from")):
+        return {}, None
+    try:
+        search = get_object_or_404(Search.objects.visible_to(request.user), pk=pk)
+    except ValidationError as error:  # not a uuid
+        raise Http404 from error
+    return _settings_of(search, request.user), search
+
+
+# --- the pages ---------------------------------------------------------------------------------
+
+
+def compose_at_once(
+    request: HttpRequest, task: FewShotTask, user: User, remixed: Recipe | None = None
+) -> HttpResponse:
+    """Submit with the recommended settings; what stands in the way is said on the task's page."""
+    choice = None
+    if remixed:
+        modules = _modules_named(remixed.document["spec"]["ingredients"], user)
+        choice = services.ModuleChoice("hand", modules=tuple(modules))
+    try:
+        job = services.submit_job(task=task, user=user, preset=RECOMMENDED, modules=choice)
+    except CommonsError as error:
+        messages.error(request, error.user_message)
+        return redirect(task)
+    return redirect("composer:job", job.pk)
+
+
+def _submit(request: HttpRequest, form: ComposeForm, key: str) -> HttpResponse | None:
+    """The new job's page, or None when the form says what is wrong."""
+    if not form.is_valid():
+        return None
+    form.user = visitor(request)
+    try:
+        job = form.submit(idempotency_key=f"page:{key}" if key else None)
+    except CommonsError as error:
+        add_commons_error(form, error)
+        return None
+    return redirect("composer:job", job.pk)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def task_compose(request: HttpRequest, pk: str) -> HttpResponse:
+    try:
+        task = find_task(request, pk)
+    except Http404:
+        if request.user.is_authenticated or request.method == "POST":
+            raise
+        return redirect_to_login(request.get_full_path())
+    key, remixed, status = request.POST.get("key", "")[:100], None, 200
+    if request.method == "POST":
+        form = ComposeForm(request.POST, task=task, user=request.user)
+        if answer := _submit(request, form, key):
+            return answer
+        status = 422
+    else:
+        form = ComposeForm(task=task, user=request.user)
+        form.initial, remixed = _start(request)
+    shot_count = task.examples.filter(split=Example.SHOT).count()
+    context = {
+        **compose_context(task, form, shot_count, key),
+        "is_owner": task.owner_id is not None and task.owner_id == request.user.pk,
+        "remixed": remixed,
+    }
+    return render(request, "composer/compose.html", context, status=status)
+
+
+@require_POST
+def try_demo(request: HttpRequest, demo_key: str) -> HttpResponse:
+    """One click: the demo task, the recommended settings, and a guest where nobody is signed in."""
+    task = get_object_or_404(FewShotTask.objects.demo(), demo_key=demo_key)
+    return compose_at_once(request, task, visitor(request))

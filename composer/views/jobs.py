@@ -1,0 +1,169 @@
+"""A job's page: live while it runs, the result at the same address when it is done."""
+
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django_htmx.http import HttpResponseClientRefresh
+
+from composer import artifacts, plots, services
+from composer.engine.errors import CommonsError
+from composer.forms import PublishForm, TryForm, add_commons_error
+from composer.job_words import job_words
+from composer.models import Recipe, Search
+from composer.progress import Progress, progress
+from composer.views.request import find_done, find_search, site_address
+from composer.views.results import evidence_context, facts, predictions_context
+from hub_site.jobs.models import Job
+from hub_site.pages import page_or_part
+
+RESULT_PARTS = {
+    "predictions": "composer/_predictions.html",
+    "try-it": "composer/_try_it.html",
+}
+
+
+def _loss_plot(search: Search, now: Progress) -> str:
+    points = [(point.evaluations, point.best_loss) for point in now.curve]
+    before = search.evidence.get("search", {}).get("loss_before")
+    return plots.loss_curve(points, budget=now.budget, baseline=before) if points else ""
+
+
+def _job_context(search: Search) -> dict[str, Any]:
+    now = progress(search)
+    return {
+        "search": search,
+        "job": search.job,
+        "progress": now,
+        "words": job_words(search, now),
+        # By name, which is their place: a bar that is live must not change its rows.
+        "weights": sorted((w.name, w.weight, f"/{w.name}") for w in now.weights),
+        "loss_plot": _loss_plot(search, now),
+        "resumed": search.job.attempts > 1 and bool(now.curve),
+        "restarted": search.job.events.filter(name="restarted").last(),
+    }
+
+
+@require_safe
+@login_required
+def job(request: HttpRequest, pk: str) -> HttpResponse:
+    search = find_search(request, pk)
+    if search.job.state == "done" and search.recipe:
+        if request.headers.get("HX-Target") == "job-status":
+            return HttpResponseClientRefresh()
+        return _answer_result(request, search, search.recipe)
+    context = _job_context(search)
+    return page_or_part(request, "composer/job.html", "composer/_job_status.html", context)
+
+
+def _answer_result(request: HttpRequest, search: Search, recipe: Recipe) -> HttpResponse:
+    context = {
+        **_job_context(search),
+        **evidence_context(search.evidence),
+        **predictions_context(request, search),
+        **_trial_context(search, _trial(request, search)),
+        "recipe": recipe,
+        "facts": facts(search.spec),
+        "ingredients": recipe.ingredients.all(),
+        "generations": search.generations.all(),
+        "snippet": artifacts.snippet(recipe, site_address(request)),
+        "base_model": recipe.base_model,
+    }
+    part = RESULT_PARTS.get(request.headers.get("HX-Target", ""), "composer/_predictions.html")
+    return page_or_part(request, "composer/result.html", part, context)
+
+
+@require_POST
+@login_required
+def job_cancel(request: HttpRequest, pk: str) -> HttpResponse:
+    search = find_search(request, pk)
+    services.cancel(search)
+    return redirect(search)
+
+
+# --- try it ------------------------------------------------------------------------------------
+
+
+def _trial(request: HttpRequest, search: Search) -> Job | None:
+    """The question asked of this result, by its owner."""
+    if not (pk := request.GET.get("trial")):
+        return None
+    jobs = Job.objects.filter(kind=services.PREDICT, user=request.user)
+    try:
+        return jobs.filter(pk=pk, params__search=str(search.pk)).first()
+    except ValidationError:  # not a uuid
+        return None
+
+
+def _trial_context(
+    search: Search, trial: Job | None, form: TryForm | None = None
+) -> dict[str, Any]:
+    text = trial.params["input"] if trial else ""
+    form = form or TryForm(initial={"input": text})
+    return {"search": search, "trial": trial, "trial_text": text, "try_form": form}
+
+
+@require_POST
+@login_required
+def job_try(request: HttpRequest, pk: str) -> HttpResponse:
+    """Ask both models one question; the answer comes to the result's page."""
+    search = find_search(request, pk)
+    form, trial = TryForm(request.POST), None
+    if form.is_valid():
+        try:
+            given = form.cleaned_data["input"]
+            trial = services.submit_trial(search=search, user=request.user, given=given)
+        except CommonsError as error:
+            add_commons_error(form, error)
+    if trial and not request.htmx:
+        return redirect(f"{search.get_absolute_url()}?trial={trial.pk}#try-it")
+    template = "composer/_try_it.html" if request.htmx else "composer/try.html"
+    context = _trial_context(search, trial, form)
+    return render(request, template, context, status=200 if trial else 422)
+
+
+# --- publish and download ----------------------------------------------------------------------
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def job_publish(request: HttpRequest, pk: str) -> HttpResponse:
+    search = find_done(request, pk)
+    if search.recipe.published_at:
+        return redirect(search.recipe)
+    status = 200
+    if request.method == "POST":
+        form = PublishForm(request.POST)
+        if form.is_valid():
+            try:
+                recipe = services.publish(search=search, user=request.user, **form.cleaned_data)
+            except CommonsError as error:
+                add_commons_error(form, error)
+            else:
+                messages.success(request, "Published. Anybody can see and use this recipe now.")
+                return redirect(recipe)
+        status = 422
+    else:
+        form = PublishForm(initial={"title": search.title})
+    context = {"search": search, "form": form, "ingredients": search.recipe.ingredients.all()}
+    return render(request, "composer/publish.html", context, status=status)
+
+
+def adapter_zip(recipe: Recipe, search: Search | None = None) -> StreamingHttpResponse:
+    response = StreamingHttpResponse(
+        artifacts.zip_adapter(recipe, search), content_type="application/zip"
+    )
+    name = artifacts.zip_name(recipe)
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    return response
+
+
+@require_safe
+@login_required
+def job_adapter(request: HttpRequest, pk: str) -> StreamingHttpResponse:
+    search = find_done(request, pk)
+    return adapter_zip(search.recipe, search)

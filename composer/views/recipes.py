@@ -1,0 +1,57 @@
+"""Published recipes: the list, the page, and its files."""
+
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_safe
+
+from composer import artifacts
+from composer.citation import bibtex
+from composer.models import Recipe
+from composer.views.jobs import adapter_zip
+from composer.views.request import find_recipe, page_of, site_address
+from composer.views.results import evidence_context, facts, predictions_context
+
+
+@require_safe
+def recipes(request: HttpRequest) -> HttpResponse:
+    page = page_of(request, Recipe.objects.published().for_cards())
+    return render(request, "composer/recipes.html", {"page": page, "recipes": page.object_list})
+
+
+@require_safe
+def recipe(request: HttpRequest, digest: str) -> HttpResponse:
+    found = find_recipe(request, digest)
+    search = found.published_search
+    evidence = search.evidence if search else {}
+    examples = search if found.shows_examples else None
+    site = site_address(request)
+    context = {
+        **evidence_context(evidence),
+        **(predictions_context(request, examples) if examples else {}),
+        "recipe": found,
+        "ingredients": found.ingredients.all(),
+        "facts": facts(found.document["spec"]),
+        "examples_hash": found.document["spec"]["examples_hash"],
+        "matched": found.searches.filter(matched=True).count(),
+        "snippet": artifacts.snippet(found, site),
+        "base_model": found.base_model,
+        "bibtex": bibtex(found, site + found.get_absolute_url()),
+        "shots": examples.examples["shots"] if examples else [],
+    }
+    return render(request, "composer/recipe.html", context)
+
+
+@require_safe
+def recipe_json(request: HttpRequest, digest: str) -> HttpResponse:
+    document = artifacts.recipe_json(find_recipe(request, digest))
+    response = JsonResponse(document, json_dumps_params={"indent": 2, "ensure_ascii": False})
+    response.headers["Content-Disposition"] = f'inline; filename="recipe-{digest[:12]}.json"'
+    return response
+
+
+@require_safe
+def recipe_adapter(request: HttpRequest, digest: str) -> StreamingHttpResponse:
+    found = find_recipe(request, digest)
+    if found.adapter_id is None:
+        raise Http404
+    return adapter_zip(found)

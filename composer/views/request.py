@@ -1,0 +1,48 @@
+"""What every page asks of a request: who acts, where the site is, which page of a list."""
+
+from django.conf import settings
+from django.core.paginator import Page, Paginator
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest
+from django.shortcuts import get_object_or_404
+
+from composer.models import FewShotTask, Recipe, Search
+from hub_site.accounts import guests
+from hub_site.accounts.models import User
+
+PER_PAGE = 20
+
+
+def visitor(request: HttpRequest) -> User:
+    """Who acts: the one signed in, or a guest made for this session."""
+    return request.user if request.user.is_authenticated else guests.start_guest(request)
+
+
+def site_address(request: HttpRequest) -> str:
+    return settings.SITE_URL or request.build_absolute_uri("/").rstrip("/")
+
+
+def page_of(request: HttpRequest, rows: QuerySet) -> Page:
+    return Paginator(rows, PER_PAGE).get_page(request.GET.get("page"))
+
+
+def find_task(request: HttpRequest, pk: str) -> FewShotTask:
+    visible = FewShotTask.objects.visible_to(request.user).select_related("base_model")
+    return get_object_or_404(visible, pk=pk)
+
+
+def find_search(request: HttpRequest, pk: str) -> Search:
+    return get_object_or_404(Search.objects.visible_to(request.user).for_page(), pk=pk)
+
+
+def find_done(request: HttpRequest, pk: str) -> Search:
+    """A search whose adapter is there."""
+    search = find_search(request, pk)
+    if search.recipe is None or search.recipe.adapter_id is None:
+        raise Http404
+    return search
+
+
+def find_recipe(request: HttpRequest, digest: str) -> Recipe:
+    found = Recipe.objects.visible_to(request.user).for_cards()
+    return get_object_or_404(found.select_related("published_search__job"), pk=digest)

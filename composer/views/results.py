@@ -1,0 +1,103 @@
+"""What the pages of a result and of a recipe show alike: scores, answers, settings."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from django.http import HttpRequest
+
+from composer import artifacts, plots
+from composer.engine.prompt import normalise_answer
+from composer.models import Search
+from composer.verdict import methods, verdict
+
+PREDICTIONS_SHOWN = 50
+
+Row = dict[str, Any]
+FILTERS: dict[str, tuple[str, Callable[[Row], bool]]] = {
+    "all": ("All", lambda row: True),
+    "changed": ("Changed by the composition", lambda row: row["composed"] != row["base"]),
+    "wrong": ("Wrong", lambda row: not row["composed_is_right"]),
+}
+
+
+def evidence_context(evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdict, and all ways measured for the plot and the table behind it."""
+    measured = methods(evidence)
+    rows = [
+        {
+            "label": method.name[:1].upper() + method.name[1:],
+            "note": method.detail,
+            "value": method.value,
+            "low": method.low,
+            "high": method.high,
+            "score": f"{method.correct} of {method.total}",
+            "emphasised": method.key == "composed",
+            "forwards": method.forwards,
+            "tokens": method.tokens,
+        }
+        for method in measured
+    ]
+    total = max((method.total for method in measured), default=0)
+    return {
+        "verdict": verdict(evidence),
+        "found": evidence.get("search", {}),
+        "methods": rows,
+        "methods_plot": plots.intervals(rows) if rows else "",
+        "measured_on": f"{total} held-out example{'' if total == 1 else 's'}",
+    }
+
+
+def predictions_context(request: HttpRequest, search: Search) -> dict[str, Any]:
+    """The held-out examples with their answers, those that the visitor asked for."""
+    rows = _predictions(search)
+    wanted = request.GET.get("show", "all")
+    show = wanted if wanted in FILTERS else "all"
+    kept = {name: [row for row in rows if keep(row)] for name, (_, keep) in FILTERS.items()}
+    filters = [
+        {"key": name, "label": label, "count": len(kept[name]), "is_current": name == show}
+        for name, (label, _) in FILTERS.items()
+    ]
+    shown = kept[show] if request.GET.get("all") else kept[show][:PREDICTIONS_SHOWN]
+    return {
+        "prediction_filters": filters,
+        "predictions": shown,
+        "predictions_left_out": len(kept[show]) - len(shown),
+        "predictions_total": len(rows),
+    }
+
+
+def _predictions(search: Search) -> list[Row]:
+    return [
+        {
+            "input": row["input"],
+            "target": row["target"],
+            "base": row["zero_shot"],
+            "composed": row["composed"],
+            "base_is_right": _same(row["zero_shot"], row["target"]),
+            "composed_is_right": _same(row["composed"], row["target"]),
+        }
+        for row in artifacts.predictions(search)
+        if "zero_shot" in row and "composed" in row
+    ]
+
+
+def _same(answer: str, wanted: str) -> bool:
+    return normalise_answer(answer) == normalise_answer(wanted)
+
+
+def facts(spec: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The settings that decided the weights, in a reader's order."""
+    search, objective = spec["search"], spec["objective"]
+    bound = "none" if search["bound"] is None else f"±{search['bound']:g}"
+    return [
+        ("Base model", spec["base_model"]["repo"]),
+        ("Combination", spec["combination"]),
+        ("Objective", f"{objective['kind']}, per {objective['reduction']}"),
+        ("Penalty", f"{objective['penalty']:g}"),
+        ("Search", search["optimiser"]),
+        ("Budget", f"{search['budget']} evaluations"),
+        ("Start and step", f"{search['x0']:g} and {search['sigma']:g}"),
+        ("Bound", bound),
+        ("Seed", spec["seed"]),
+        ("Instruction", spec["template"]),
+    ]

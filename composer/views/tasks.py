@@ -1,0 +1,202 @@
+"""Pages of few-shot tasks: the list, the form with its live preview, the task itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.contrib.auth.views import redirect_to_login
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from composer import services
+from composer.engine.errors import CommonsError
+from composer.engine.prompt import SLOT
+from composer.forms import ComposeForm, ExampleRow, TaskForm
+from composer.models import Example, FewShotTask, Recipe
+from composer.verdict import verdict
+from composer.views.compose import RECOMMENDED, compose_at_once, compose_context, usual_time
+from composer.views.request import find_task, page_of, visitor
+from modules.models import BaseModel, LoraModule
+
+SEARCHES_SHOWN = 20
+HELD_OUT_SHOWN = 20
+
+
+@require_safe
+def tasks(request: HttpRequest) -> HttpResponse:
+    page = page_of(request, FewShotTask.objects.editable_by(request.user).for_cards())
+    context = {
+        "page": page,
+        "tasks": page.object_list,
+        "demo_tasks": FewShotTask.objects.demo(),
+    }
+    return render(request, "composer/tasks.html", context)
+
+
+# --- the form ----------------------------------------------------------------------------------
+
+
+def _base_model(value: Any) -> BaseModel | None:
+    """The one chosen in the form; the first one where nothing usable was."""
+    if isinstance(value, BaseModel):
+        return value
+    text = str(value or "")
+    chosen = BaseModel.objects.filter(pk=int(text)).first() if text.isdecimal() else None
+    return chosen or BaseModel.objects.usable().order_by("name").first()
+
+
+def _preview(base_model: BaseModel | None, template: str, row: ExampleRow) -> dict[str, Any]:
+    """What the model will read of this example, or why that cannot be said."""
+    if base_model is None:
+        return {"error": "This site has no base model yet. Its operator adds one."}
+    given = row.input.strip()
+    if not given and template.strip() in ("", SLOT):
+        return {}
+    try:
+        found = services.preview_prompt(base_model, template or SLOT, given or "…")
+    except CommonsError as error:
+        return {"error": error.user_message}
+    return {
+        "prompt": found.prompt,
+        "tokens": found.tokens,
+        "max_tokens": found.max_tokens,
+        "fits": found.fits,
+        "wanted": row.target.strip(),
+    }
+
+
+def _brought_along(request: HttpRequest) -> dict[str, Any]:
+    """What a link to a new task named: a module to use, or a recipe to start from."""
+    module = remixed = None
+    if name := request.GET.get("module", ""):
+        owner, _, repo = name.partition("/")
+        visible = LoraModule.objects.visible_to(request.user).select_related("repo__owner")
+        module = visible.named(owner, repo).first()
+    if digest := request.GET.get("recipe", ""):
+        remixed = Recipe.objects.visible_to(request.user).filter(pk=digest).first()
+    return {"module": module, "remixed": remixed}
+
+
+def _initial(module: LoraModule | None = None, remixed: Recipe | None = None) -> dict[str, Any]:
+    if remixed:
+        template = remixed.document["spec"]["template"]
+        return {"base_model": remixed.base_model_id, "template": template}
+    return {"base_model": module.base_model_id} if module and module.base_model_id else {}
+
+
+def _answer_form(
+    request: HttpRequest, task: FewShotTask | None, brought: Mapping[str, Any]
+) -> HttpResponse:
+    """New and edited tasks go the same way; only what stands in the form at first differs."""
+    status = 200
+    if request.method != "POST":
+        form = TaskForm(task=task, initial=_initial(**brought))
+    elif {"add_row", "preview"} & set(request.POST):
+        form = TaskForm.with_more_rows(request.POST, task=task)
+    else:
+        form = TaskForm(request.POST, task=task)
+        if form.is_valid():
+            return _save(request, form, brought)
+        status = 422
+    rows = form.shot_rows
+    base_model = _base_model(form["base_model"].value())
+    context = {
+        **brought,
+        "form": form,
+        "task": task,
+        "blank_row": ExampleRow(0),
+        "shot_count": sum(bool(row.input.strip() or row.target.strip()) for row in rows),
+        "preview": _preview(base_model, form["template"].value() or "", rows[0]),
+        "recommended": services.config_for(RECOMMENDED),
+        "estimate": usual_time(base_model),
+    }
+    return render(request, "composer/task_form.html", context, status=status)
+
+
+def _save(request: HttpRequest, form: TaskForm, brought: Mapping[str, Any]) -> HttpResponse:
+    user = visitor(request)
+    task = form.save(user)
+    remixed = brought.get("remixed")
+    if request.POST.get("then") == "compose":
+        return compose_at_once(request, task, user, remixed)
+    if form.task:
+        messages.success(request, "Saved.")
+        return redirect(task)
+    where = reverse("composer:task_compose", args=[task.pk])
+    return redirect(f"{where}?recipe={remixed.pk}" if remixed else where)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def task_new(request: HttpRequest) -> HttpResponse:
+    return _answer_form(request, None, _brought_along(request))
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def task_edit(request: HttpRequest, pk: str) -> HttpResponse:
+    task = get_object_or_404(FewShotTask.objects.editable_by(request.user), pk=pk)
+    return _answer_form(request, task, {})
+
+
+@require_POST
+def task_preview(request: HttpRequest) -> HttpResponse:
+    """The part of the form that shows what the model will read."""
+    typed = TaskForm.with_more_rows(request.POST)
+    base_model = _base_model(request.POST.get("base_model"))
+    preview = _preview(base_model, request.POST.get("template", ""), typed.shot_rows[0])
+    return render(request, "composer/_preview.html", {"preview": preview})
+
+
+# --- the task ----------------------------------------------------------------------------------
+
+
+def _compositions(request: HttpRequest, task: FewShotTask) -> list[dict[str, Any]]:
+    searches = task.searches.visible_to(request.user).for_cards().newest_first()
+    return [
+        {"search": search, "verdict": verdict(search.evidence) if search.recipe else None}
+        for search in searches.prefetch_related("recipe__ingredients")[:SEARCHES_SHOWN]
+    ]
+
+
+@require_safe
+def task(request: HttpRequest, pk: str) -> HttpResponse:
+    try:
+        found = find_task(request, pk)
+    except Http404:
+        if request.user.is_authenticated:
+            raise
+        return redirect_to_login(request.get_full_path())
+    shots, held_out = found.pairs(Example.SHOT), found.pairs(Example.HELD_OUT)
+    first = ExampleRow(1, shots[0].input, shots[0].target) if shots else ExampleRow(1)
+    context = {
+        **compose_context(found, ComposeForm(task=found, user=request.user), len(shots)),
+        "is_owner": found.owner_id is not None and found.owner_id == request.user.pk,
+        "shots": shots,
+        "held_out": held_out[:HELD_OUT_SHOWN],
+        "held_out_count": len(held_out),
+        "compositions": _compositions(request, found),
+        "preview": _preview(found.base_model, found.template, first),
+    }
+    return render(request, "composer/task.html", context)
+
+
+@require_POST
+def task_duplicate(request: HttpRequest, pk: str) -> HttpResponse:
+    found = find_task(request, pk)
+    copy = services.duplicate_task(found, user=visitor(request))
+    messages.success(request, f"This is your copy of “{found.name}”. Change what you like.")
+    return redirect("composer:task_edit", copy.pk)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def task_delete(request: HttpRequest, pk: str) -> HttpResponse:
+    found = get_object_or_404(FewShotTask.objects.editable_by(request.user).for_cards(), pk=pk)
+    if request.method == "POST":
+        services.delete_task(found)
+        messages.success(request, f"“{found.name}” and its examples are deleted.")
+        return redirect("composer:tasks")
+    return render(request, "composer/task_delete.html", {"task": found})
