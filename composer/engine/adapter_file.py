@@ -1,29 +1,41 @@
 """Adapter files, read and checked without torch: the config, the header, what they mean.
 
-A safetensors file is 8 bytes of little-endian header length, a JSON header, then the data. We
-read the first two only, so that a request can judge an upload of any size.
+The weights' values are not read, so that a request can judge an upload of any size.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard
+from typing import Any
 
 from composer.engine.errors import BadAdapter
+from composer.engine.safetensors_header import (
+    HEADER_LIMIT,
+    WEIGHTS_NAME,
+    TensorInfo,
+    json_object,
+    read_header,
+)
+
+__all__ = [
+    "CONFIG_NAME",
+    "HEADER_LIMIT",
+    "PREFIX",
+    "WEIGHTS_NAME",
+    "AdapterConfig",
+    "AdapterFacts",
+    "LayerShape",
+    "TensorInfo",
+    "inspect",
+    "read_config",
+    "read_header",
+]
 
 CONFIG_NAME = "adapter_config.json"
-WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_LIMIT = 1 << 20
-HEADER_LIMIT = 16 << 20
-TENSOR_LIMIT = 50_000
-ITEM_SIZE = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2,
-    "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8,
-}  # fmt: skip
 FLOATS = {"F64", "F32", "F16", "BF16"}
 PREFIX = "base_model.model."
 
@@ -49,16 +61,6 @@ UNSUPPORTED = {
     "arrow_config": "it routes between adapters (Arrow)",
     "kasa_config": "it uses KaSA",
 }
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor of a safetensors file; start and end are offsets into the data region."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    end: int
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class AdapterFacts:
 
 def read_config(source: Path | bytes) -> AdapterConfig:
     """Read adapter_config.json from its bytes, its path, or the folder it lies in."""
-    raw = _object(_config_bytes(source), CONFIG_NAME)
+    raw = json_object(_config_bytes(source), CONFIG_NAME)
     if raw.get("peft_type") != "LORA":
         raise BadAdapter(
             f"peft_type is {raw.get('peft_type')!r} in {CONFIG_NAME}; only LORA adapters can be "
@@ -138,53 +140,6 @@ def read_config(source: Path | bytes) -> AdapterConfig:
         revision=_optional_text(raw.get("revision"), "revision"),
         raw=raw,
     )
-
-
-def read_header(source: Path | BinaryIO) -> dict[str, TensorInfo]:
-    """Read the header of a safetensors file, from its path, its folder, or a seekable stream.
-
-    Strict: bounded sizes, known dtypes, offsets that fit dtype and shape, and tensors that fill
-    the data region without a gap or an overlap, as the format demands.
-    """
-    if isinstance(source, Path):
-        path = source / WEIGHTS_NAME if source.is_dir() else source
-        try:
-            with path.open("rb") as stream:
-                return read_header(stream)
-        except OSError as error:
-            raise BadAdapter(f"{path.name} cannot be read: {error.strerror}.") from error
-    size = source.seek(0, 2)
-    source.seek(0)
-    length = int.from_bytes(source.read(8), "little")
-    if size < 8 or length > size - 8:
-        raise BadAdapter(
-            "The weights file is cut short or is not safetensors: its header does not fit into "
-            f"its {size} bytes. Save the adapter again and upload the new file."
-        )
-    if length > HEADER_LIMIT:
-        raise BadAdapter(
-            f"The safetensors header has {length} bytes; the limit is {HEADER_LIMIT}. "
-            "An adapter's header is far smaller: is this an adapter?"
-        )
-    header = _object(source.read(length), "The safetensors header")
-    header.pop("__metadata__", None)
-    if len(header) > TENSOR_LIMIT:
-        raise BadAdapter(f"The file lists {len(header)} tensors; the limit is {TENSOR_LIMIT}.")
-    tensors = {name: _tensor(name, entry) for name, entry in header.items()}
-    end = 0
-    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
-        if info.start != end:
-            raise BadAdapter(
-                f"Tensor {name!r} starts at byte {info.start}, but the one before it ends at "
-                f"{end}. The file is damaged."
-            )
-        end = info.end
-    if end != size - 8 - length:
-        raise BadAdapter(
-            f"The tensors fill {end} bytes, but the file holds {size - 8 - length} bytes of data. "
-            "It is cut short or has something appended."
-        )
-    return tensors
 
 
 def inspect(config: AdapterConfig, header: Mapping[str, TensorInfo]) -> AdapterFacts:
@@ -282,33 +237,6 @@ def _layer_shape(
     return LayerShape(r=A[0], d_in=A[1], d_out=B[0])
 
 
-def _tensor(name: str, entry: Any) -> TensorInfo:
-    if not isinstance(entry, dict):
-        raise BadAdapter(f"The header's entry for tensor {name!r} is not an object.")
-    dtype: Any = entry.get("dtype")
-    shape: Any = entry.get("shape")
-    offsets: Any = entry.get("data_offsets")
-    if not isinstance(dtype, str) or dtype not in ITEM_SIZE:
-        raise BadAdapter(f"Tensor {name!r} has an unknown dtype {dtype!r}.")
-    if not _whole_numbers(shape) or len(shape) > 8:
-        raise BadAdapter(f"Tensor {name!r} has a shape that is not a list of sizes.")
-    if not _whole_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise BadAdapter(f"Tensor {name!r} has data_offsets that are not a start and an end.")
-    if offsets[1] - offsets[0] != math.prod(shape) * ITEM_SIZE[dtype]:
-        raise BadAdapter(
-            f"Tensor {name!r} takes {offsets[1] - offsets[0]} bytes, but {dtype} {shape} needs "
-            f"{math.prod(shape) * ITEM_SIZE[dtype]}."
-        )
-    return TensorInfo(dtype=dtype, shape=tuple(shape), start=offsets[0], end=offsets[1])
-
-
-def _whole_numbers(value: Any) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(
-        isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 1 << 53
-        for item in value
-    )
-
-
 def _config_bytes(source: Path | bytes) -> bytes:
     if isinstance(source, Path):
         path = source / CONFIG_NAME if source.is_dir() else source
@@ -320,30 +248,6 @@ def _config_bytes(source: Path | bytes) -> bytes:
     if len(source) > CONFIG_LIMIT:
         raise BadAdapter(f"{CONFIG_NAME} is larger than {CONFIG_LIMIT} bytes. Is it the config?")
     return source
-
-
-def _object(data: bytes, what: str) -> dict[str, Any]:
-    """Parse one JSON object; names may stand in it only once, and NaN is not JSON."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a name stands in it twice")
-        return found
-
-    def no_constant(text: str) -> None:
-        raise ValueError(f"{text} is not a JSON number")
-
-    try:
-        parsed = json.loads(
-            data.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant
-        )
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise BadAdapter(f"{what} is not valid JSON: {reason}.") from error
-    if not isinstance(parsed, dict):
-        raise BadAdapter(f"{what} is not a JSON object.")
-    return parsed
 
 
 def _target_modules(value: Any) -> tuple[str, ...] | str:

@@ -19,6 +19,9 @@ from transformers.utils import logging as transformers_logging
 
 from composer.engine.errors import BadBaseModel
 
+# The longest answer that is generated.
+ANSWER_TOKENS = 32
+
 
 @dataclass(frozen=True)
 class BaseModel:
@@ -33,13 +36,18 @@ class BaseModel:
 
     @property
     def max_tokens(self) -> int | None:
-        """The longest prompt the model was made for; None where it knows no limit."""
+        """The longest prompt the model was made for; None where it knows no limit.
+
+        A decoder-only model writes its answer behind the prompt and needs room for it.
+        """
         stated = [
             getattr(self.model.config, "max_position_embeddings", None),
             getattr(self.tokenizer, "model_max_length", None),
         ]
         limits = [int(value) for value in stated if value and 0 < value < 1 << 24]
-        return min(limits, default=None)
+        if not limits:
+            return None
+        return min(limits) - (0 if self.is_encoder_decoder else ANSWER_TOKENS)
 
     def layer(self, name: str) -> nn.Module | None:
         """The module a LoRA layer name points to, or None."""

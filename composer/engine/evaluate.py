@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import GenerationConfig
 
-from composer.engine.base_model import BaseModel
+from composer.engine.base_model import ANSWER_TOKENS, BaseModel
 from composer.engine.batch import encode, encode_prompts, pad_id
 from composer.engine.compose import Factors, compose
 from composer.engine.contenders import (
@@ -44,7 +44,6 @@ __all__ = [
     "uniform_weights",
 ]
 Array = NDArray[np.float64]
-MAX_NEW_TOKENS = 32
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def predict(
     *,
     answer_options: Sequence[str] | None = None,
     batch_size: int = 32,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int = ANSWER_TOKENS,
 ) -> list[str]:
     """Answers to inputs; weights None is the base model alone.
 
@@ -83,6 +82,8 @@ def predict(
         with torch.inference_mode():
             factors = compose(np.asarray(weights, dtype=np.float64)[None], stack, combination)
     answers: list[str] = []
+    if answer_options:
+        batch_size = max(1, batch_size // len(answer_options))
     for start in range(0, len(inputs), batch_size):
         some = inputs[start : start + batch_size]
         if answer_options:
@@ -123,6 +124,12 @@ def _generate(
     ids, mask = encode_prompts(
         inputs, template, base.tokenizer, is_encoder_decoder=base.is_encoder_decoder
     )
+    if base.max_tokens is not None and ids.shape[1] > base.max_tokens:
+        raise BadExamples(
+            f"The input has {ids.shape[1]} tokens, with the template; the model reads at most "
+            f"{base.max_tokens}. Shorten it.",
+            field="input",
+        )
     stated: Any = base.model.generation_config
     greedy = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,

@@ -15,7 +15,7 @@ from composer.engine.compose import compose
 from composer.engine.contenders import Contender
 from composer.engine.errors import IncompatibleModules
 from composer.engine.examples import Example
-from composer.engine.loss import answer_losses
+from composer.engine.loss import answer_losses, default_chunk, parts
 from composer.engine.prompt import Template
 from composer.engine.stack import Stack, layer_size, target_modules
 
@@ -59,6 +59,7 @@ def fresh_lora(
     optimiser = torch.optim.AdamW(
         parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
+    at_once = default_chunk(base, batch).examples
     tokens = int(batch.answer_tokens.sum())
     loss = math.nan
     with torch.enable_grad():
@@ -67,11 +68,13 @@ def fresh_lora(
         for step in range(recipe.steps):
             optimiser.param_groups[0]["lr"] = recipe.learning_rate * (1 - step / recipe.steps)
             factors = compose([[1.0]], stack, "sum")
-            mean = answer_losses(base, factors, batch).sum() / tokens
             optimiser.zero_grad()
-            mean.backward()  # type: ignore[no-untyped-call]
+            loss = 0.0
+            for _, rows in parts(batch, at_once):
+                share = answer_losses(base, factors, rows).sum() / tokens
+                share.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+                loss += float(share.detach())
             optimiser.step()
-            loss = float(mean.detach())
     for parameter in parameters:
         parameter.requires_grad_(False)
     return Contender(

@@ -100,7 +100,7 @@ class Objective:
             for first in range(0, len(weights), self.chunk.candidates):
                 some = slice(first, first + self.chunk.candidates)
                 factors = compose(weights[some], self.stack, self.config.combination)
-                for start, rows in _parts(self.batch, self.chunk.examples):
+                for start, rows in parts(self.batch, self.chunk.examples):
                     losses = answer_losses(self.base, factors, rows)
                     found[some, start : start + len(rows)] = losses.cpu().numpy()
         return found
@@ -162,6 +162,7 @@ def default_chunk(base: BaseModel, batch: Batch) -> Chunk:
     return Chunk(candidates=max(1, rows // examples), examples=examples)
 
 
-def _parts(batch: Batch, size: int) -> Iterator[tuple[int, Batch]]:
+def parts(batch: Batch, size: int) -> Iterator[tuple[int, Batch]]:
+    """Rows of at most `size` examples, each with the number of its first."""
     for start in range(0, len(batch), size):
         yield start, batch.rows(start, start + size)

@@ -11,7 +11,7 @@ from typing import Any
 import rfc8785
 
 from composer.engine.config import SearchConfig
-from composer.engine.errors import BadConfig, BadRecipe
+from composer.engine.errors import BadConfig, BadExamples, BadRecipe
 from composer.engine.examples import Example
 from composer.engine.prompt import Template
 
@@ -195,7 +195,10 @@ def _check_spec(spec: Mapping[str, Any]) -> None:
                 raise BadRecipe(f"Ingredient {place} of the recipe has no {key!r}.")
     if not isinstance(spec["template"], str) or not isinstance(spec["examples_hash"], str):
         raise BadRecipe("The recipe's template and examples_hash must be text.")
-    Template(spec["template"])
+    try:
+        Template(spec["template"])
+    except BadExamples as error:
+        raise BadRecipe(f"The recipe: {error.user_message}") from error
 
 
 def _weights(value: Any, count: int) -> tuple[float, ...]:

@@ -1,0 +1,130 @@
+"""The header of a safetensors file, read strictly and without touching the data.
+
+A file is 8 bytes of little-endian header length, a JSON header, then the tensors' data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeGuard
+
+from composer.engine.errors import BadAdapter
+
+WEIGHTS_NAME = "adapter_model.safetensors"
+HEADER_LIMIT = 16 << 20
+TENSOR_LIMIT = 50_000
+ITEM_SIZE = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2,
+    "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a safetensors file; start and end are offsets into the data region."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def read_header(source: Path | BinaryIO) -> dict[str, TensorInfo]:
+    """Read the header of a safetensors file, from its path, its folder, or a seekable stream.
+
+    Strict: bounded sizes, known dtypes, offsets that fit dtype and shape, and tensors that fill
+    the data region without a gap or an overlap, as the format demands.
+    """
+    if isinstance(source, Path):
+        path = source / WEIGHTS_NAME if source.is_dir() else source
+        try:
+            with path.open("rb") as stream:
+                return read_header(stream)
+        except OSError as error:
+            raise BadAdapter(f"{path.name} cannot be read: {error.strerror}.") from error
+    size = source.seek(0, 2)
+    source.seek(0)
+    length = int.from_bytes(source.read(8), "little")
+    if size < 8 or length > size - 8:
+        raise BadAdapter(
+            "The weights file is cut short or is not safetensors: its header does not fit into "
+            f"its {size} bytes. Save the adapter again and upload the new file."
+        )
+    if length > HEADER_LIMIT:
+        raise BadAdapter(
+            f"The safetensors header has {length} bytes; the limit is {HEADER_LIMIT}. "
+            "An adapter's header is far smaller: is this an adapter?"
+        )
+    header = json_object(source.read(length), "The safetensors header")
+    header.pop("__metadata__", None)
+    if len(header) > TENSOR_LIMIT:
+        raise BadAdapter(f"The file lists {len(header)} tensors; the limit is {TENSOR_LIMIT}.")
+    tensors = {name: _tensor(name, entry) for name, entry in header.items()}
+    end = 0
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        if info.start != end:
+            raise BadAdapter(
+                f"Tensor {name!r} starts at byte {info.start}, but the one before it ends at "
+                f"{end}. The file is damaged."
+            )
+        end = info.end
+    if end != size - 8 - length:
+        raise BadAdapter(
+            f"The tensors fill {end} bytes, but the file holds {size - 8 - length} bytes of data. "
+            "It is cut short or has something appended."
+        )
+    return tensors
+
+
+def json_object(data: bytes, what: str) -> dict[str, Any]:
+    """Parse one JSON object; names may stand in it only once, and NaN is not JSON."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a name stands in it twice")
+        return found
+
+    def no_constant(text: str) -> None:
+        raise ValueError(f"{text} is not a JSON number")
+
+    try:
+        parsed = json.loads(
+            data.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant
+        )
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise BadAdapter(f"{what} is not valid JSON: {reason}.") from error
+    if not isinstance(parsed, dict):
+        raise BadAdapter(f"{what} is not a JSON object.")
+    return parsed
+
+
+def _tensor(name: str, entry: Any) -> TensorInfo:
+    if not isinstance(entry, dict):
+        raise BadAdapter(f"The header's entry for tensor {name!r} is not an object.")
+    dtype: Any = entry.get("dtype")
+    shape: Any = entry.get("shape")
+    offsets: Any = entry.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in ITEM_SIZE:
+        raise BadAdapter(f"Tensor {name!r} has an unknown dtype {dtype!r}.")
+    if not _whole_numbers(shape) or len(shape) > 8:
+        raise BadAdapter(f"Tensor {name!r} has a shape that is not a list of sizes.")
+    if not _whole_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise BadAdapter(f"Tensor {name!r} has data_offsets that are not a start and an end.")
+    if offsets[1] - offsets[0] != math.prod(shape) * ITEM_SIZE[dtype]:
+        raise BadAdapter(
+            f"Tensor {name!r} takes {offsets[1] - offsets[0]} bytes, but {dtype} {shape} needs "
+            f"{math.prod(shape) * ITEM_SIZE[dtype]}."
+        )
+    return TensorInfo(dtype=dtype, shape=tuple(shape), start=offsets[0], end=offsets[1])
+
+
+def _whole_numbers(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(
+        isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 1 << 53
+        for item in value
+    )

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from peft import PeftModel
+from transformers import T5ForConditionalGeneration
+
+from composer import cli
+from composer.engine import adapter_file, base_model, recipe
+from tests.engine.conftest import EXAMPLES, TEMPLATE, make_adapter, make_t5
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cli")
+    base = base_model.load(make_t5(root / "base"))
+    for i in range(3):
+        make_adapter(base, root / "modules" / f"m{i}", i)
+    rows = [{"input": e.input, "target": e.target} for e in EXAMPLES]
+    (root / "examples.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (root / "held_out.jsonl").write_text('{"input": "new", "target": "old"}\n')
+    return root
+
+
+def arguments(files: Path, *more: str) -> list[str]:
+    return [
+        "--base", str(files / "base"), "--modules", str(files / "modules"),
+        "--examples", str(files / "examples.jsonl"), *more,
+    ]  # fmt: skip
+
+
+def compose(files: Path, out: Path, *more: str) -> int:
+    given = ["--out", str(out), "--template", TEMPLATE.text, "--budget", "40", "--seed", "1"]
+    return cli.main(["compose", *arguments(files, *given, *more)])
+
+
+def test_it_writes_an_adapter_and_its_recipe(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compose(files, tmp_path, "--held-out", str(files / "held_out.jsonl")) == 0
+    shown = capsys.readouterr()
+    made = recipe.check(json.loads((tmp_path / "recipe.json").read_text()))
+    assert [i["repo"] for i in made.spec["ingredients"]] == ["m0", "m1", "m2"]
+    assert made.spec["search"]["budget"] == made.evidence["evaluations"] == 40
+    assert made.evidence["composed"]["total"] == made.evidence["zero_shot"]["total"] == 1
+    assert made.id[:12] in shown.out and "Held out, composed" in shown.out
+    assert "40/40" in shown.err
+    config = adapter_file.read_config(tmp_path)
+    assert len(adapter_file.inspect(config, adapter_file.read_header(tmp_path)).layers) == 12
+    model = T5ForConditionalGeneration.from_pretrained(files / "base")
+    assert PeftModel.from_pretrained(model, tmp_path).peft_config["default"].r == 6
+
+
+def test_the_same_command_makes_the_same_bytes(files: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert compose(files, tmp_path / name) == 0
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize("more", [[], ["--combination", "lorahub"], ["--preset", "paper"]])
+def test_it_verifies_a_recipe_by_running_it_again(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    assert compose(files, tmp_path, *more) == 0
+    capsys.readouterr()
+    assert cli.main(["verify", str(tmp_path / "recipe.json"), *arguments(files)]) == 0
+    assert capsys.readouterr().out.startswith("Matched: ")
+
+
+def test_it_says_when_a_recipe_does_not_match(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compose(files, tmp_path)
+    document = json.loads((tmp_path / "recipe.json").read_text())
+    del document["id"]
+    document["weights"][0] += 0.5
+    (tmp_path / "recipe.json").write_text(json.dumps(document))
+    capsys.readouterr()
+    assert cli.main(["verify", str(tmp_path / "recipe.json"), *arguments(files)]) == 3
+    assert "Not matched: the weights differ by up to 0.5" in capsys.readouterr().out
+    (tmp_path / "other.jsonl").write_text('{"input": "new", "target": "old"}\n')
+    given = arguments(files, "--examples", str(tmp_path / "other.jsonl"))
+    assert cli.main(["verify", str(tmp_path / "recipe.json"), *given]) == 3
+    assert "not the examples_hash" in capsys.readouterr().out
+
+
+def test_bad_input_is_one_line_for_its_reader(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"input": "big"}\n')
+    assert compose(files, tmp_path, "--examples", str(tmp_path / "bad.jsonl")) == 1
+    shown = capsys.readouterr()
+    assert shown.err == (
+        'Error: Line 1 has no text in \'target\'. Write {"input": "big", "target": "small"}.\n'
+    )
+    assert compose(files, tmp_path, "--modules", str(tmp_path)) == 1
+    assert compose(files, tmp_path, "--base", str(tmp_path)) == 1
+    assert compose(files, tmp_path, "--template", "nothing") == 1
+    assert compose(files, tmp_path, "--budget", "0") == 1
+    assert cli.main(["verify", str(tmp_path / "none.json"), *arguments(files)]) == 1
+    assert not (tmp_path / "recipe.json").exists()
+
+
+def test_it_runs_as_a_program(files: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "composer.cli", "compose"]
+    given = arguments(files, "--out", str(tmp_path / "out"), "--budget", "10", "--threads", "1")
+    done = subprocess.run([*command, *given], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "recipe.json").exists()
+    assert "Traceback" not in done.stderr

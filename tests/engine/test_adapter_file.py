@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save, save_file
+
+from composer.engine.adapter_file import (
+    HEADER_LIMIT,
+    LayerShape,
+    TensorInfo,
+    inspect,
+    read_config,
+    read_header,
+)
+from composer.engine.errors import BadAdapter
+
+GOOD = {
+    "peft_type": "LORA",
+    "r": 2,
+    "lora_alpha": 4,
+    "target_modules": ["q"],
+    "bias": "none",
+    "task_type": "SEQ_2_SEQ_LM",
+    "base_model_name_or_path": "us/base",
+    "revision": "abc",
+}
+Q = "base_model.model.block.0.q"
+
+
+def config(**changes: Any):
+    return read_config(json.dumps({**GOOD, **changes}).encode())
+
+
+def header(tensors: dict[str, torch.Tensor]) -> dict[str, TensorInfo]:
+    return read_header(io.BytesIO(save(tensors)))
+
+
+def factors(r: int = 2, name: str = Q) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.lora_A.weight": torch.zeros(r, 6),
+        f"{name}.lora_B.weight": torch.zeros(5, r),
+    }
+
+
+def file_with(text: str | bytes, data: bytes = b"") -> io.BytesIO:
+    raw = text.encode() if isinstance(text, str) else text
+    return io.BytesIO(len(raw).to_bytes(8, "little") + raw + data)
+
+
+def test_it_reads_what_peft_writes(adapters: list[Path]) -> None:
+    """Module 2 is an rsLoRA of r 2 and alpha 4: s = 4 / √2."""
+    found = read_config(adapters[2])
+    facts = inspect(found, read_header(adapters[2]))
+    assert (found.r, found.use_rslora, found.task_type) == (2, True, "SEQ_2_SEQ_LM")
+    assert sorted(found.target_modules) == ["q", "v"]
+    assert facts.scaling == pytest.approx(4 / math.sqrt(2))
+    assert facts.layers["decoder.block.1.layer.1.EncDecAttention.v"] == LayerShape(2, 16, 16)
+    assert len(facts.layers) == 12
+    assert (facts.parameters, facts.dtypes) == (12 * 2 * 2 * 16, ("F32",))
+
+
+def test_it_reads_a_header_from_folder_path_and_stream(tmp_path: Path) -> None:
+    save_file(factors(), tmp_path / "adapter_model.safetensors", metadata={"format": "pt"})
+    by_folder = read_header(tmp_path)
+    assert by_folder == read_header(tmp_path / "adapter_model.safetensors")
+    with (tmp_path / "adapter_model.safetensors").open("rb") as stream:
+        assert read_header(stream) == by_folder
+    assert by_folder[f"{Q}.lora_A.weight"].shape == (2, 6)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"peft_type": "IA3"}, "'IA3'"),
+        ({"peft_type": None}, "peft_type"),
+        ({"r": 0}, "r is 0"),
+        ({"r": True}, "r is True"),
+        ({"r": "8"}, "r is '8'"),
+        ({"lora_alpha": 0}, "lora_alpha is 0"),
+        ({"lora_alpha": -4}, "lora_alpha is -4"),
+        ({"lora_alpha": "16"}, "lora_alpha"),
+        ({"target_modules": 5}, "target_modules"),
+        ({"base_model_name_or_path": 5}, "base_model_name_or_path"),
+        ({"rank_pattern": ["q"]}, "rank_pattern"),
+    ],
+)
+def test_it_refuses_a_config_by_name(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadAdapter, match=words):
+        config(**change)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"[]", b"{", b"\xff\xfe", b'{"r": NaN}', b'{"r": 1, "r": 2}', b"[" * 100_000],
+)
+def test_it_refuses_a_config_that_is_not_plain_json(raw: bytes) -> None:
+    with pytest.raises(BadAdapter):
+        read_config(raw)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"bias": "all"}, "bias='all'"),
+        ({"bias": "lora_only"}, "biases"),
+        ({"lora_bias": True}, "lora_bias"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"rank_pattern": {"q": 4}}, "rank_pattern"),
+        ({"alpha_pattern": {"q": 4}}, "alpha_pattern"),
+        ({"target_parameters": ["w"]}, "target_parameters"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+        ({"layer_replication": [[0, 1]]}, "layer_replication"),
+        ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4"),
+        ({"init_lora_weights": "olora"}, "olora"),
+        ({"init_lora_weights": ["x"]}, "init_lora_weights"),
+    ],
+)
+def test_it_refuses_by_name_what_cannot_be_composed_exactly(
+    change: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(BadAdapter, match=words):
+        inspect(config(**change), header(factors()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"init_lora_weights": True},
+        {"init_lora_weights": "gaussian"},
+        {"fan_in_fan_out": True},
+        {"use_rslora": True},
+        {"modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}, "loftq_config": {}},
+        {"target_modules": "all-linear"},
+        {"target_modules": ["block.0.q"]},
+    ],
+)
+def test_it_accepts_every_plain_lora(change: dict[str, Any]) -> None:
+    assert inspect(config(**change), header(factors())).layers == {"block.0.q": LayerShape(2, 6, 5)}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({}, "no tensors"),
+        ({f"{Q}.lora_A.weight": torch.zeros(2, 6)}, "no lora_B"),
+        ({**factors(), f"{Q}.lora_magnitude_vector": torch.zeros(5)}, "DoRA"),
+        ({**factors(), "base_model.model.e.lora_embedding_A": torch.zeros(2, 9)}, "embedding"),
+        ({**factors(), f"{Q}.bias": torch.zeros(5)}, "biases"),
+        ({**factors(), "base_model.model.lm_head.weight": torch.zeros(5)}, "not LoRA factors"),
+        ({**factors(), "block.0.v.lora_A.weight": torch.zeros(2, 6)}, "do not know"),
+        (factors(r=3), "rank 3"),
+        (factors(name="base_model.model.block.0.k"), "target_modules"),
+        ({k: t.to(torch.int8) for k, t in factors().items()}, "I8"),
+        ({**factors(), f"{Q}.lora_A.default.weight": torch.zeros(2, 6)}, "twice"),
+        (
+            {f"{Q}.lora_A.weight": torch.zeros(2), f"{Q}.lora_B.weight": torch.zeros(5, 2)},
+            "expected",
+        ),
+    ],
+)
+def test_it_refuses_weights_with_the_reason(tensors: dict[str, torch.Tensor], words: str) -> None:
+    with pytest.raises(BadAdapter, match=words):
+        inspect(config(), header(tensors))
+
+
+def entry(**changes: Any) -> str:
+    return json.dumps({"t": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}})
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        io.BytesIO(b""),
+        io.BytesIO(b"\x01"),
+        io.BytesIO((1 << 62).to_bytes(8, "little") + b"{}"),
+        file_with(""),
+        file_with("[]"),
+        file_with("{"),
+        file_with(b"\xff{}"),
+        file_with("{" + '"a":{' * 5000),
+        file_with('{"t": 1}'),
+        file_with(entry(dtype="F99"), bytes(8)),
+        file_with(entry(dtype=["F32"]), bytes(8)),
+        file_with(entry(shape=[3]), bytes(8)),
+        file_with(entry(shape=[-2]), bytes(8)),
+        file_with(entry(shape=[True, 2]), bytes(8)),
+        file_with(entry(shape="2"), bytes(8)),
+        file_with(entry(shape=[1 << 60, 1 << 60]), bytes(8)),
+        file_with(entry(data_offsets=[8, 0]), bytes(8)),
+        file_with(entry(data_offsets=[0]), bytes(8)),
+        file_with(entry(data_offsets=[1, 9]), bytes(9)),
+        file_with(entry(), bytes(7)),
+        file_with(entry(), bytes(9)),
+        file_with('{"t":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},' + entry()[1:], bytes(8)),
+        file_with(
+            '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
+            '"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}',
+            bytes(12),
+        ),
+        file_with('{"t":{"dtype":"F32","shape":[' + "9" * 5000 + '],"data_offsets":[0,8]}}'),
+    ],
+)
+def test_it_refuses_a_damaged_or_hostile_header(broken: io.BytesIO) -> None:
+    with pytest.raises(BadAdapter):
+        read_header(broken)
+
+
+def test_it_does_not_read_a_header_beyond_its_limit(tmp_path: Path) -> None:
+    """A sparse file may say its header is as large as it likes."""
+    with (tmp_path / "big").open("wb") as stream:
+        stream.write((HEADER_LIMIT + 1).to_bytes(8, "little"))
+        stream.truncate(HEADER_LIMIT * 2)
+    with pytest.raises(BadAdapter, match="the limit"):
+        read_header(tmp_path / "big")
+
+
+def test_damage_anywhere_is_found_or_harmless() -> None:
+    """Flip bytes at random in header and data: an answer or BadAdapter, nothing else."""
+    good = save(factors())
+    luck = random.Random(0)
+    refused = 0
+    for _ in range(500):
+        raw = bytearray(good)
+        for _ in range(luck.randint(1, 4)):
+            raw[luck.randrange(min(len(raw), 300))] = luck.randrange(256)
+        try:
+            inspect(config(), read_header(io.BytesIO(bytes(raw))))
+        except BadAdapter:
+            refused += 1
+    assert refused > 300
+
+
+def test_a_missing_file_is_said_in_words(tmp_path: Path) -> None:
+    with pytest.raises(BadAdapter, match="adapter_config.json cannot be read"):
+        read_config(tmp_path)
+    with pytest.raises(BadAdapter, match="adapter_model.safetensors cannot be read"):
+        read_header(tmp_path)
