@@ -13,6 +13,8 @@ import pytest
 
 from hub_site import embedded
 
+pytest_plugins = ["tests.workers"]
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

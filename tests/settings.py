@@ -17,7 +17,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from hub_site.settings import *  # noqa: E402, F403
+from hub_site.settings import INSTALLED_APPS as OURS  # noqa: E402
 
+INSTALLED_APPS = [*OURS, "tests.kinds_app.TestKinds"]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},

@@ -47,10 +47,16 @@ class Reaper(bootsteps.StartStopStep):
         self._thread.start()
 
     def stop(self, parent: Any) -> None:
-        self._shutting_down()
-        self._thread.join(timeout=5)
+        """Wait until the children have let go of their jobs, and only then let the pool close.
 
-    terminate = stop
+        A child's parent is the thread that forked it. After a crash that was a thread of the
+        pool, which ends when the pool closes, and Linux then kills the child in mid-job.
+        """
+        self._shutting_down()
+        self._thread.join(timeout=settings.JOB_LEASE_SECONDS + 5)
+
+    def terminate(self, parent: Any) -> None:
+        self._shutting_down()
 
     def _shutting_down(self, **_: Any) -> None:
         """Celery waits for running tasks without telling them; tell them."""
@@ -98,7 +104,7 @@ class Reaper(bootsteps.StartStopStep):
                     logger.exception("The reaper goes on after an error")
                     connection.close()
                 time.sleep(TICK)
-            self._sign_off()
+            self._see_off()
         finally:
             connection.close()
 
@@ -139,12 +145,16 @@ class Reaper(bootsteps.StartStopStep):
         if free > 0 and queue.waiting().exists():
             queue.ring()
 
-    def _sign_off(self) -> None:
+    def _see_off(self) -> None:
         from django.db import Error
 
+        from hub_site.jobs import queue
         from hub_site.jobs.models import Worker
 
+        give_up = time.monotonic() + settings.JOB_LEASE_SECONDS
         try:
+            while queue.running_on(self.name).exists() and time.monotonic() < give_up:
+                time.sleep(0.1)
             Worker.objects.filter(name=self.name).delete()
         except Error:
             logger.warning("Could not sign off; the database does not answer")

@@ -1,7 +1,6 @@
 """What a Celery child does when the doorbell rings: claim jobs and run them until none waits."""
 
 import logging
-import os
 import signal
 import threading
 import time
@@ -44,13 +43,12 @@ def work_until_idle() -> None:
     name = name_of_this_process()
     if _stop.is_set() and time.monotonic() - _stopped_at > DEAF_SECONDS:
         _stop.clear()
-    parent = os.getppid()
     with _sigterm_stops():
         while not _stop.is_set():
             job = queue.claim_next(name)
             if job is None:
                 return
-            run(job, parent)
+            run(job)
 
 
 def ask_to_stop() -> None:
@@ -72,11 +70,11 @@ def _sigterm_stops() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def run(job: Job, parent: int | None = None) -> None:
+def run(job: Job) -> None:
     """Run one claimed job to wherever it gets; never raises because of the job."""
     logger.info("Job %s (%s) starts, fence %s", job.pk, job.kind, job.fence)
     try:
-        with Lease(job, parent) as lease:
+        with Lease(job) as lease:
             _run(job, lease)
     except LeaseLost as lost:
         logger.warning("%s", lost)
@@ -116,9 +114,8 @@ class Lease:
     does so for longer than the lease loses it.
     """
 
-    def __init__(self, job: Job, parent: int | None = None) -> None:
+    def __init__(self, job: Job) -> None:
         self.job = job
-        self._parent = parent
         self._ended: Exception | None = None
         self._good_until = time.monotonic() + settings.JOB_LEASE_SECONDS
         self._done = threading.Event()
@@ -156,8 +153,6 @@ class Lease:
         pause = settings.JOB_HEARTBEAT_SECONDS
         try:
             while not self._done.wait(pause):
-                if self._parent is not None and os.getppid() != self._parent:
-                    ask_to_stop()  # the main process is gone, and nobody would replace us
                 pause = self._beat_once()
         finally:
             connection.close()

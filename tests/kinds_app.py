@@ -1,0 +1,14 @@
+"""Registers the job kinds of `job_kinds.py`, in the tests and in the workers that they start."""
+
+from django.apps import AppConfig
+
+from hub_site.jobs import registry
+
+
+class TestKinds(AppConfig):
+    name = "tests"
+    label = "test_kinds"
+
+    def ready(self) -> None:
+        for kind in ("count", "poison", "refuse", "bug", "idle", "shy", "mark"):
+            registry.register(f"test_{kind}", f"tests.job_kinds.{kind}")
