@@ -433,7 +433,7 @@ class CancelJob(generics.GenericAPIView):
 class PublishJob(generics.GenericAPIView):
     permission_classes = OWN_ONLY
     serializer_class = PublishSerializer
-    queryset = Search.objects.none()
+    queryset = Job.objects.none()
 
     def post(self, request: Request, pk: str) -> Response:
         search = _own_search(request, pk)
@@ -455,7 +455,7 @@ class PublishJob(generics.GenericAPIView):
 class TryJob(generics.GenericAPIView):
     permission_classes = OWN_ONLY
     serializer_class = TrialSerializer
-    queryset = Search.objects.none()
+    queryset = Job.objects.none()
 
     def post(self, request: Request, pk: str) -> Response:
         search = _own_search(request, pk)
@@ -487,7 +487,7 @@ def zip_response(recipe: Recipe, search: Search | None = None) -> HttpResponseBa
 )
 class JobAdapter(generics.GenericAPIView):
     permission_classes = OWN_ONLY
-    queryset = Search.objects.none()
+    queryset = Job.objects.none()
 
     def get(self, request: Request, pk: str) -> HttpResponseBase:
         search = _own_search(request, pk)

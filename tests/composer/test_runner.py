@@ -1,0 +1,306 @@
+"""The worker's side of a composition, on a tiny model, with the real queue, PEFT and files."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+
+from composer import artifacts, model_cache, runner, services
+from composer.engine import base_model as engine_base
+from composer.engine import compose as engine_compose
+from composer.engine.adapter_file import CONFIG_NAME, WEIGHTS_NAME
+from composer.engine.population import attached
+from composer.engine.recipe import check as check_recipe
+from composer.models import FewShotTask, Generation, Recipe, Search
+from composer.progress import progress
+from composer.services import ModuleChoice
+from composer.verdict import methods, verdict
+from hub_site.accounts.models import User
+from hub_site.jobs import queue
+from hub_site.jobs.models import Job, JobEvent
+from hub_site.jobs.queue import LeaseLost
+from hub_site.jobs.worker import Lease, ShuttingDown, run
+from modules.models import LoraModule
+from tests.composer.conftest import HELD_OUT
+
+# The jobs' lease beats in a thread with a connection of its own.
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def _cold_worker() -> None:
+    model_cache.forget()
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def overrides() -> dict[str, Any]:
+    return {"budget": 30, "seed": 3, "population": 6}
+
+
+@pytest.fixture
+def job(task: FewShotTask, alice: User, overrides: dict[str, Any]) -> Job:
+    return services.submit_job(task=task, user=alice, overrides=overrides)
+
+
+def work(expected: Job) -> Search:
+    """Claim and run the next job, as a worker's child does."""
+    claimed = queue.claim_next("test")
+    assert claimed is not None and claimed.pk == expected.pk
+    run(claimed)
+    return Search.objects.select_related("job", "recipe__adapter").get(pk=expected.pk)
+
+
+def events(search: Search) -> list[str]:
+    return list(JobEvent.objects.filter(job=search.job).values_list("name", flat=True))
+
+
+def test_it_ends_with_a_recipe_and_evidence(job: Job, lora_modules: list[LoraModule]) -> None:
+    search = work(job)
+    assert (search.job.state, search.job.error_message) == ("done", "")
+    recipe = search.recipe
+    assert recipe is not None and recipe.digest == search.job.result["recipe"]
+    assert check_recipe(recipe.document).id == recipe.digest
+    assert [each.lora_module for each in recipe.ingredients.all()] == lora_modules
+    assert [each.weight for each in recipe.ingredients.all()] == recipe.document["weights"]
+
+    evidence = search.evidence
+    assert evidence["search"]["evaluations"] == 30
+    assert evidence["search"]["loss_after"] <= evidence["search"]["loss_before"]
+    assert [row.key for row in methods(evidence)] == [
+        "composed",
+        "zero_shot",
+        "best_single",
+        "uniform",
+        "fresh_lora",
+    ]
+    for row in methods(evidence):
+        assert row.total == len(HELD_OUT) == len(row.hits)
+        assert row.correct == row.hits.count("1")
+        assert row.low <= row.value <= row.high
+        assert row.tokens == pytest.approx(5.3)  # "opposite of a good :" has one token more
+    assert verdict(evidence) is not None
+    assert evidence["adapter"]["max_difference"] < 1e-4
+    assert set(evidence["seconds"]) == {"preparing", "searching", "measuring", "building"}
+    rows = artifacts.predictions(search)
+    assert [row["target"] for row in rows] == ["down", "bad", "right"]
+    assert all({"composed", "zero_shot", "best_single"} <= set(row) for row in rows)
+
+
+def test_its_progress_can_be_read_from_its_rows(job: Job) -> None:
+    before = progress(job.search)
+    assert (before.state, before.queue_position, before.evaluations) == ("queued", 1, 0)
+    after = progress(work(job))
+    assert after.evaluations == after.budget == 30 and after.fraction == 1
+    assert [point.evaluations for point in after.curve] == [5, 11, 17, 23, 29, 30]
+    losses = [point.best_loss for point in after.curve]
+    assert losses == sorted(losses, reverse=True)
+    sizes = [abs(each.weight) for each in after.weights]
+    assert sizes == sorted(sizes, reverse=True) and len(sizes) == 4
+    assert after.evaluations_per_second and after.evaluations_per_second > 0
+
+
+def test_the_downloaded_zip_loads_in_peft_and_computes_the_same(
+    job: Job, tmp_path: Path, tiny_folder: Path
+) -> None:
+    search = work(job)
+    data = b"".join(artifacts.zip_adapter(search.recipe, search))
+    assert data == b"".join(artifacts.zip_adapter(search.recipe, search))
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert archive.testzip() is None
+        names = {CONFIG_NAME, WEIGHTS_NAME, "README.md", "recipe.json"}
+        assert set(archive.namelist()) == names
+        archive.extractall(tmp_path / "adapter")
+    document = json.loads((tmp_path / "adapter" / "recipe.json").read_text())
+    assert document["id"] == search.recipe.digest
+    assert "answers" not in document["evidence"] and "examples" not in document["evidence"]
+
+    base = engine_base.load(tiny_folder / "base")
+    inputs = base.tokenizer("opposite of hot :", return_tensors="pt")
+    start = torch.tensor([[0]])
+    stack, weights = model_cache.stack_of(search), search.recipe.document["weights"]
+    with torch.inference_mode():
+        factors = engine_compose.compose([weights], stack, "sum")
+        with attached(base, factors, rows=1):
+            ours = base.model(**inputs, decoder_input_ids=start).logits
+        loaded = PeftModel.from_pretrained(base.model, str(tmp_path / "adapter"))
+        theirs = loaded(**inputs, decoder_input_ids=start).logits
+        probe = base.tokenizer(document["evidence"]["adapter"]["probe"]["prompt"])
+        again = loaded(input_ids=torch.tensor([probe.input_ids]), decoder_input_ids=start).logits[
+            0, -1
+        ]
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    shown = document["evidence"]["adapter"]["probe"]
+    assert again[shown["token_ids"]].tolist() == pytest.approx(shown["logits"], abs=1e-4)
+
+
+def test_checking_the_adapter_leaves_the_warm_base_model_as_it_was(job: Job) -> None:
+    search = work(job)
+    base = model_cache.base_of(search)
+    assert not any("lora" in name for name, _ in base.model.named_parameters())
+    assert type(base.model).__name__ == "T5ForConditionalGeneration"
+    assert not getattr(base.model, "peft_config", None)
+
+
+class Dying:
+    """A lease whose worker is told to end after so many looks."""
+
+    def __init__(self, lease: Lease, looks: int) -> None:
+        self.lease, self.looks = lease, looks
+
+    def check(self) -> None:
+        self.looks -= 1
+        if self.looks < 0:
+            raise ShuttingDown("the test ends this worker")
+        self.lease.check()
+
+    give_way = check
+
+
+def interrupt(job: Job, looks: int) -> None:
+    claimed = queue.claim_next("test")
+    assert claimed is not None and claimed.pk == job.pk
+    with Lease(claimed) as lease:
+        with pytest.raises(ShuttingDown):
+            runner.compose(claimed, Dying(lease, looks))  # type: ignore[arg-type]
+        queue.release(claimed, "the test ended this worker")
+    model_cache.forget()
+
+
+def test_an_interrupted_search_ends_with_the_same_bits(
+    task: FewShotTask, alice: User, bob: User, overrides: dict[str, Any]
+) -> None:
+    first = services.submit_job(task=task, user=alice, overrides=overrides)
+    whole = work(first)
+    second = services.submit_job(task=task, user=alice, overrides=overrides)
+    for looks in (3, 4, 6, 6, 7):
+        interrupt(second, looks)
+    resumed = work(second)
+    assert resumed.job.attempts == 6
+    assert resumed.recipe == whole.recipe and resumed.matched and not whole.matched
+    records = [
+        [
+            {key: value for key, value in record.items() if key != "seconds"}
+            for record in search.generations.values_list("record", flat=True)
+        ]
+        for search in (whole, resumed)
+    ]
+    assert records[0] == records[1]
+    keys = ("hits", "detail", "forwards")
+    measured = [
+        [{key: row[key] for key in keys} for row in search.evidence["methods"]]
+        for search in (whole, resumed)
+    ]
+    assert measured[0] == measured[1]
+    assert whole.evidence["answers"] == resumed.evidence["answers"]
+    assert "matched" in events(resumed) and "restarted" not in events(resumed)
+
+
+def test_a_search_from_another_machine_begins_again_and_says_so(job: Job) -> None:
+    interrupt(job, 4)
+    assert Generation.objects.count() >= 2
+    search = Search.objects.get(pk=job.pk)
+    search.fingerprint["threads"] = 99
+    search.save()
+    search = work(job)
+    assert search.job.state == "done"
+    restarted = JobEvent.objects.get(job=job, name="restarted")
+    assert "threads differ" in restarted.detail["reason"]
+    assert search.fingerprint["threads"] == 1
+
+
+def test_generations_that_are_not_its_own_are_not_continued(job: Job) -> None:
+    interrupt(job, 4)
+    row = Generation.objects.get(number=1)
+    row.record["losses"][0] = (0.5).hex()
+    row.save()
+    search = work(job)
+    assert search.job.state == "done" and "restarted" in events(search)
+    assert search.generations.get(number=1).record["losses"][0] != (0.5).hex()
+
+
+def test_a_stale_worker_can_write_nothing(job: Job) -> None:
+    stale = queue.claim_next("stale")
+    assert stale is not None
+    lease = Lease(stale)
+    late = runner.Composition(stale, lease, Search.objects.get(pk=job.pk))
+    late._prepare()
+    Job.objects.filter(pk=job.pk).update(fence=stale.fence + 1)
+    with pytest.raises(LeaseLost):
+        late._search()
+    with pytest.raises(LeaseLost):
+        late._note(search={})
+    late._show(stage="searching")
+    with pytest.raises(LeaseLost):
+        late._restart("no reason")
+    search = Search.objects.get(pk=job.pk)
+    assert not search.generations.exists()
+    assert (search.evidence, search.stage) == ({}, "")
+
+
+def test_a_cancelled_search_stops(job: Job) -> None:
+    claimed = queue.claim_next("test")
+    assert claimed is not None
+    services.cancel(job.search)
+    run(claimed)
+    assert Job.objects.get(pk=job.pk).state == "cancelled"
+    assert not Recipe.objects.exists()
+
+
+def test_two_users_who_find_the_same_share_a_recipe(
+    demo_task: FewShotTask, alice: User, bob: User, overrides: dict[str, Any]
+) -> None:
+    first = work(services.submit_job(task=demo_task, user=alice, overrides=overrides))
+    second = work(services.submit_job(task=demo_task, user=bob, overrides=overrides))
+    assert first.recipe == second.recipe and second.matched
+    assert Recipe.objects.count() == 1
+    assert second.evidence["adapter"] == first.evidence["adapter"]
+
+
+@pytest.mark.parametrize("preset", ["recommended", "paper"])
+def test_it_composes_without_held_out_examples(task: FewShotTask, alice: User, preset: str) -> None:
+    task.examples.filter(split="held_out").delete()
+    job = services.submit_job(
+        task=task, user=alice, preset=preset, modules=ModuleChoice("random", count=2, seed=1)
+    )
+    search = work(job)
+    assert search.job.state == "done" and len(search.spec["ingredients"]) == 2
+    assert methods(search.evidence) == []
+    found = verdict(search.evidence)
+    assert found is not None and found.kind == "unmeasured"
+
+
+def test_it_chooses_among_answer_options(task: FewShotTask, alice: User) -> None:
+    task.answer_options = ["small", "cold", "new", "down", "bad", "right"]
+    task.save()
+    search = work(services.submit_job(task=task, user=alice, overrides={"budget": 10}))
+    assert search.job.state == "done"
+    said = {answer for answers in search.evidence["answers"].values() for answer in answers}
+    assert said <= set(task.answer_options)
+
+
+def test_it_says_that_a_module_has_gone(job: Job, lora_modules: list[LoraModule]) -> None:
+    gone = str(lora_modules[0])
+    repo = lora_modules[0].repo
+    repo.name = "elsewhere"
+    repo.save()
+    search = work(job)
+    assert (search.job.state, search.job.error_code) == ("failed", "module_gone")
+    assert gone in search.job.error_message
+
+
+def test_a_trial_answers_by_both_models(job: Job, alice: User) -> None:
+    search = work(job)
+    trial = services.submit_trial(search=search, user=alice, given="big")
+    claimed = queue.claim_next("test")
+    assert claimed is not None and claimed.pk == trial.pk
+    run(claimed)
+    trial.refresh_from_db()
+    assert trial.state == "done", trial.error_message
+    assert set(trial.result) == {"input", "base", "composed", "seconds"}
+    assert trial.result["input"] == "big"
