@@ -21,7 +21,7 @@ OF_THE_HUB = {
     "settings", "signup", "spaces", "storage", "tags", "v1", "v2", "welcome", "xet",
 }  # fmt: skip
 NOBODYS = {
-    "administrator", "anonymous", "demo", "guest", "lora-commons", "me", "moderator", "none",
+    "administrator", "anonymous", "guest", "lora-commons", "me", "moderator", "none",
     "null", "official", "operator", "root", "support", "system", "undefined",
 }  # fmt: skip
 RESERVED = frozenset(OURS | OF_THE_HUB | NOBODYS)
