@@ -13,6 +13,7 @@ from composer.engine import stack as stacks
 from composer.engine.base_model import BaseModel
 from composer.engine.compose import export
 from composer.engine.config import SearchConfig
+from composer.engine.errors import BadExamples
 from composer.engine.evaluate import fresh_lora, predict
 from composer.engine.examples import Example, encode
 from composer.engine.loss import Objective, answer_losses
@@ -115,3 +116,10 @@ def test_it_can_be_searched_and_compared(base: BaseModel, modules: Stack) -> Non
     assert last.best_loss < zero
     fresh = fresh_lora(base, EXAMPLES, TEMPLATE, seed=0)
     assert fresh.loss is not None and fresh.loss < zero
+
+
+def test_it_refuses_an_input_that_leaves_no_room_for_an_answer(
+    base: BaseModel, modules: Stack
+) -> None:
+    with pytest.raises(BadExamples, match="43 tokens.*at most 32"):
+        predict(base, modules, WEIGHTS[0], ["big " * 40], TEMPLATE)

@@ -10,6 +10,7 @@ from composer.engine.batch import Batch
 from composer.engine.compose import compose, export
 from composer.engine.config import SearchConfig
 from composer.engine.evaluate import (
+    FreshRecipe,
     best_single,
     fresh_lora,
     predict,
@@ -19,7 +20,7 @@ from composer.engine.evaluate import (
     uniform_weights,
 )
 from composer.engine.examples import Example
-from composer.engine.loss import Objective, answer_losses
+from composer.engine.loss import TOKENS, Objective, answer_losses
 from composer.engine.stack import Stack
 from tests.engine import slow
 from tests.engine.conftest import EXAMPLES, TEMPLATE
@@ -134,3 +135,13 @@ def test_the_same_seed_trains_the_same_fresh_lora(t5: BaseModel) -> None:
     layer = min(one.A)
     assert (one.A[layer] == same.A[layer]).all() and (one.Bt[layer] == same.Bt[layer]).all()
     assert (one.A[layer] != other.A[layer]).any()
+
+
+def test_a_fresh_lora_is_the_same_when_its_examples_do_not_fit_into_one_forward(
+    t5: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fresh_lora(t5, EXAMPLES, TEMPLATE, seed=1, recipe=FreshRecipe(steps=5)).stack
+    monkeypatch.setitem(TOKENS, "cpu", 20)  # two examples at once
+    split = fresh_lora(t5, EXAMPLES, TEMPLATE, seed=1, recipe=FreshRecipe(steps=5)).stack
+    for layer in whole.A:
+        torch.testing.assert_close(split.Bt[layer], whole.Bt[layer], atol=1e-4, rtol=1e-3)
