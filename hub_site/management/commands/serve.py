@@ -170,9 +170,8 @@ def demo_password(var: Path) -> str:
         if created:
             user.set_password(password)
             user.save()
-            Namespace.objects.get_or_create(
-                user=user, defaults={"name": DEMO_USER, "kind": Namespace.USER}
-            )
+            # Directly: the name is reserved, so that no stranger signs up with it.
+            Namespace.objects.create(name=DEMO_USER, kind=Namespace.USER, user=user)
     usable = user.check_password(password) and not user.is_staff and not user.is_superuser
     return password if usable else ""
 
