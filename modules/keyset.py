@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 
 from composer.engine.errors import CommonsError
 
 SIZE = 20
+DAMAGED = "This link to a page of the list is damaged. Start at the first page."
 
 
 class BadCursor(CommonsError):
@@ -40,9 +42,13 @@ class Page:
 
 def cut(queryset: QuerySet, order: Order, cursor: str = "", size: int = SIZE) -> Page:
     """One page, and the cursors of its neighbours; an empty cursor means there is none."""
-    back, beyond = _position(cursor) if cursor else (False, None)
-    if beyond is not None:
-        queryset = queryset.filter(_beyond(order, back, *beyond))
+    back = False
+    if cursor:
+        back, value, pk = _position(cursor, order)
+        try:
+            queryset = queryset.filter(_beyond(order, back, value, pk))
+        except (ValueError, TypeError, ValidationError) as error:
+            raise BadCursor(DAMAGED) from error
     found = list(queryset.order_by(*order.by(reverse=back))[: size + 1])
     more, found = len(found) > size, found[:size]
     if back:
@@ -67,22 +73,20 @@ def _cursor(side: str, order: Order, row: Any) -> str:
         value = getattr(value, part)
     if isinstance(value, datetime):
         value = {"time": value.isoformat()}
-    text = json.dumps([side, value, row.pk])
+    text = json.dumps([side, order.key, value, row.pk])
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def _position(cursor: str) -> tuple[bool, tuple[Any, int]]:
+def _position(cursor: str, order: Order) -> tuple[bool, Any, int]:
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
-        side, value, pk = json.loads(base64.urlsafe_b64decode(padded))
+        side, key, value, pk = json.loads(base64.urlsafe_b64decode(padded))
         if isinstance(value, dict):
             value = datetime.fromisoformat(value["time"])
-        if side not in ("after", "before") or not isinstance(pk, int):
-            raise ValueError("not a cursor of ours")
+        if side not in ("after", "before") or key != order.key or not isinstance(pk, int):
+            raise ValueError("not a cursor of this list")
         if not isinstance(value, str | int | float | datetime) or "\0" in str(value):
             raise ValueError("not a value of ours")
-    except (ValueError, TypeError, KeyError) as error:
-        raise BadCursor(
-            "This link to a page of the list is damaged. Start at the first page."
-        ) from error
-    return side == "before", (value, pk)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise BadCursor(DAMAGED) from error
+    return side == "before", value, pk

@@ -56,6 +56,8 @@ class Repo(models.Model):
 
     def at_revision(self, revision: str) -> "Commit | None":
         """The commit that a branch, a tag or a full commit id names."""
+        if "\0" in revision:
+            return None
         ref = self.refs.filter(name=revision).order_by("kind").select_related("commit").first()
         return ref.commit if ref else self.commits.filter(sha=revision).first()
 
@@ -225,6 +227,7 @@ class LoraModule(models.Model):
     base_model_name = models.CharField(max_length=200, blank=True)
     r = models.PositiveIntegerField()
     lora_alpha = models.FloatField()
+    task_type = models.CharField(max_length=40, blank=True)
     use_rslora = models.BooleanField(default=False)
     target_modules = models.JSONField(default=list)
     parameters = models.PositiveBigIntegerField(default=0)
@@ -261,6 +264,11 @@ class LoraModule(models.Model):
     @property
     def scaling(self) -> float:
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
+    def published_recipes(self) -> models.QuerySet:
+        """Public recipes that it is an ingredient of. The composer's rows, found by their names."""
+        recipe = self.ingredients.model._meta.get_field("recipe").related_model
+        return recipe.objects.published().using(self).for_cards()
 
     def accept(self, checks: list[dict[str, Any]]) -> None:
         self.status, self.rejected_reason, self.checks = self.READY, "", checks

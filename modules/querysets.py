@@ -80,6 +80,9 @@ class LoraModuleQuerySet(QuerySet):
             owner_lower=Lower("repo__owner__name"), name_lower=Lower("repo__name")
         ).filter(owner_lower=owner.lower(), name_lower=name.lower())
 
+    def of_owner(self, name: str) -> Self:
+        return self.alias(owner_key=Lower("repo__owner__name")).filter(owner_key=name.lower())
+
     def ready(self) -> Self:
         return self.filter(status="ready")
 
@@ -122,7 +125,7 @@ class LoraModuleQuerySet(QuerySet):
         """Full text over name, owner, tags, summary and card; `rank` says how well it fits."""
         query = prefix_query(text)
         if query is None:
-            return self.none() if text.strip() else self
+            return self.none().annotate(rank=Value(0.0)) if text.strip() else self
         return self.filter(search=query).annotate(
             # Exact in Python too, unlike the server's four-byte float: pages are cut at it.
             rank=Cast(SearchRank(F("search"), query), FloatField())
@@ -148,13 +151,19 @@ class LoraModuleQuerySet(QuerySet):
             .defer("search", "checks", "base_model__config", "base_model__layers")
         )
 
+    def for_page(self) -> Self:
+        return (
+            self.for_cards().defer(None).defer("search", "base_model__config", "base_model__layers")
+        )
+
     def facets(self) -> dict[str, list[tuple[Any, int]]]:
         """For each facet, its values and how many of these modules have them; a query each."""
         found = self.order_by()
         targets = Count("pk", distinct=True)
         return {
             "base_model": list(
-                found.values_list(Coalesce("base_model__name", "base_model_name"))
+                found.exclude(base_model=None, base_model_name="")
+                .values_list(Coalesce("base_model__name", "base_model_name"))
                 .annotate(n=Count("pk"))
                 .order_by("-n", "base_model__name")[:20]
             ),
@@ -184,6 +193,17 @@ class BaseModelQuerySet(QuerySet):
     def visible_to(self, user: Visitor) -> Self:
         """Operators add base models for everybody."""
         return self
+
+    def for_cards(self) -> Self:
+        return self.select_related("repo__owner").defer("config", "layers").order_by("name")
+
+    def of_owner(self, name: str) -> Self:
+        """Those whose files the site keeps under this owner."""
+        return (
+            self.for_cards()
+            .alias(owner_key=Lower("repo__owner__name"))
+            .filter(owner_key=name.lower())
+        )
 
     def find_by_name(self, name: str | None) -> BaseModel | None:
         """By name or alias, capitals aside."""

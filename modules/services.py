@@ -302,6 +302,7 @@ def _describe(
         "base_model_name": (base_model.name if base_model else named)[:200],
         "r": reading.facts.r,
         "lora_alpha": reading.facts.lora_alpha,
+        "task_type": (reading.config.task_type or "")[:40],
         "use_rslora": reading.config.use_rslora,
         "target_modules": reading.target_modules,
         "parameters": reading.facts.parameters,

@@ -1,6 +1,17 @@
-"""The library's addresses. The last ones take whatever is left: `/{owner}/{name}`, as on the Hub."""
+"""The library's addresses. The last ones take what is left: `/{owner}/{name}`, as on the Hub."""
 
-from django.urls import path
+from django.urls import path, register_converter
+
+from modules import converters, downloads, views
+
+register_converter(converters.Owner, "owner")
+register_converter(converters.RepoName, "repo")
 
 app_name = "modules"
-urlpatterns: list = []
+urlpatterns = [
+    path("modules/", views.module_list, name="list"),
+    path("<owner:owner>", views.profile, name="profile"),
+    path("<owner:owner>/<repo:name>", views.repo, name="repo"),
+    path("<owner:owner>/<repo:name>/download.zip", downloads.archive, name="archive"),
+    path("<owner:owner>/<repo:name>/resolve/<path:rest>", downloads.resolve, name="resolve"),
+]

@@ -109,7 +109,8 @@ def delete(sha256: str) -> None:
 def url(file: CommitFile) -> str:
     """Where a browser or program gets this file; a commit's own address never changes its bytes."""
     repo = file.commit.repo
-    return reverse("modules:resolve", args=[repo.owner.name, repo.name, file.commit.sha, file.path])
+    rest = f"{file.commit.sha}/{file.path}"
+    return reverse("modules:resolve", args=[repo.owner.name, repo.name, rest])
 
 
 def materialise(commit: Commit) -> Path:
