@@ -20,8 +20,6 @@ from hub_site.jobs.worker_name import name_of_this_process
 logger = logging.getLogger(__name__)
 
 OUR_FAULT = "Something broke on our side, and we have a note of it. Your input was not the reason."
-DEAF_SECONDS = 60  # a child told to stop and still asked to work after that was not meant
-
 _stop = threading.Event()
 _stopped_at = 0.0
 
@@ -41,8 +39,8 @@ class GivingWay(Stepping):
 def work_until_idle() -> None:
     """Run waiting jobs, one after the other."""
     name = name_of_this_process()
-    if _stop.is_set() and time.monotonic() - _stopped_at > DEAF_SECONDS:
-        _stop.clear()
+    if _stop.is_set() and time.monotonic() - _stopped_at > 2 * settings.JOB_LEASE_SECONDS:
+        _stop.clear()  # the main process lives and still rings, so only this child was meant
     with _sigterm_stops():
         while not _stop.is_set():
             job = queue.claim_next(name)
