@@ -4,8 +4,10 @@ import atexit
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 folder = tempfile.mkdtemp(prefix="commons-test-")
+Path(folder, "static").mkdir()
 atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 # Set in the environment, so that the processes that a test starts see the same.

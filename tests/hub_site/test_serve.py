@@ -264,3 +264,32 @@ def test_with_a_database_of_your_own_it_starts_none_and_makes_no_demo_user(
         assert embedded.running(other)
     finally:
         embedded.stop(other)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="needs the package redis-server")
+def test_it_works_with_redis_and_outlives_its_restart(
+    start: Callable[..., Site], var: Path
+) -> None:
+    port = free_port()
+
+    def start_redis() -> "subprocess.Popen[bytes]":
+        options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        return subprocess.Popen(
+            ["redis-server", *options], cwd=var.parent, stdout=subprocess.DEVNULL
+        )
+
+    redis = start_redis()
+    try:
+        site = start(BROKER_URL=f"redis://127.0.0.1:{port}/0").ready()
+        site.wait_until(site.healthy)
+        redis.kill()
+        redis.wait()
+        site.wait_until(lambda: site.health()[0] == 503)
+        assert site.health()[1]["broker"] == "does not answer"
+        redis = start_redis()
+        site.wait_until(site.healthy)
+        assert site.stop() == 0
+    finally:
+        redis.kill()
+        redis.wait()
