@@ -176,7 +176,7 @@ class JobSummarySerializer(serializers.Serializer):
 
     id = serializers.UUIDField()
     kind = serializers.CharField()
-    state = serializers.ChoiceField(["queued", "running", "done", "failed", "cancelled"])
+    state = serializers.CharField(help_text="queued, running, done, failed or cancelled.")
     title = serializers.CharField(allow_null=True)
     task = serializers.UUIDField(allow_null=True)
     recipe = serializers.CharField(allow_null=True, help_text="Digest of the recipe found.")
@@ -280,7 +280,8 @@ class Tasks(generics.GenericAPIView):
     queryset = FewShotTask.objects.none()
 
     def get_queryset(self) -> Any:
-        return FewShotTask.objects.visible_to(self.request.user).for_cards()
+        tasks = FewShotTask.objects.visible_to(self.request.user).for_cards()
+        return tasks.order_by("-created_at", "pk")
 
     def get(self, request: Request) -> Response:
         page = self.paginate_queryset(self.get_queryset())
