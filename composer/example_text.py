@@ -36,7 +36,8 @@ class Problem:
             return self.message
         what = "held-out " if self.split == HELD_OUT else ""
         field = {"input": ", input", "target": ", answer"}.get(self.field, "")
-        return f"{what}{self.place} {self.number}{field}: {self.message}".capitalize()
+        text = f"{what}{self.place} {self.number}{field}: {self.message}"
+        return text[0].upper() + text[1:]
 
 
 def parse_examples(text: str, split: str = SHOTS) -> tuple[list[Row], list[Problem]]:

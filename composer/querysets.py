@@ -36,6 +36,9 @@ class FewShotTaskQuerySet(QuerySet):
             searches_count=Count("searches", distinct=True),
         )
 
+    def newest_first(self) -> Self:
+        return self.order_by("-created_at")
+
 
 class SearchQuerySet(QuerySet):
     def visible_to(self, user: Visitor) -> Self:

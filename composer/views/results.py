@@ -8,7 +8,8 @@ from django.http import HttpRequest
 from composer import artifacts, plots
 from composer.engine.prompt import normalise_answer
 from composer.models import Search
-from composer.verdict import methods, verdict
+from composer.verdict import Method, methods, verdict
+from hub_site.figures import number
 
 PREDICTIONS_SHOWN = 50
 
@@ -23,27 +24,35 @@ FILTERS: dict[str, tuple[str, Callable[[Row], bool]]] = {
 def evidence_context(evidence: Mapping[str, Any]) -> dict[str, Any]:
     """The verdict, and all ways measured for the plot and the table behind it."""
     measured = methods(evidence)
-    rows = [
-        {
-            "label": method.name[:1].upper() + method.name[1:],
-            "note": method.detail,
-            "value": method.value,
-            "low": method.low,
-            "high": method.high,
-            "score": f"{method.correct} of {method.total}",
-            "emphasised": method.key == "composed",
-            "forwards": method.forwards,
-            "tokens": method.tokens,
-        }
-        for method in measured
-    ]
+    rows = [_method_row(method) for method in measured]
     total = max((method.total for method in measured), default=0)
+    found = verdict(evidence)
     return {
-        "verdict": verdict(evidence),
+        "verdict": found,
+        "worth_it": found is not None and found.kind in ("use", "unsure", "unmeasured"),
+        "best_single": next((m.detail for m in measured if m.key == "best_single"), ""),
         "found": evidence.get("search", {}),
         "methods": rows,
         "methods_plot": plots.intervals(rows) if rows else "",
         "measured_on": f"{total} held-out example{'' if total == 1 else 's'}",
+    }
+
+
+def _method_row(method: Method) -> dict[str, Any]:
+    name = method.name[:1].upper() + method.name[1:]
+    module = method.detail if method.key == "best_single" else ""
+    passes = method.forwards or 0
+    return {
+        "label": f"{name}: {module.rpartition('/')[2]}" if module else name,
+        "url": f"/{module}" if module else "",
+        "note": f"{number(passes, 0)} forward passes" if passes else "nothing to make",
+        "value": method.value,
+        "low": method.low,
+        "high": method.high,
+        "score": f"{method.correct} of {method.total}",
+        "emphasised": method.key == "composed",
+        "forwards": method.forwards,
+        "tokens": method.tokens,
     }
 
 

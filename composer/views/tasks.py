@@ -15,22 +15,34 @@ from composer import services
 from composer.engine.errors import CommonsError
 from composer.engine.prompt import SLOT
 from composer.forms import ComposeForm, ExampleRow, TaskForm
-from composer.models import Example, FewShotTask, Recipe
+from composer.models import Example, FewShotTask, Recipe, Search
+from composer.querysets import SearchQuerySet
 from composer.verdict import verdict
 from composer.views.compose import RECOMMENDED, compose_at_once, compose_context, usual_time
 from composer.views.request import find_task, page_of, visitor
 from modules.models import BaseModel, LoraModule
 
-SEARCHES_SHOWN = 20
+SEARCHES_SHOWN = 10
 HELD_OUT_SHOWN = 20
+
+
+def _compositions(searches: SearchQuerySet) -> list[dict[str, Any]]:
+    """The newest searches with what came of each."""
+    newest = searches.for_cards().newest_first().prefetch_related("recipe__ingredients")
+    return [
+        {"search": search, "verdict": verdict(search.evidence) if search.recipe else None}
+        for search in newest[:SEARCHES_SHOWN]
+    ]
 
 
 @require_safe
 def tasks(request: HttpRequest) -> HttpResponse:
-    page = page_of(request, FewShotTask.objects.editable_by(request.user).for_cards())
+    own = FewShotTask.objects.editable_by(request.user).for_cards().newest_first()
+    page = page_of(request, own)
     context = {
         "page": page,
         "tasks": page.object_list,
+        "compositions": _compositions(Search.objects.visible_to(request.user)),
         "demo_tasks": FewShotTask.objects.demo(),
     }
     return render(request, "composer/tasks.html", context)
@@ -153,14 +165,6 @@ def task_preview(request: HttpRequest) -> HttpResponse:
 # --- the task ----------------------------------------------------------------------------------
 
 
-def _compositions(request: HttpRequest, task: FewShotTask) -> list[dict[str, Any]]:
-    searches = task.searches.visible_to(request.user).for_cards().newest_first()
-    return [
-        {"search": search, "verdict": verdict(search.evidence) if search.recipe else None}
-        for search in searches.prefetch_related("recipe__ingredients")[:SEARCHES_SHOWN]
-    ]
-
-
 @require_safe
 def task(request: HttpRequest, pk: str) -> HttpResponse:
     try:
@@ -177,7 +181,7 @@ def task(request: HttpRequest, pk: str) -> HttpResponse:
         "shots": shots,
         "held_out": held_out[:HELD_OUT_SHOWN],
         "held_out_count": len(held_out),
-        "compositions": _compositions(request, found),
+        "compositions": _compositions(found.searches.visible_to(request.user)),
         "preview": _preview(found.base_model, found.template, first),
     }
     return render(request, "composer/task.html", context)
