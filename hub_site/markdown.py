@@ -1,6 +1,9 @@
 """Cards and descriptions: Markdown in, harmless HTML out."""
 
+import re
+
 import nh3
+from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
 from markdown_it import MarkdownIt
 
@@ -11,18 +14,24 @@ TAGS = frozenset(
     | {"table", "thead", "tbody", "tr", "th", "td"}
 )
 ATTRIBUTES = {"a": {"href", "title"}, "ol": {"start"}, "code": {"class"}}
+_FIRST_HEADING = r"\A\s*<h([12])>(?:[^<]*/)?{}</h\1>"
 _parser = MarkdownIt("commonmark", {"html": False, "linkify": False}).enable(
     ["table", "strikethrough"]
 )
 
 
-def render(text: str) -> SafeString:
+def render(text: str, title: str = "") -> SafeString:
     """HTML of this Markdown without raw HTML, images, scripts, styles or strange links.
 
     Images are left out because an image from elsewhere tells its server who reads the page, and our
-    policy would not show it. Headings start at h2: the page has its own h1.
+    policy would not show it. Headings start at h2: the page has its own h1, and a first heading that
+    only repeats this title is left out.
     """
     html = _parser.render(without_front_matter(text[:MAX_CHARACTERS]))
+    if title:
+        html = re.sub(
+            _FIRST_HEADING.format(re.escape(escape(title))), "", html, flags=re.IGNORECASE
+        )
     html = html.replace("<h1>", "<h2>").replace("</h1>", "</h2>")
     clean = nh3.clean(
         html,

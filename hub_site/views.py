@@ -7,13 +7,16 @@ from composer.models import FewShotTask, Recipe
 from modules.models import LoraModule
 
 NEWEST = 6
+PIGMENTS = 24
 
 
 def home(request: HttpRequest) -> HttpResponse:
     recipes = list(Recipe.objects.published().for_cards()[:NEWEST])
+    modules = list(LoraModule.objects.visible_to(request.user).listed().for_cards()[:PIGMENTS])
     context = {
         "demo_tasks": FewShotTask.objects.demo()[:4],
-        "modules": LoraModule.objects.visible_to(request.user).listed().for_cards()[:NEWEST],
+        "modules": modules[:NEWEST],
+        "unmixed": [(str(module), 1.0, module.get_absolute_url()) for module in modules],
         "recipes": recipes,
         "newest_recipe": recipes[0] if recipes else None,
     }
