@@ -24,8 +24,8 @@ def render(text: str, title: str = "") -> SafeString:
     """HTML of this Markdown without raw HTML, images, scripts, styles or strange links.
 
     Images are left out because an image from elsewhere tells its server who reads the page, and our
-    policy would not show it. Headings start at h2: the page has its own h1, and a first heading that
-    only repeats this title is left out.
+    policy would not show it. Headings start at h2, because the page has its own h1; a first heading
+    that only repeats the page's title is left out.
     """
     html = _parser.render(without_front_matter(text[:MAX_CHARACTERS]))
     if title:

@@ -112,7 +112,7 @@ def test_it_says_what_would_stand_on_an_empty_home_page(client: Client, db: None
     page = response.content.decode()
     assert "No module here yet" in page
     assert "No recipe yet" in page
-    assert "The first one will stand here" in page
+    assert "the first one will stand here" in page
     assert "Try it" not in page
     assert reverse("composer:task_new") in page
 
@@ -297,3 +297,11 @@ def test_markdown_keeps_what_a_card_needs() -> None:
     assert "<h2>Title</h2>" in html and "<h1>" not in html
     assert "<td>1</td>" in html
     assert 'href="https://arxiv.org/abs/2307.13269"' in html and "nofollow" in html
+
+
+@pytest.mark.parametrize("heading", ["# past-tense", "## Past-Tense", "# ada/past-tense"])
+def test_a_card_does_not_repeat_the_name_that_stands_above_it(heading: str) -> None:
+    html = drawn("{{ text|markdown:'past-tense' }}", text=f"{heading}\n\nWhat it does.\n")
+    assert html.strip() == "<p>What it does.</p>"
+    other = drawn("{{ text|markdown:'past-tense' }}", text="# What it does\n")
+    assert "<h2>What it does</h2>" in other
