@@ -26,7 +26,7 @@ class FewShotTaskQuerySet(QuerySet):
         return self.filter(owner=user) if user.is_authenticated else self.none()
 
     def demo(self) -> Self:
-        return self.filter(owner=None, demo_key__isnull=False).order_by("demo_key")
+        return self.filter(owner=None, demo_key__isnull=False).order_by("created_at", "demo_key")
 
     def for_cards(self) -> Self:
         shots, held_out = Q(examples__split="shot"), Q(examples__split="held_out")
