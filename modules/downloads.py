@@ -145,7 +145,7 @@ def _answer(request: HttpRequest, file: CommitFile) -> HttpResponseBase:
             if whole and file.path in COUNTED:
                 services.count_download(file.commit.repo)
         answer["Content-Length"] = str(end - start)
-        if not whole or _is_range(wanted):
+        if size and (not whole or _is_range(wanted)):
             answer.status_code = 206
             answer["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     answer["ETag"] = etag

@@ -6,6 +6,8 @@ name could be a stranger's.
 
 from __future__ import annotations
 
+import json
+
 from modules.models import BaseModel, Commit, LoraModule, Repo
 
 FETCH = '''\
@@ -88,5 +90,6 @@ def _class(base: BaseModel | None, task_type: str) -> str:
 
 def _base(base: BaseModel | None, name: str) -> str:
     if base is not None and base.source == base.SITE:
-        return f'fetch("{base.name}", "{base.revision}")'
-    return f'"path/to/{name or "the-base-model"}"'
+        return f"fetch({json.dumps(base.name)}, {json.dumps(base.revision)})"
+    # The name stands in a stranger's file: as a literal it cannot be anything but a name.
+    return json.dumps(f"path/to/{name or 'the-base-model'}")

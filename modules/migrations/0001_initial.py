@@ -9,189 +9,402 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('accounts', '0001_initial'),
-        ('jobs', '0001_initial'),
+        ("accounts", "0001_initial"),
+        ("jobs", "0001_initial"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Blob',
+            name="Blob",
             fields=[
-                ('sha256', models.CharField(max_length=64, primary_key=True, serialize=False)),
-                ('size', models.PositiveBigIntegerField()),
-                ('git_sha1', models.CharField(max_length=40)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
+                ("sha256", models.CharField(max_length=64, primary_key=True, serialize=False)),
+                ("size", models.PositiveBigIntegerField()),
+                ("git_sha1", models.CharField(max_length=40)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
             ],
         ),
         migrations.CreateModel(
-            name='Commit',
+            name="Commit",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('sha', models.CharField(max_length=40)),
-                ('title', models.CharField(max_length=200)),
-                ('message', models.TextField(blank=True)),
-                ('created_at', models.DateTimeField()),
-                ('author', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('parent', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='modules.commit')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("sha", models.CharField(max_length=40)),
+                ("title", models.CharField(max_length=200)),
+                ("message", models.TextField(blank=True)),
+                ("created_at", models.DateTimeField()),
+                (
+                    "author",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "parent",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="modules.commit",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-id'],
+                "ordering": ["-id"],
             },
         ),
         migrations.CreateModel(
-            name='Repo',
+            name="Repo",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=96)),
-                ('kind', models.CharField(choices=[('lora', 'LoRA module'), ('base', 'base model')], max_length=8)),
-                ('visibility', models.CharField(choices=[('public', 'public'), ('private', 'private')], default='public', max_length=8)),
-                ('downloads', models.PositiveBigIntegerField(default=0)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('updated_at', models.DateTimeField(auto_now=True)),
-                ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='repos', to='accounts.namespace')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=96)),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[("lora", "LoRA module"), ("base", "base model")], max_length=8
+                    ),
+                ),
+                (
+                    "visibility",
+                    models.CharField(
+                        choices=[("public", "public"), ("private", "private")],
+                        default="public",
+                        max_length=8,
+                    ),
+                ),
+                ("downloads", models.PositiveBigIntegerField(default=0)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("updated_at", models.DateTimeField(auto_now=True)),
+                (
+                    "owner",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="repos",
+                        to="accounts.namespace",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Ref',
+            name="Ref",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('branch', 'branch'), ('tag', 'tag')], max_length=8)),
-                ('name', models.CharField(max_length=120)),
-                ('commit', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='modules.commit')),
-                ('repo', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='refs', to='modules.repo')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "kind",
+                    models.CharField(choices=[("branch", "branch"), ("tag", "tag")], max_length=8),
+                ),
+                ("name", models.CharField(max_length=120)),
+                (
+                    "commit",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="modules.commit",
+                    ),
+                ),
+                (
+                    "repo",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="refs",
+                        to="modules.repo",
+                    ),
+                ),
             ],
         ),
         migrations.AddField(
-            model_name='commit',
-            name='repo',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='commits', to='modules.repo'),
+            model_name="commit",
+            name="repo",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.CASCADE,
+                related_name="commits",
+                to="modules.repo",
+            ),
         ),
         migrations.CreateModel(
-            name='BaseModel',
+            name="BaseModel",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=200, unique=True)),
-                ('revision', models.CharField(blank=True, max_length=40)),
-                ('source', models.CharField(choices=[('site', 'this site'), ('hub', 'the Hub'), ('folder', 'a folder')], max_length=8)),
-                ('folder', models.CharField(blank=True, max_length=500)),
-                ('aliases', models.JSONField(blank=True, default=list)),
-                ('config', models.JSONField(blank=True, default=dict)),
-                ('tokenizer_sha256', models.CharField(blank=True, max_length=64)),
-                ('parameters', models.PositiveBigIntegerField(default=0)),
-                ('is_encoder_decoder', models.BooleanField(default=True)),
-                ('max_tokens', models.PositiveIntegerField(default=512)),
-                ('layers', models.JSONField(blank=True, default=dict)),
-                ('summary', models.CharField(blank=True, max_length=300)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('repo', models.OneToOneField(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='base_model', to='modules.repo')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=200, unique=True)),
+                ("revision", models.CharField(blank=True, max_length=40)),
+                (
+                    "source",
+                    models.CharField(
+                        choices=[("site", "this site"), ("hub", "the Hub"), ("folder", "a folder")],
+                        max_length=8,
+                    ),
+                ),
+                ("folder", models.CharField(blank=True, max_length=500)),
+                ("aliases", models.JSONField(blank=True, default=list)),
+                ("config", models.JSONField(blank=True, default=dict)),
+                ("tokenizer_sha256", models.CharField(blank=True, max_length=64)),
+                ("parameters", models.PositiveBigIntegerField(default=0)),
+                ("is_encoder_decoder", models.BooleanField(default=True)),
+                ("max_tokens", models.PositiveIntegerField(default=512)),
+                ("layers", models.JSONField(blank=True, default=dict)),
+                ("summary", models.CharField(blank=True, max_length=300)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "repo",
+                    models.OneToOneField(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="base_model",
+                        to="modules.repo",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Tag',
+            name="Tag",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=60)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=60)),
             ],
             options={
-                'ordering': ['name'],
-                'constraints': [models.UniqueConstraint(django.db.models.functions.text.Lower('name'), name='tag_name_ci')],
+                "ordering": ["name"],
+                "constraints": [
+                    models.UniqueConstraint(
+                        django.db.models.functions.text.Lower("name"), name="tag_name_ci"
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='LoraModule',
+            name="LoraModule",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('status', models.CharField(choices=[('checking', 'checking'), ('ready', 'ready'), ('rejected', 'rejected')], default='checking', max_length=10)),
-                ('rejected_reason', models.TextField(blank=True)),
-                ('checks', models.JSONField(blank=True, default=list)),
-                ('published_at', models.DateTimeField()),
-                ('search', django.contrib.postgres.search.SearchVectorField(editable=False, null=True)),
-                ('base_model_name', models.CharField(blank=True, max_length=200)),
-                ('r', models.PositiveIntegerField()),
-                ('lora_alpha', models.FloatField()),
-                ('task_type', models.CharField(blank=True, max_length=40)),
-                ('use_rslora', models.BooleanField(default=False)),
-                ('target_modules', models.JSONField(default=list)),
-                ('parameters', models.PositiveBigIntegerField(default=0)),
-                ('weights_size', models.PositiveBigIntegerField(default=0)),
-                ('weights_sha256', models.CharField(max_length=64)),
-                ('summary', models.CharField(blank=True, max_length=300)),
-                ('licence', models.CharField(blank=True, max_length=60)),
-                ('language', models.CharField(blank=True, max_length=40)),
-                ('base_model', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='lora_modules', to='modules.basemodel')),
-                ('check_job', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='jobs.job')),
-                ('commit', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='modules.commit')),
-                ('repo', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='lora_module', to='modules.repo')),
-                ('tags', models.ManyToManyField(blank=True, related_name='lora_modules', to='modules.tag')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("checking", "checking"),
+                            ("ready", "ready"),
+                            ("rejected", "rejected"),
+                        ],
+                        default="checking",
+                        max_length=10,
+                    ),
+                ),
+                ("rejected_reason", models.TextField(blank=True)),
+                ("checks", models.JSONField(blank=True, default=list)),
+                ("published_at", models.DateTimeField()),
+                (
+                    "search",
+                    django.contrib.postgres.search.SearchVectorField(editable=False, null=True),
+                ),
+                ("base_model_name", models.CharField(blank=True, max_length=200)),
+                ("r", models.PositiveIntegerField()),
+                ("lora_alpha", models.FloatField()),
+                ("task_type", models.CharField(blank=True, max_length=40)),
+                ("use_rslora", models.BooleanField(default=False)),
+                ("target_modules", models.JSONField(default=list)),
+                ("parameters", models.PositiveBigIntegerField(default=0)),
+                ("weights_size", models.PositiveBigIntegerField(default=0)),
+                ("weights_sha256", models.CharField(max_length=64)),
+                ("summary", models.CharField(blank=True, max_length=300)),
+                ("licence", models.CharField(blank=True, max_length=60)),
+                ("language", models.CharField(blank=True, max_length=40)),
+                (
+                    "base_model",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="lora_modules",
+                        to="modules.basemodel",
+                    ),
+                ),
+                (
+                    "check_job",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to="jobs.job",
+                    ),
+                ),
+                (
+                    "commit",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="modules.commit",
+                    ),
+                ),
+                (
+                    "repo",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="lora_module",
+                        to="modules.repo",
+                    ),
+                ),
+                (
+                    "tags",
+                    models.ManyToManyField(
+                        blank=True, related_name="lora_modules", to="modules.tag"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-published_at', '-id'],
+                "ordering": ["-published_at", "-id"],
             },
         ),
         migrations.CreateModel(
-            name='CommitFile',
+            name="CommitFile",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('path', models.CharField(max_length=500)),
-                ('blob', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='modules.blob')),
-                ('commit', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='files', to='modules.commit')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("path", models.CharField(max_length=500)),
+                (
+                    "blob",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="modules.blob",
+                    ),
+                ),
+                (
+                    "commit",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="files",
+                        to="modules.commit",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['path'],
-                'constraints': [models.UniqueConstraint(models.F('commit'), models.F('path'), name='file_once_per_commit')],
+                "ordering": ["path"],
+                "constraints": [
+                    models.UniqueConstraint(
+                        models.F("commit"), models.F("path"), name="file_once_per_commit"
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Grant',
+            name="Grant",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('blob', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='grants', to='modules.blob')),
-                ('user', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "blob",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="grants",
+                        to="modules.blob",
+                    ),
+                ),
+                (
+                    "user",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'constraints': [models.UniqueConstraint(models.F('user'), models.F('blob'), name='grant_once')],
+                "constraints": [
+                    models.UniqueConstraint(models.F("user"), models.F("blob"), name="grant_once")
+                ],
             },
         ),
         migrations.AddIndex(
-            model_name='repo',
-            index=models.Index(django.db.models.functions.text.Lower('name'), models.F('id'), name='repo_by_name'),
+            model_name="repo",
+            index=models.Index(
+                django.db.models.functions.text.Lower("name"), models.F("id"), name="repo_by_name"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='repo',
-            constraint=models.UniqueConstraint(models.F('owner'), django.db.models.functions.text.Lower('name'), name='repo_name_ci'),
+            model_name="repo",
+            constraint=models.UniqueConstraint(
+                models.F("owner"),
+                django.db.models.functions.text.Lower("name"),
+                name="repo_name_ci",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='ref',
-            constraint=models.UniqueConstraint(models.F('repo'), models.F('kind'), models.F('name'), name='ref_once'),
+            model_name="ref",
+            constraint=models.UniqueConstraint(
+                models.F("repo"), models.F("kind"), models.F("name"), name="ref_once"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='commit',
-            constraint=models.UniqueConstraint(models.F('repo'), models.F('sha'), name='commit_sha_in_repo'),
+            model_name="commit",
+            constraint=models.UniqueConstraint(
+                models.F("repo"), models.F("sha"), name="commit_sha_in_repo"
+            ),
         ),
         migrations.AddIndex(
-            model_name='loramodule',
-            index=models.Index(fields=['-published_at', '-id'], name='lora_newest'),
+            model_name="loramodule",
+            index=models.Index(fields=["-published_at", "-id"], name="lora_newest"),
         ),
         migrations.AddIndex(
-            model_name='loramodule',
-            index=models.Index(fields=['base_model', 'status'], name='lora_of_base'),
+            model_name="loramodule",
+            index=models.Index(fields=["base_model", "status"], name="lora_of_base"),
         ),
         migrations.AddIndex(
-            model_name='loramodule',
-            index=models.Index(fields=['r'], name='lora_by_r'),
+            model_name="loramodule",
+            index=models.Index(fields=["r"], name="lora_by_r"),
         ),
         migrations.AddIndex(
-            model_name='loramodule',
-            index=django.contrib.postgres.indexes.GinIndex(fields=['search'], name='lora_search'),
+            model_name="loramodule",
+            index=django.contrib.postgres.indexes.GinIndex(fields=["search"], name="lora_search"),
         ),
         migrations.AddIndex(
-            model_name='loramodule',
-            index=django.contrib.postgres.indexes.GinIndex(fields=['target_modules'], name='lora_targets', opclasses=['jsonb_path_ops']),
+            model_name="loramodule",
+            index=django.contrib.postgres.indexes.GinIndex(
+                fields=["target_modules"], name="lora_targets", opclasses=["jsonb_path_ops"]
+            ),
         ),
     ]

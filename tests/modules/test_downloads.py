@@ -1,0 +1,336 @@
+import io
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from hub_site.accounts import tokens
+from hub_site.accounts.models import User
+from modules import base_models, services
+from modules.models import LoraModule, Ref, Repo
+from modules.storage import local
+from tests.modules.conftest import weights_bytes
+
+DATA = weights_bytes(0)
+FILE = "/alice/opposites/resolve/main/adapter_model.safetensors"
+
+
+def body(answer: Any) -> bytes:
+    return answer.getvalue()
+
+
+def downloads(module: LoraModule) -> int:
+    return Repo.objects.get(pk=module.repo_id).downloads
+
+
+def test_it_serves_a_file(client: Client, opposites: LoraModule) -> None:
+    answer = client.get(FILE)
+    assert answer.status_code == 200
+    assert body(answer) == DATA
+    assert answer["ETag"] == answer["X-Linked-ETag"] == f'"{opposites.weights_sha256}"'
+    assert answer["Content-Length"] == answer["X-Linked-Size"] == str(len(DATA))
+    assert answer["X-Repo-Commit"] == opposites.commit.sha
+    assert answer["Content-Type"] == "application/octet-stream"
+    assert answer["X-Content-Type-Options"] == "nosniff"
+    assert answer["Content-Security-Policy"].startswith("sandbox")
+
+
+def test_the_head_is_the_same_without_the_bytes(client: Client, opposites: LoraModule) -> None:
+    whole, head = client.get(FILE), client.head(FILE)
+    assert body(head) == b""
+    for name in ("Content-Length", "ETag", "X-Repo-Commit", "X-Linked-Size", "Accept-Ranges"):
+        assert head[name] == whole[name]
+
+
+@pytest.mark.parametrize(
+    ("header", "start", "end"),
+    [
+        ("bytes=0-9", 0, 10),
+        ("bytes=5-", 5, None),
+        ("bytes=-7", -7, None),
+        ("bytes=0-999999999", 0, None),
+        ("bytes=0-0", 0, 1),
+    ],
+)
+def test_it_serves_a_range(
+    client: Client, opposites: LoraModule, header: str, start: int, end: int | None
+) -> None:
+    answer = client.get(FILE, headers={"Range": header})
+    assert answer.status_code == 206
+    assert body(answer) == DATA[start:end]
+    first, last = answer["Content-Range"].removeprefix("bytes ").split("/")[0].split("-")
+    assert DATA[int(first) : int(last) + 1] == DATA[start:end]
+    assert answer["Content-Length"] == str(len(DATA[start:end]))
+
+
+@pytest.mark.parametrize("header", ["bytes=999999-", "bytes=-0", "bytes=9-5"])
+def test_it_refuses_a_range_that_is_not_there(
+    client: Client, opposites: LoraModule, header: str
+) -> None:
+    answer = client.get(FILE, headers={"Range": header})
+    assert answer.status_code == 416
+    assert answer["Content-Range"] == f"bytes */{len(DATA)}"
+
+
+@pytest.mark.parametrize("header", ["bytes=0-1,3-4", "lines=1-2", "bytes=x", "bytes=-"])
+def test_it_answers_strange_ranges_with_everything(
+    client: Client, opposites: LoraModule, header: str
+) -> None:
+    answer = client.get(FILE, headers={"Range": header})
+    assert answer.status_code == 200 and body(answer) == DATA
+
+
+def test_a_broken_download_goes_on_only_with_the_same_bytes(
+    client: Client, opposites: LoraModule
+) -> None:
+    etag = client.head(FILE)["ETag"]
+    same = client.get(FILE, headers={"Range": "bytes=10-", "If-Range": etag})
+    assert same.status_code == 206
+    other = client.get(FILE, headers={"Range": "bytes=10-", "If-Range": '"other"'})
+    assert other.status_code == 200 and body(other) == DATA
+
+
+def test_what_one_has_is_not_sent_again(client: Client, opposites: LoraModule) -> None:
+    etag = client.head(FILE)["ETag"]
+    answer = client.get(FILE, headers={"If-None-Match": etag})
+    assert answer.status_code == 304 and answer["ETag"] == etag
+    assert downloads(opposites) == 0
+
+
+def test_an_empty_file_is_served(client: Client, alice: User, opposites: LoraModule) -> None:
+    services.commit(
+        repo=opposites.repo, author=alice, title="x", additions={"empty.txt": io.BytesIO()}
+    )
+    for header in ({}, {"Range": "bytes=0-"}):
+        answer = client.get("/alice/opposites/resolve/main/empty.txt", headers=header)
+        assert answer.status_code == 200 and body(answer) == b""
+        assert answer["X-Linked-Size"] == "0"
+
+
+def test_it_counts_whole_downloads_of_the_weights(client: Client, opposites: LoraModule) -> None:
+    client.head(FILE)
+    client.get(FILE, headers={"Range": "bytes=10-"})
+    client.get("/alice/opposites/resolve/main/README.md")
+    client.head("/alice/opposites/download.zip")
+    assert downloads(opposites) == 0
+    client.get(FILE)
+    client.get("/alice/opposites/download.zip")
+    assert downloads(opposites) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "disposition"),
+    [
+        ("README.md", "text/plain; charset=utf-8", 'inline; filename="README.md"'),
+        ("page.html", "application/octet-stream", 'attachment; filename="page.html"'),
+        ("picture.svg", "application/octet-stream", 'attachment; filename="picture.svg"'),
+    ],
+)
+def test_no_file_can_act_as_a_page_of_ours(
+    client: Client, alice: User, opposites: LoraModule, path: str, kind: str, disposition: str
+) -> None:
+    files = {"page.html": io.BytesIO(b"<script>"), "picture.svg": io.BytesIO(b"<svg>")}
+    services.commit(repo=opposites.repo, author=alice, title="x", additions=files)
+    answer = client.get(f"/alice/opposites/resolve/main/{path}")
+    assert answer["Content-Type"] == kind
+    assert answer["Content-Disposition"] == disposition
+    assert answer["Content-Security-Policy"] == "sandbox; default-src 'none'"
+
+
+def test_a_branch_with_a_slash_is_found(client: Client, opposites: LoraModule) -> None:
+    for name in ("feat/x", "feat"):
+        Ref.objects.create(repo=opposites.repo, kind=Ref.BRANCH, name=name, commit=opposites.commit)
+    for revision in ("feat/x", "feat%2Fx", "feat", opposites.commit.sha):
+        answer = client.get(f"/alice/opposites/resolve/{revision}/README.md")
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("/alice/nothing/resolve/main/README.md", "RepoNotFound"),
+        ("/nobody/opposites/download.zip", "RepoNotFound"),
+        ("/alice/opposites/resolve/v9/README.md", "RevisionNotFound"),
+        ("/alice/opposites/download.zip?revision=v9", "RevisionNotFound"),
+        ("/alice/opposites/download.zip?revision=%00", "RevisionNotFound"),
+        ("/alice/opposites/resolve/main/gone.md", "EntryNotFound"),
+        ("/alice/opposites/resolve/main/", "EntryNotFound"),
+        ("/alice/opposites/resolve/main", "EntryNotFound"),
+        ("/alice/opposites/resolve/main/../../etc/passwd", "EntryNotFound"),
+        ("/alice/opposites/resolve/main/a%00b", "EntryNotFound"),
+    ],
+)
+def test_it_says_in_the_hubs_words_what_is_missing(
+    client: Client, opposites: LoraModule, url: str, code: str
+) -> None:
+    answer = client.get(url)
+    assert answer.status_code == 404
+    assert answer["X-Error-Code"] == code
+    assert answer.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["resolve/main/adapter_config.json", "download.zip"])
+def test_private_files_are_for_their_owner(
+    client: Client, alice: User, bob: User, secret: LoraModule, path: str
+) -> None:
+    url = f"/alice/secret/{path}"
+    missing = client.get(f"/alice/missing/{path}")
+
+    def seen(**headers: str) -> int:
+        answer = client.get(url, headers=headers)
+        if answer.status_code == 404:
+            assert answer.json()["error"].replace("secret", "missing") == missing.json()["error"]
+        return answer.status_code
+
+    own = tokens.create_token(alice, name="mine", scope="read")[1]
+    other = tokens.create_token(bob, name="other", scope="write")[1]
+    assert seen() == 404
+    assert seen(Authorization=f"Bearer {other}") == 404
+    assert seen(Authorization=f"Bearer {own}") == 200
+    assert seen(Authorization="Bearer lc_wrong") == 401
+    client.force_login(bob)
+    assert seen() == 404
+    client.force_login(alice)
+    assert seen() == 200
+    assert client.get(url)["Cache-Control"].startswith("private")
+
+
+@pytest.mark.parametrize("url", [FILE, "/alice/opposites/download.zip"])
+def test_downloads_only_answer_questions(client: Client, opposites: LoraModule, url: str) -> None:
+    assert client.post(url).status_code == 405
+    assert client.delete(url).status_code == 405
+
+
+def test_the_zip_holds_a_versions_files(client: Client, alice: User, opposites: LoraModule) -> None:
+    old = opposites.commit.sha
+    services.commit(
+        repo=opposites.repo, author=alice, title="x", additions={"deep/new.md": io.BytesIO(b"new")}
+    )
+    answer = client.get("/alice/opposites/download.zip")
+    assert answer["Content-Type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(body(answer))) as archive:
+        assert archive.testzip() is None
+        assert archive.read("deep/new.md") == b"new"
+        assert archive.read("adapter_model.safetensors") == DATA
+    older = client.get("/alice/opposites/download.zip", {"revision": old})
+    data = body(older)
+    assert len(zipfile.ZipFile(io.BytesIO(data)).namelist()) == 3
+    assert body(client.get("/alice/opposites/download.zip", {"revision": old})) == data
+
+
+def test_bytes_that_the_store_lost_are_our_fault(client: Client, opposites: LoraModule) -> None:
+    local.delete(opposites.weights_sha256)
+    answer = client.get(FILE)
+    assert answer.status_code == 500 and "store" in answer.json()["error"]
+
+
+# --- the snippets, as they are shown ---
+
+PROBE = """
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file
+import torch
+
+kept = load_file("expected.safetensors")
+loaded = get_peft_model_state_dict(model)
+assert kept.keys() == loaded.keys() and len(kept) > 0
+assert all(torch.equal(kept[name], loaded[name]) for name in kept)
+print("LOADED", len(kept))
+"""
+
+
+@pytest.fixture
+def real_module(db: None, alice: User, tmp_path: Path) -> LoraModule:
+    """A tiny T5 and a LoRA on it, both saved by their own libraries."""
+    script = """
+import sys, torch
+from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+torch.manual_seed(0)
+tokenizer = Tokenizer(models.WordLevel(
+    {"<pad>": 0, "</s>": 1, "<unk>": 2, "your": 3, "input": 4, "here": 5}, unk_token="<unk>"))
+tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>",
+    unk_token="<unk>").save_pretrained("base")
+model = T5ForConditionalGeneration(T5Config(vocab_size=6, d_model=8, d_kv=4, d_ff=8, num_layers=1,
+    num_decoder_layers=1, num_heads=2, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0))
+model.save_pretrained("base")
+tuned = get_peft_model(model, LoraConfig(r=2, target_modules=["q", "v"],
+    task_type="SEQ_2_SEQ_LM", base_model_name_or_path="lora-commons/real-t5",
+    init_lora_weights=False))
+tuned.peft_config["default"].base_model_name_or_path = "lora-commons/real-t5"
+tuned.save_pretrained("module")
+"""
+    run_python(script, tmp_path)
+    owner = base_models.organisation("lora-commons")
+    base_models.keep_base_model(
+        repo=base_models.repo_of(owner, "real-t5", Repo.BASE), folder=tmp_path / "base"
+    )
+    repo = services.create_repo(owner=alice.namespace, name="real", kind=Repo.LORA)
+    base_models.mirror(repo, tmp_path / "module", "First", check_now=True)
+    return LoraModule.objects.get(repo=repo)
+
+
+def run_python(code: str, folder: Path, **environment: str) -> str:
+    script = folder / "script.py"
+    script.write_text(code)
+    quiet = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HOME": str(folder)}
+    done = subprocess.run(
+        [sys.executable, script.name],
+        cwd=folder,
+        env=os.environ | quiet | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+def test_the_snippet_runs_and_loads_the_module_in_peft(
+    live_server: Any, client: Client, real_module: LoraModule, alice: User, tmp_path: Path
+) -> None:
+    assert real_module.status == LoraModule.READY, real_module.rejected_reason
+    page = client.get("/alice/real", headers={"Host": live_server.url.split("//")[1]})
+    snippet = page.context["snippet"]
+    assert snippet in page.content.decode().replace("&quot;", '"').replace("&#x27;", "'")
+    user_folder = tmp_path / "a user's folder"
+    user_folder.mkdir()
+    weights = local.local_path(real_module.weights_sha256)
+    (user_folder / "expected.safetensors").write_bytes(weights.read_bytes())
+    assert "LOADED" in run_python(snippet + "\n" + PROBE, user_folder)
+    assert downloads(real_module) == 1
+
+    # The same module made private: now the snippet sends the owner's token.
+    Repo.objects.filter(pk=real_module.repo_id).update(visibility=Repo.PRIVATE)
+    client.force_login(alice)
+    page = client.get("/alice/real", headers={"Host": live_server.url.split("//")[1]})
+    token = tokens.create_token(alice, name="t", scope="read")[1]
+    private = page.context["snippet"]
+    assert "COMMONS_TOKEN" in private and private != snippet
+    assert "LOADED" in run_python(private + "\n" + PROBE, user_folder, COMMONS_TOKEN=token)
+
+
+def test_a_snippet_never_asks_elsewhere_for_a_base_model(
+    client: Client, alice: User, base_model: Any, publish: Any
+) -> None:
+    publish(alice, "foreign", base_model_name_or_path="someone/else", task_type="CAUSAL_LM")
+    snippet = client.get("/alice/foreign").context["snippet"]
+    assert 'base = "path/to/someone/else"' in snippet and "AutoModelForCausalLM" in snippet
+    shell = client.get("/alice/foreign").context["shell"]
+    assert "curl -o foreign.zip" in shell
+
+
+def test_a_name_cannot_break_out_of_a_snippet(client: Client, alice: User, publish: Any) -> None:
+    publish(alice, "evil", base_model_name_or_path='x"\nimport os\nos.abort()\n"')
+    snippet = client.get("/alice/evil").context["snippet"]
+    assert "\nimport os" not in snippet
+    compile(snippet, "snippet", "exec")
