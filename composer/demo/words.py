@@ -208,7 +208,7 @@ walk talk jump play work call ask want look use help start turn move live believ
 stop create offer remember wait serve expect stay reach remain raise pass report decide pull push
 cook bake paint dance laugh smile cry try study carry hurry marry worry wash climb hunt plan clap
 drop beg hug join visit listen enjoy destroy employ obey invite arrive depart save share hope guess
-kiss miss mix wish touch search attack defend protect borrow repair invent explain collect
+kiss miss mix wish touch search attack defend protect borrow answer repair invent explain collect
 manage print publish translate hate close agree disagree appear vanish enter exit increase decrease
 import export add remove allow ban melt float learn lock unlock tie untie wrap unwrap pack unpack
 load unload fold unfold cover uncover trust distrust disobey admit deny praise blame punish reward

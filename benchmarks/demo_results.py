@@ -1,0 +1,282 @@
+"""How well composing does on the demo's unseen tasks, beside everything simpler.
+
+    python -m benchmarks.demo_results [--draws 10] [--test 240] [--tasks KEY …] [--table-only]
+
+Each draw takes five examples from a task's pool; every method sees the same five. Scores are exact
+matches on the task's test inputs, mean and standard deviation over the draws. Rows are kept in
+var/demo-results.jsonl, so an interrupted run goes on where it stopped. The table goes into
+docs/benchmarks.md and onto the card of the demo's base model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from composer.demo import cards, library, skills
+from composer.demo.library import DemoTask
+from composer.engine import base_model, evaluate, stack
+from composer.engine.config import SearchConfig, as_in_the_paper, recommended, with_combination
+from composer.engine.examples import Example, encode
+from composer.engine.loss import Objective
+from composer.engine.prompt import Template
+from composer.engine.search import search
+
+SHOTS = 5
+ROOT = Path(__file__).parent.parent
+RAW = ROOT / "var" / "demo-results.jsonl"
+DOCS = ROOT / "docs" / "benchmarks.md"
+START, END = "<!-- demo results: start -->", "<!-- demo results: end -->"
+
+# The order of the columns. The first two do not depend on the draw.
+METHODS = {
+    "zero": "zero-shot",
+    "uniform": "uniform",
+    "icl": "in context",
+    "single": "best single",
+    "control": "control",
+    "fresh": "fresh LoRA",
+    "lorahub": "`lorahub`",
+    "sum": "`sum`",
+    "paper": "paper",
+    "oracle": "needed at 1",
+}
+
+
+class Bench:
+    """One task with everything that answers it."""
+
+    def __init__(self, base: base_model.BaseModel, modules: stack.Stack, task: DemoTask, test: int):
+        self.base, self.modules, self.task = base, modules, task
+        self.template = Template(task.template)
+        self.inputs = [example.input for example in task.test[:test]]
+        self.targets = [example.target for example in task.test[:test]]
+
+    def examples(self, draw: int) -> list[Example]:
+        rng = skills.generator("draw", self.task.key, draw)
+        return [Example(item.input, item.target) for item in rng.sample(self.task.pool, SHOTS)]
+
+    def exact(
+        self,
+        modules: stack.Stack | None,
+        weights: np.ndarray | None,
+        combination: str = "sum",
+        *,
+        inputs: Sequence[str] | None = None,
+        template: Template | None = None,
+    ) -> float:
+        answers = evaluate.predict(
+            self.base,
+            modules,
+            weights,
+            inputs or self.inputs,
+            template or self.template,
+            combination,
+            answer_options=self.task.answer_options or None,
+            batch_size=120,
+            max_new_tokens=8,
+        )
+        return evaluate.score(answers, self.targets).value
+
+    def searched(
+        self, modules: stack.Stack, examples: list[Example], config: SearchConfig
+    ) -> float:
+        batch = encode(examples, self.template, self.base.tokenizer)
+        objective = Objective(self.base, modules, batch, config)
+        best = None
+        for generation in search(objective, len(modules), config):
+            best = generation
+        assert best is not None
+        return self.exact(modules, best.best_weights, config.combination)
+
+    def in_context(self, examples: list[Example]) -> float:
+        shown = "".join(f"{example.input} -> {example.target} ; " for example in examples)
+        inputs = [f"{shown}{text} ->" for text in self.inputs]
+        return self.exact(None, None, inputs=inputs, template=Template("{input}"))
+
+    def best_single(self, examples: list[Example]) -> float:
+        batch = encode(examples, self.template, self.base.tokenizer)
+        objective = Objective(self.base, self.modules, batch, recommended())
+        chosen = evaluate.best_single(objective)
+        return self.exact(chosen.stack, chosen.weights, chosen.combination)
+
+    def fresh(self, examples: list[Example], seed: int) -> float:
+        trained = evaluate.fresh_lora(self.base, examples, self.template, seed=seed)
+        return self.exact(trained.stack, trained.weights, trained.combination)
+
+    def needed(self) -> float | None:
+        """All modules the task's author names, each at weight 1: what no few-shot method knows."""
+        weights = np.array([float(name in self.task.modules) for name in self.modules.names])
+        return self.exact(self.modules, weights) if weights.any() else None
+
+    def fixed(self) -> dict[str, float | None]:
+        uniform = evaluate.uniform(self.modules)
+        return {
+            "zero": self.exact(None, None),
+            "uniform": self.exact(uniform.stack, uniform.weights, uniform.combination),
+            "oracle": self.needed(),
+        }
+
+    def drawn(self, draw: int) -> dict[str, float]:
+        examples = self.examples(draw)
+        total = recommended(seed=draw)
+        return {
+            "icl": self.in_context(examples),
+            "single": self.best_single(examples),
+            "control": self.searched(
+                evaluate.randomised_stack(self.modules, draw), examples, total
+            ),
+            "fresh": self.fresh(examples, draw),
+            "lorahub": self.searched(self.modules, examples, with_combination(total, "lorahub")),
+            "sum": self.searched(self.modules, examples, with_combination(total, "sum")),
+            "paper": self.searched(self.modules, examples, as_in_the_paper(seed=draw)),
+        }
+
+
+def kept(path: Path) -> dict[tuple[str, int | None], dict[str, object]]:
+    """Rows measured before on the same base model: {(task, draw): row}."""
+    if not path.exists():
+        return {}
+    revision = library.content_revision(library.base_folder())
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {(row["task"], row["draw"]): row for row in rows if row["revision"] == revision}
+
+
+def measure(tasks: Iterable[DemoTask], draws: int, test: int) -> None:
+    base = base_model.load(library.base_folder())
+    modules = stack.load(library.module_folders(), base)
+    revision = library.content_revision(library.base_folder())
+    RAW.parent.mkdir(exist_ok=True)
+    jobs = [(task, draw) for task in tasks for draw in (None, *range(draws))]
+    for task, draw in tqdm(jobs, unit="draw", mininterval=5):
+        if (task.key, draw) in kept(RAW):
+            continue
+        bench = Bench(base, modules, task, test)
+        start = time.perf_counter()
+        scores = bench.fixed() if draw is None else bench.drawn(draw)
+        row = {
+            "revision": revision,
+            "task": task.key,
+            "draw": draw,
+            "test": len(bench.inputs),
+            "seconds": round(time.perf_counter() - start, 2),
+            **scores,
+        }
+        with RAW.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def values(rows: Iterable[dict[str, object]], method: str) -> list[float]:
+    return [float(str(row[method])) for row in rows if row.get(method) is not None]
+
+
+def cell(found: list[float]) -> str:
+    if not found:
+        return "–"
+    mean = f"{100 * statistics.fmean(found):.0f}"
+    return f"{mean} ± {100 * statistics.stdev(found):.0f}" if len(found) > 1 else mean
+
+
+def table(tasks: Sequence[DemoTask], row_name: Callable[[DemoTask], str]) -> str:
+    """One line a task and one for the mean of the tasks that need several modules."""
+    rows = kept(RAW)
+    by_task = {
+        task.key: [row for (key, _), row in rows.items() if key == task.key] for task in tasks
+    }
+    names = ["task", "role", "test", *METHODS.values()]
+    lines = ["| " + " | ".join(names) + " |", "|---|---|" + "---:|" * (len(names) - 2)]
+    for task in tasks:
+        found = by_task[task.key]
+        if not found:
+            continue
+        cells = [cell(values(found, method)) for method in METHODS]
+        lines.append(
+            "| " + " | ".join([row_name(task), task.role, str(found[0]["test"]), *cells]) + " |"
+        )
+    for role in ("tuning", "report"):
+        several = [
+            task for task in tasks
+            if task.role == role and task.kind in ("mixture", "phrase") and by_task[task.key]
+        ]  # fmt: skip
+        means = []
+        for method in METHODS:
+            scores = [values(by_task[task.key], method) for task in several]
+            full = [statistics.fmean(found) for found in scores if found]
+            means.append(f"**{100 * statistics.fmean(full):.0f}**" if full else "–")
+        name = f"**mean of the {len(several)} mixtures and phrases**"
+        lines.append("| " + " | ".join([name, role, "", *means]) + " |")
+    return "\n".join(lines)
+
+
+def report(tasks: Sequence[DemoTask]) -> str:
+    draws = {draw for _, draw in kept(RAW) if draw is not None}
+    rec, paper = recommended(), as_in_the_paper()
+    lorahub = with_combination(rec, "lorahub")
+    return f"""
+Exact match in per cent on held-out words, mean ± standard deviation over {len(draws)} draws of
+{SHOTS} examples; every method sees the same examples. Tuning tasks may have decided the defaults,
+report tasks only report.
+
+- *zero-shot*: the base model alone. *uniform*: the mean of all 20 modules' ΔW (`sum`, 1/N).
+  *in context*: the examples stand before the input, as in pretraining.
+- *best single*: the module of lowest loss on the examples. *fresh LoRA*: a new one (r 8, 50 steps)
+  trained on the examples. *control*: the `sum` search over the same modules turned in random
+  directions, all norms kept.
+- *`lorahub`* and *`sum`*: all 20 modules, {rec.budget} evaluations of CMA-ES, x0 {lorahub.x0:g},
+  σ {lorahub.sigma:g} and x0 {rec.x0:g}, σ {rec.sigma:g}. The recommended preset is
+  `{rec.combination}`.
+- *paper*: the preset "as in the paper": `lorahub`, 20 modules, {paper.budget} evaluations, x0
+  {paper.x0:g}, σ {paper.sigma:g}, |w| ≤ {paper.bound:g}.
+- *needed at 1*: the modules the task is made of, each at weight 1, added up. No method knows them;
+  it shows what the library holds.
+
+{table(tasks, lambda task: task.name)}
+"""
+
+
+def write(tasks: Sequence[DemoTask]) -> None:
+    text = report(tasks)
+    docs = DOCS.read_text(encoding="utf-8") if DOCS.exists() else "# Benchmarks\n"
+    if START not in docs:
+        docs += f"\n## The demo library\n\n    {COMMAND}\n\n{START}\n{END}\n"
+    before, rest = docs.split(START)
+    after = rest.split(END)[1]
+    DOCS.parent.mkdir(exist_ok=True)
+    DOCS.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
+    results = library.FOLDER / cards.RESULTS
+    results.write_text(f"\n## Results on the unseen tasks\n{text}", encoding="utf-8")
+    card = library.base_folder() / "README.md"
+    card.write_text(cards.base_card(library.FOLDER), encoding="utf-8")
+    print(text)
+
+
+COMMAND = "python -m benchmarks.demo_results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure the demo's unseen tasks.")
+    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--test", type=int, default=240, help="test inputs a task, at most")
+    parser.add_argument("--tasks", nargs="*", help="keys; all when left out")
+    parser.add_argument("--table-only", action="store_true", help="write from the rows kept")
+    parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "1")))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    every = library.tasks()
+    chosen = [task for task in every if not options.tasks or task.key in options.tasks]
+    if not options.table_only:
+        measure(chosen, options.draws, options.test)
+    write(every)
+
+
+if __name__ == "__main__":
+    main()
