@@ -214,8 +214,8 @@ def test_a_blend_is_as_wide_as_its_weights_are_large() -> None:
 
 
 def test_a_blend_of_nothing_says_so() -> None:
-    assert "Blend: nothing yet" in drawn("{% blend parts %}", parts=[])
-    assert "Blend: nothing yet" in drawn("{% blend parts %}", parts=[("a", 0.0)])
+    assert "Blend: nothing in it" in drawn("{% blend parts %}", parts=[])
+    assert "Blend: nothing in it" in drawn("{% blend parts %}", parts=[("a", 0.0)])
 
 
 def test_weight_bars_keep_zero_in_its_place() -> None:
