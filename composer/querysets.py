@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from statistics import median
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from django.db.models import Count, Prefetch, Q, QuerySet
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hub_site.accounts.models import User
     from modules.models import BaseModel, LoraModule
 
-    Visitor = User | AnonymousUser
+    Visitor: TypeAlias = User | AnonymousUser
 
 
 class FewShotTaskQuerySet(QuerySet):

@@ -1,0 +1,109 @@
+"""Composed adapters as files: what is in them, and what is not."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from composer import artifacts, model_cache, services
+from composer.artifacts import AdapterDiffers
+from composer.engine import recipe as engine_recipe
+from composer.engine.adapter_file import WEIGHTS_NAME
+from composer.engine.compose import export
+from composer.engine.examples import Example, encode
+from composer.engine.prompt import Template
+from composer.models import FewShotTask, Recipe, Search
+from hub_site.accounts.models import User
+from hub_site.jobs import queue
+from hub_site.jobs.worker import run
+from modules.storage import local
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def search(task: FewShotTask, alice: User) -> Search:
+    model_cache.forget()
+    torch.set_num_threads(1)
+    services.submit_job(task=task, user=alice, overrides={"budget": 10})
+    job = queue.claim_next("test")
+    assert job is not None
+    run(job)
+    found = Search.objects.select_related("recipe__adapter", "base_model__repo").get(pk=job.pk)
+    assert found.recipe is not None, found.job.error_message
+    return found
+
+
+def files_of(data: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_the_zip_holds_a_peft_folder_with_card_and_recipe(search: Search) -> None:
+    assert search.recipe is not None and search.recipe.adapter is not None
+    chunks = list(artifacts.zip_adapter(search.recipe, search))
+    files = files_of(b"".join(chunks))
+    stored = local.local_path(search.recipe.adapter.sha256).read_bytes()
+    assert files[WEIGHTS_NAME] == stored
+    config = json.loads(files["adapter_config.json"])
+    assert config["base_model_name_or_path"] == "tiny-lab/tiny-t5"
+    assert config["revision"] == search.base_model.revision
+    assert config["r"] == search.evidence["adapter"]["r"] == config["lora_alpha"]
+    card = files["README.md"].decode()
+    assert card.startswith('---\nbase_model: "tiny-lab/tiny-t5"\nlibrary_name: "peft"\n')
+    assert "| tiny-lab/module-0 |" in card and search.recipe.digest in card
+    assert json.loads(files["recipe.json"])["id"] == search.recipe.digest
+
+
+def test_a_large_zip_comes_in_pieces(search: Search) -> None:
+    pieces = list(artifacts._zip({"a.txt": "a"}, "b.bin", (b"x" * 1000 for _ in range(50)), 50_000))
+    assert len(pieces) > 50
+    assert files_of(b"".join(pieces)) == {"a.txt": b"a", "b.bin": b"x" * 50_000}
+
+
+def test_the_snippet_runs_as_it_stands(
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live_server: Any
+) -> None:
+    """Only the word "your input here" is strange to the tiny model; it answers all the same."""
+    assert search.recipe is not None
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "adapter").mkdir()
+    for name, data in files_of(b"".join(artifacts.zip_adapter(search.recipe))).items():
+        (tmp_path / "adapter" / name).write_bytes(data)
+    code = artifacts.snippet(search.recipe, live_server.url)
+    said: list[str] = []
+    exec(compile(code, "snippet", "exec"), {"print": said.append})  # noqa: S102
+    assert len(said) == 1 and isinstance(said[0], str)
+    assert (tmp_path / "base-model" / "config.json").is_file()
+
+
+def test_private_texts_stay_out_of_what_is_public(search: Search, alice: User) -> None:
+    assert search.recipe is not None
+    recipe = services.publish(search=search, user=alice, title="T")
+    hidden = json.dumps(artifacts.recipe_json(recipe))
+    assert all(word not in hidden for word in ('"small"', '"down"', "predictions", "answers"))
+    Recipe.objects.update(shows_examples=True)
+    shown = artifacts.recipe_json(Recipe.objects.get())
+    assert shown["evidence"]["examples"]["shots"][0] == ["big", "small"]
+    assert len(shown["evidence"]["predictions"]) == 3
+
+
+def test_an_adapter_that_differs_from_the_search_is_not_handed_out(
+    search: Search, tmp_path: Path
+) -> None:
+    assert search.recipe is not None
+    base, stack = model_cache.base_of(search), model_cache.stack_of(search)
+    shots = [Example(*pair) for pair in search.examples["shots"]]
+    batch = encode(shots, Template(search.spec["template"]), base.tokenizer)
+    recipe = engine_recipe.check(search.recipe.document)
+    other = [weight + 1 for weight in recipe.weights]
+    export(other, stack, "sum", tmp_path / "other")
+    export(recipe.weights, stack, "sum", tmp_path / "own")
+    with pytest.raises(AdapterDiffers, match="not handed out"):
+        artifacts._load_again(tmp_path / "other", recipe, base, stack, batch)
+    assert not any("lora" in name for name, _ in base.model.named_parameters())
+    assert artifacts._load_again(tmp_path / "own", recipe, base, stack, batch)["probe"]
