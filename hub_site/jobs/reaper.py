@@ -26,6 +26,16 @@ TICK = 0.25  # seconds between looks at the children; the database is asked far 
 FORGOTTEN = timedelta(days=1)
 
 
+def is_alive(pid: int) -> bool:
+    """Does this child of ours run? Looks without reaping: collecting it is Celery's part."""
+    if pid == os.getpid():  # pools without processes of their own
+        return True
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
+
+
 class Reaper(bootsteps.StartStopStep):
     """Celery starts it after the pool and stops it before."""
 
@@ -42,6 +52,9 @@ class Reaper(bootsteps.StartStopStep):
 
     def start(self, parent: Any) -> None:
         self._pool = parent.pool
+        if hub := getattr(parent, "hub", None):
+            # On brokers with an event loop Celery may see a child's death only after 5 seconds.
+            hub.call_repeatedly(0.5, parent.pool.maintain_pool)
         worker_shutting_down.connect(self._shutting_down)
         task_failure.connect(self._task_failed)
         self._thread.start()
@@ -61,7 +74,7 @@ class Reaper(bootsteps.StartStopStep):
     def _shutting_down(self, **_: Any) -> None:
         """Celery waits for running tasks without telling them; tell them."""
         self._stopping = True
-        for pid in self._children() or ():
+        for pid in self._children():
             try:
                 os.kill(pid, signal.SIGTERM)
             except ProcessLookupError:
@@ -71,28 +84,25 @@ class Reaper(bootsteps.StartStopStep):
         """A child that died (WorkerLostError); the list of children tells which."""
         self._look_now = True
 
-    def _children(self) -> set[int] | None:
-        """The pids of the pool's processes; None while one is being started."""
-        processes = getattr(getattr(self._pool, "_pool", None), "_pool", None)
-        if processes is None:
-            return None
-        pids = {process.pid for process in list(processes)}
-        return None if None in pids else pids
+    def _children(self) -> set[int]:
+        """The pids of the pool's processes."""
+        processes = getattr(getattr(self._pool, "_pool", None), "_pool", ())
+        return {process.pid for process in list(processes) if process.pid is not None}
 
     # --- the thread ----------------------------------------------------------------------------
     def _watch(self) -> None:
         from django.db import connection
 
         try:
-            known: set[int] | None = None
+            known: set[int] = set()
             reap_at = wake_at = 0.0
             while not self._stopping:
-                children, now = self._children(), time.monotonic()
+                alive, now = {pid for pid in self._children() if is_alive(pid)}, time.monotonic()
                 try:
-                    if children != known or self._look_now or now >= reap_at:
+                    if alive != known or self._look_now or now >= reap_at:
                         self._look_now = False
                         self._strike_the_dead()
-                        known = children
+                        known = alive
                     if now >= reap_at:
                         reap_at = now + settings.JOB_REAPER_SECONDS
                         self._reap()
@@ -111,16 +121,12 @@ class Reaper(bootsteps.StartStopStep):
     def _strike_the_dead(self) -> None:
         from hub_site.jobs import queue
 
-        # First the jobs, then the children: a child is in the pool's list before it can claim.
-        jobs = list(queue.running_on(self.name))
-        children = self._children()
-        if children is None:
-            return
-        for job in jobs:
-            if pid_of(job.owner) in children or self._stopping:
+        for job in queue.running_on(self.name):
+            pid = pid_of(job.owner)
+            if is_alive(pid) or self._stopping:
                 continue
             try:
-                queue.strike(job, f"process {pid_of(job.owner)} died")
+                queue.strike(job, f"process {pid} died")
             except queue.LeaseLost:
                 logger.info("Job %s has moved on already", job.pk)
 
@@ -141,7 +147,7 @@ class Reaper(bootsteps.StartStopStep):
         """Ring for jobs that wait while a child of ours is free."""
         from hub_site.jobs import queue
 
-        free = len(self._children() or ()) - queue.running_on(self.name).count()
+        free = len(self._children()) - queue.running_on(self.name).count()
         if free > 0 and queue.waiting().exists():
             queue.ring()
 

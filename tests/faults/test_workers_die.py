@@ -5,7 +5,6 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from django.conf import settings
@@ -13,34 +12,12 @@ from django.conf import settings
 from hub_site.jobs import queue
 from hub_site.jobs.models import Job, JobEvent, Worker
 from hub_site.jobs.worker_name import pid_of
+from tests.counting import assert_counted_once, count_job, names, runs_elsewhere, wait_for_steps
 from tests.job_kinds import steps_of
 from tests.workers import WorkerProcess, wait_for, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 Start = Callable[..., WorkerProcess]
-
-
-def count_job(steps: int = 40, seconds: float = 0.1, **options: Any) -> Job:
-    return queue.submit("test_count", params={"steps": steps, "seconds": seconds}, **options)
-
-
-def wait_for_steps(job: Job, number: int) -> None:
-    wait_until(lambda: len(steps_of(job)) >= number, f"{number} steps")
-
-
-def names(job: Job) -> list[str]:
-    return [event.name for event in JobEvent.objects.filter(job=job) if event.name != "step"]
-
-
-def assert_counted_once(job: Job) -> None:
-    """Each step once, in order, by claims whose fences only grow."""
-    wait_for(job, "done", "failed", "cancelled")
-    steps = job.params["steps"]
-    assert (job.state, job.result) == ("done", {"counted": list(range(steps))})
-    fences = list(JobEvent.objects.filter(job=job, name="step").values_list("fence", flat=True))
-    assert len(fences) == steps
-    assert fences == sorted(fences)
-    assert names(job).count("done") == 1
 
 
 def test_it_runs_a_job_and_signs_on_and_off(start_worker: Start) -> None:
@@ -58,16 +35,11 @@ def test_it_takes_a_job_up_again_when_the_child_is_killed(start_worker: Start) -
     for steps in (3, 10, 20):
         wait_for_steps(job, steps)
         dead = worker.kill_child(job)
-        wait_until(lambda: _runs_elsewhere(job, dead), "another child")  # noqa: B023
+        wait_until(lambda: runs_elsewhere(job, dead), "another child")  # noqa: B023
     assert_counted_once(job)
     assert job.attempts == 4
     assert names(job).count("struck") == 3
     assert worker.process.poll() is None
-
-
-def _runs_elsewhere(job: Job, dead: int) -> bool:
-    job.refresh_from_db()
-    return job.state == "running" and pid_of(job.owner) != dead
 
 
 def test_it_takes_a_job_up_again_when_the_whole_worker_is_killed(start_worker: Start) -> None:
@@ -118,7 +90,7 @@ def test_sigterm_releases_the_job_of_a_child_that_replaced_another(start_worker:
     job = count_job()
     wait_for_steps(job, 3)
     dead = worker.kill_child(job)
-    wait_until(lambda: _runs_elsewhere(job, dead), "another child")
+    wait_until(lambda: runs_elsewhere(job, dead), "another child")
     wait_for_steps(job, 10)
     assert worker.stop() == 0
     job.refresh_from_db()

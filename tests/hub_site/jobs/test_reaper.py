@@ -1,31 +1,50 @@
 """The thread in a worker's main process, one duty at a time."""
 
+import os
+import subprocess
+from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from django.conf import settings
 
 from hub_site.jobs import queue
 from hub_site.jobs.models import Job, Worker
-from hub_site.jobs.reaper import Reaper
+from hub_site.jobs.reaper import Reaper, is_alive
 from hub_site.jobs.worker_name import new_name, pid_of
+from tests.workers import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class PoolOf:
-    """What Celery's prefork pool shows of its processes, for pids of our choice."""
+    """What Celery's prefork pool shows of its processes."""
 
-    def __init__(self, *pids: int | None) -> None:
+    def __init__(self, *pids: int) -> None:
         self._pool = SimpleNamespace(_pool=[SimpleNamespace(pid=pid) for pid in pids])
 
 
 @pytest.fixture
-def reaper(monkeypatch: pytest.MonkeyPatch) -> Reaper:
+def child() -> Iterator[int]:
+    """A process of ours that lives as long as the test."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process.pid
+        process.kill()
+
+
+@pytest.fixture
+def dead() -> Iterator[int]:
+    """A process of ours that has ended, and that nobody has collected yet."""
+    with subprocess.Popen(["true"]) as process:
+        wait_until(lambda: not is_alive(process.pid))
+        yield process.pid
+
+
+@pytest.fixture
+def reaper(monkeypatch: pytest.MonkeyPatch, child: int, dead: int) -> Reaper:
     monkeypatch.setenv("COMMONS_WORKER_NAME", "restored afterwards")
     reaper = Reaper(None)
-    reaper._pool = PoolOf(11, 12)
+    reaper._pool = PoolOf(child, dead)
     return reaper
 
 
@@ -45,24 +64,25 @@ def test_two_workers_never_share_a_name() -> None:
     assert len({new_name() for _ in range(100)}) == 100
 
 
-def test_it_strikes_only_the_jobs_of_the_dead(reaper: Reaper) -> None:
-    alive, dead = claimed_by(reaper, 11), claimed_by(reaper, 13)
-    elsewhere = claimed_by(Reaper(None), 13)
+def test_it_sees_a_death_without_collecting_it() -> None:
+    with subprocess.Popen(["sh", "-c", "exit 3"]) as process:
+        wait_until(lambda: not is_alive(process.pid))
+        assert process.wait() == 3
+    assert not is_alive(process.pid)
+    assert is_alive(os.getpid())
+
+
+def test_it_strikes_only_the_jobs_of_the_dead(reaper: Reaper, child: int, dead: int) -> None:
+    alive, orphan = claimed_by(reaper, child), claimed_by(reaper, dead)
+    elsewhere = claimed_by(Reaper(None), dead)
     reaper._strike_the_dead()
     states = dict(Job.objects.values_list("pk", "state"))
-    assert states == {alive.pk: "running", dead.pk: "queued", elsewhere.pk: "running"}
-    assert Job.objects.get(pk=dead.pk).crashes == 1
+    assert states == {alive.pk: "running", orphan.pk: "queued", elsewhere.pk: "running"}
+    assert Job.objects.get(pk=orphan.pk).crashes == 1
 
 
-def test_it_waits_while_a_child_is_being_started(reaper: Reaper) -> None:
-    claimed_by(reaper, 13)
-    reaper._pool = PoolOf(11, None)
-    reaper._strike_the_dead()
-    assert Job.objects.get().state == "running"
-
-
-def test_it_strikes_nobody_while_the_worker_ends(reaper: Reaper) -> None:
-    claimed_by(reaper, 13)
+def test_it_strikes_nobody_while_the_worker_ends(reaper: Reaper, dead: int) -> None:
+    claimed_by(reaper, dead)
     reaper._stopping = True
     reaper._strike_the_dead()
     assert Job.objects.get().crashes == 0
@@ -76,16 +96,16 @@ def test_it_says_that_it_is_there(reaper: Reaper) -> None:
     assert first.name == reaper.name
 
 
-def test_it_rings_when_jobs_wait_and_a_child_is_free(reaper: Reaper, settings: Any) -> None:
+def test_it_rings_when_jobs_wait_and_a_child_is_free(reaper: Reaper, child: int) -> None:
     before = bells()
     reaper._wake()
     assert bells() == before
-    claimed_by(reaper, 11)
+    claimed_by(reaper, child)
     queue.submit("test_idle", params={})
     before = bells()
     reaper._wake()
     assert bells() == before + 1
-    queue.claim_next(f"{reaper.name}:12")
+    queue.claim_next(f"{reaper.name}:0")
     queue.submit("test_idle", params={})
     before = bells()
     reaper._wake()
