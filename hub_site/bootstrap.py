@@ -128,7 +128,7 @@ def install(requirements):
     forget_stamps()
     command = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--prefer-binary"]
     environment = dict(os.environ)
-    environment["PIP_REQUIRE_VIRTUALENV"] = "0"
+    environment["PIP_USER"] = environment["PIP_REQUIRE_VIRTUALENV"] = "0"
     if not environment.get("HOME"):
         environment["PIP_NO_CACHE_DIR"] = "1"
     process = subprocess.Popen(

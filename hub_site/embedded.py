@@ -41,6 +41,7 @@ SOCKET_PATH_BYTES = 103  # macOS; Linux allows 107
 SOCKET_NAME = ".s.PGSQL.5432"
 UNPRIVILEGED = ("postgres", "nobody", "daemon")
 SHARED_HOME = Path("/var/lib/lora-commons")
+READABLE = "abcdefghijkmnpqrstuvwxyz23456789"  # no two that look alike
 
 
 class EmbeddedError(ImproperlyConfigured):
@@ -127,13 +128,13 @@ def secret_key(var: Path) -> str:
     return own_secret(var, "secret-key")
 
 
-def own_secret(var: Path, name: str, length: int = 48) -> str:
+def own_secret(var: Path, name: str, length: int = 60) -> str:
     """A random text, made once and kept in var/NAME (0600). Safe when several processes ask."""
     make_var(var)
     path = var / name
     if not path.exists():
         draft = var / f".{name}.{secrets.token_hex(4)}"
-        _write_private(draft, secrets.token_urlsafe(length))
+        _write_private(draft, "".join(secrets.choice(READABLE) for _ in range(length)))
         try:
             os.link(draft, path)
         except FileExistsError:
@@ -167,7 +168,7 @@ def start(var: Path, *, durable: bool = True) -> str:
         if not (cluster.data / "PG_VERSION").exists():
             # The password of a half-made cluster opens nothing: make both anew.
             (var / "postgres-password").unlink(missing_ok=True)
-            cluster.password = own_secret(var, "postgres-password", 24)
+            cluster.password = own_secret(var, "postgres-password", 32)
             cluster.create(durable=durable)
         cluster.check_version()
         socket_folder = Path(_state(var).get("socket_folder") or var / "nowhere" / "yet")
@@ -198,6 +199,11 @@ def stop(var: Path) -> None:
         if folder.is_dir() and not (folder / SOCKET_NAME).exists():
             shutil.rmtree(folder, ignore_errors=True)
             _save_state(var, home=str(home))
+
+
+def home_of(var: Path) -> Path:
+    """Where the data lie; not under var/ when root had to step aside."""
+    return Path(_state(var).get("home") or var / "postgres")
 
 
 def running(var: Path) -> bool:

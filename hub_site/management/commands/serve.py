@@ -37,6 +37,8 @@ class Command(BaseCommand):
             try:
                 if is_embedded:
                     start_database(var)
+                    if not embedded.home_of(var).is_relative_to(var):
+                        self.say(f"PostgreSQL keeps its data in {embedded.home_of(var)}.")
                 self.say("Preparing the database and the static files ...")
                 call_command("prepare")
                 password = ""
@@ -164,7 +166,7 @@ def demo_password(var: Path) -> str:
     from hub_site.accounts.models import Namespace
 
     User = get_user_model()
-    password = embedded.own_secret(var, "demo-password", 9)
+    password = embedded.own_secret(var, "demo-password", 12)
     with transaction.atomic():
         user, created = User.objects.get_or_create(username=DEMO_USER)
         if created:
