@@ -218,12 +218,26 @@ class Composition:
             "seconds": sum(row.seconds for row in rows),
             "not_finite": sum(row.record["losses"].count("inf") for row in rows),
             "trace": artifacts.digest_of(digests),
+            "singles": self._singles(Generation.from_json(rows[0].record)),
         }
 
+    def _singles(self, first: Generation) -> list[dict[str, Any]]:
+        """The modules ranked by what each does alone, where generation 0 tried them."""
+        found = []
+        for label, loss in zip(first.labels, first.losses.tolist(), strict=True):
+            kind, _, place = label.partition(":")
+            if kind == "single" and np.isfinite(loss):
+                found.append({"name": self.stack.names[int(place)], "loss": loss})
+        return sorted(found, key=lambda each: each["loss"])
+
     def _fresh_lora(self) -> Contender:
-        layers = sorted(self.stack.A)
         return evaluate.fresh_lora(
-            self.base, self.shots, self.template, seed=self.config.seed, layers=layers
+            self.base,
+            self.shots,
+            self.template,
+            seed=self.config.seed,
+            layers=sorted(self.stack.A),
+            after_step=self.lease.check,
         )
 
     def _measure_one(self, key: str, contender: Callable[[], Contender | None]) -> None:

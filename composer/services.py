@@ -381,6 +381,11 @@ def submit_job(
     config = config_for(preset, overrides)
     _check_budget(user, config.budget)
     _check_queue(user)
+    if not BaseModel.objects.usable().filter(pk=task.base_model_id).exists():
+        raise NotReady(
+            f"The base model {task.base_model} is not on this site, so no worker can load it. "
+            "Choose another one for the task, or ask whoever runs this site to add it."
+        )
     shots, held_out = task.pairs(Example.SHOT), task.pairs(Example.HELD_OUT)
     engine_examples.check(shots, held_out)
     chosen = choose_modules(

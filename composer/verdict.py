@@ -81,7 +81,7 @@ def verdict(evidence: Mapping[str, Any]) -> Verdict | None:
         )
     better = [rival for rival in rivals if _beats(rival, composed)]
     if better:
-        return _worse(composed, max(better, key=lambda method: method.correct))
+        return _worse(composed, max(better, key=lambda method: method.correct), rivals)
     for key in ("zero_shot", "best_single", "uniform"):
         rival = rows.get(key)
         if rival and not _beats(composed, rival):
@@ -105,16 +105,23 @@ def _unmeasured(evidence: Mapping[str, Any]) -> Verdict:
     )
 
 
-def _worse(composed: Method, rival: Method) -> Verdict:
+def _worse(composed: Method, rival: Method, rivals: Sequence[Method]) -> Verdict:
     if rival.key == "best_single":
         return Verdict(
             "single",
             f"Use the single module {rival.detail}: {_score(rival)} right, against "
             f"{composed.correct} for the composition.",
         )
+    sentence = (
+        f"Don't use this: {_score(composed)} right, against {rival.correct} for {rival.name}."
+    )
+    untrained = [each for each in rivals if each.key != "fresh_lora"]
+    if rival.key != "fresh_lora" or not all(_beats(composed, each) for each in untrained):
+        return Verdict("dont", sentence)
+    best = max(untrained, key=lambda method: method.correct, default=None)
+    against = f", against {best.correct} for {best.name}" if best else ""
     return Verdict(
-        "dont",
-        f"Don't use this: {_score(composed)} right, against {rival.correct} for {rival.name}.",
+        "dont", sentence, f"Where training is no option, it is still the best there is{against}."
     )
 
 

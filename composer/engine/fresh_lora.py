@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +44,7 @@ def fresh_lora(
     seed: int,
     layers: Sequence[str] | None = None,
     recipe: FreshRecipe | None = None,
+    after_step: Callable[[], None] | None = None,
 ) -> Contender:
     """Train one LoRA on the examples; the base model itself is left as it was.
 

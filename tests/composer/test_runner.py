@@ -72,6 +72,10 @@ def test_it_ends_with_a_recipe_and_evidence(job: Job, lora_modules: list[LoraMod
     evidence = search.evidence
     assert evidence["search"]["evaluations"] == 30
     assert evidence["search"]["loss_after"] <= evidence["search"]["loss_before"]
+    ranked = [each["loss"] for each in evidence["search"]["singles"]]
+    assert ranked == sorted(ranked) and len(ranked) == len(lora_modules)
+    best_alone = {row.key: row for row in methods(evidence)}["best_single"].detail
+    assert best_alone == evidence["search"]["singles"][0]["name"]
     assert [row.key for row in methods(evidence)] == [
         "composed",
         "zero_shot",

@@ -213,6 +213,13 @@ def test_it_takes_a_preset_and_what_differs_from_it() -> None:
         services.config_for("paper", {"budget": 0})
 
 
+def test_it_does_not_queue_what_no_worker_could_load(task: FewShotTask, alice: User) -> None:
+    BaseModel.objects.update(source="hub", repo=None)
+    with pytest.raises(services.NotReady, match="no worker can load it"):
+        services.submit_job(task=task, user=alice)
+    assert not Job.objects.exists()
+
+
 def test_it_makes_one_job_for_one_key(task: FewShotTask, alice: User, bob: User) -> None:
     first = services.submit_job(task=task, user=alice, idempotency_key="k")
     again = services.submit_job(task=task, user=alice, idempotency_key="k")

@@ -59,6 +59,14 @@ def test_it_says_dont_when_a_fresh_lora_is_better() -> None:
     assert found.sentence == (
         "Don't use this: 60 of 100 right, against 86 for a fresh LoRA trained on the same examples."
     )
+    found = verdict(
+        evidence(composed=hits(80), zero_shot=hits(20), best_single=hits(53), fresh_lora=hits(96))
+    )
+    assert found is not None and found.kind == "dont"
+    assert found.detail == (
+        "Where training is no option, it is still the best there is, "
+        "against 53 for the best single module."
+    )
 
 
 def test_it_names_the_single_module_that_does_as_well() -> None:
