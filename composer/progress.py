@@ -70,7 +70,8 @@ def progress(search: Search) -> Progress:
     return Progress(
         state=job.state,
         queue_position=job.queue_position() if job.state == "queued" else None,
-        stage=search.stage if job.state == "running" else "",
+        # A worker that starts its first job loads torch before it can say anything.
+        stage=(search.stage or "preparing") if job.state == "running" else "",
         stage_detail=search.stage_detail if job.state == "running" else "",
         generation=last.number if last else 0,
         evaluations=done,

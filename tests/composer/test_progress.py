@@ -36,6 +36,7 @@ def test_it_counts_the_queue(search: Search, task: FewShotTask, alice: User) -> 
 
 def test_it_says_how_far_how_fast_and_how_long(search: Search) -> None:
     assert queue.claim_next("test") is not None
+    assert progress(Search.objects.select_related("job").get(pk=search.pk)).stage == "preparing"
     generation(search, 0, 20, 2.0)
     generation(search, 1, 40, 1.5)
     Search.objects.filter(pk=search.pk).update(stage="searching")
