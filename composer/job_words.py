@@ -55,7 +55,8 @@ def _running(progress: Progress) -> JobWords:
     if last := _last_generation(progress):
         parts[0] += f" of {last}"
     if progress.seconds_left is not None:
-        parts.append(f"about {duration(progress.seconds_left)} left")
+        about = "about " if progress.seconds_left >= 1 else ""
+        parts.append(f"{about}{duration(progress.seconds_left)} left")
     quarter = int(progress.fraction * 4) * 25
     return JobWords(", ".join(parts) + ".", f"Searching, {quarter} % done.")
 

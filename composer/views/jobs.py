@@ -69,6 +69,7 @@ def _answer_result(request: HttpRequest, search: Search, recipe: Recipe) -> Http
         "recipe": recipe,
         "facts": facts(search.spec),
         "ingredients": recipe.ingredients.all(),
+        "all_zero": not any(recipe.document["weights"]),
         "generations": search.generations.all(),
         "snippet": artifacts.snippet(recipe, site_address(request)),
         "base_model": recipe.base_model,

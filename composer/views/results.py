@@ -11,7 +11,7 @@ from composer.models import Search
 from composer.verdict import Method, methods, verdict
 from hub_site.figures import number
 
-PREDICTIONS_SHOWN = 50
+PREDICTIONS_SHOWN = 12
 
 Row = dict[str, Any]
 FILTERS: dict[str, tuple[str, Callable[[Row], bool]]] = {

@@ -43,7 +43,7 @@ def tasks(request: HttpRequest) -> HttpResponse:
         "page": page,
         "tasks": page.object_list,
         "compositions": _compositions(Search.objects.visible_to(request.user)),
-        "demo_tasks": FewShotTask.objects.demo(),
+        "demo_tasks": list(FewShotTask.objects.demo()),
     }
     return render(request, "composer/tasks.html", context)
 
