@@ -59,10 +59,6 @@ class ModuleFilterForm(forms.Form):
     def has_words(self) -> bool:
         return bool(self.cleaned_data.get("q"))
 
-    @property
-    def is_narrowed(self) -> bool:
-        return any(value for name, value in self.cleaned_data.items() if name != "sort")
-
     def find(self, modules: LoraModuleQuerySet) -> LoraModuleQuerySet:
         """These modules, as far as they are what was asked for."""
         wanted = self.cleaned_data
@@ -116,18 +112,33 @@ def facets(form: ModuleFilterForm, found: LoraModuleQuerySet) -> list[Facet]:
     ]
 
 
+def active(form: ModuleFilterForm) -> list[Choice]:
+    """The filters that are on, each as a link that takes it away."""
+    wanted = form.cleaned_data
+    chosen = [(name, str(wanted[name])) for name in ("owner", "base_model", "r") if wanted[name]]
+    chosen += [(name, value) for name in ("tag", "target") for value in wanted[name]]
+    return [
+        Choice(f"rank {value}" if name == "r" else value, 0, _toggled(form, name, value), True)
+        for name, value in chosen
+    ]
+
+
 def _choice(form: ModuleFilterForm, name: str, value: Any, count: int) -> Choice:
+    text = str(value)
+    return Choice(text, count, _toggled(form, name, text), text in form.data.getlist(name))
+
+
+def _toggled(form: ModuleFilterForm, name: str, value: str) -> str:
+    """The list's query with this value turned on or off, back on the first page."""
     query = form.data.copy()
-    for other in ("after",):
-        query.pop(other, None)
+    query.pop("after", None)
     chosen = query.getlist(name)
-    is_on = str(value) in chosen
-    if is_on:
-        query.setlist(name, [one for one in chosen if one != str(value)])
+    if value in chosen:
+        query.setlist(name, [one for one in chosen if one != value])
     elif name in ("tag", "target"):
-        query.appendlist(name, str(value))
+        query.appendlist(name, value)
     else:
-        query[name] = str(value)
+        query[name] = value
     for empty in [key for key in query if not any(query.getlist(key))]:
         del query[empty]
-    return Choice(str(value) or "not stated", count, query.urlencode(), is_on)
+    return query.urlencode()

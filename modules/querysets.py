@@ -172,7 +172,7 @@ class LoraModuleQuerySet(QuerySet):
                 found.filter(tags__isnull=False)
                 .values_list("tags__name")
                 .annotate(n=targets)
-                .order_by("-n", "tags__name")[:20]
+                .order_by("-n", "tags__name")[:12]
             ),
             "target": _targets(found),
         }

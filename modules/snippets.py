@@ -39,7 +39,8 @@ def for_module(module: LoraModule, commit: Commit, site: str) -> str:
         _head(site, imports, private=module.repo.is_private)
         + f"base = {_base(base, module.base_model_name)}"
         + USE.format(model_class=model_class)
-        + f'model = PeftModel.from_pretrained(model, fetch("{module.repo}", "{commit.sha}"))\n\n'
+        + f'adapter = fetch("{module.repo}", "{commit.sha}")\n'
+        + "model = PeftModel.from_pretrained(model, adapter)\n\n"
         + 'inputs = tokenizer("your input here", return_tensors="pt")\n'
         + "print(tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True))"
     )

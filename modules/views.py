@@ -12,7 +12,7 @@ from django.views.decorators.http import require_safe
 from hub_site.accounts.models import Namespace
 from hub_site.pages import page_or_part
 from modules import cards, keyset, services, snippets
-from modules.forms import BEST, SORTS, ModuleFilterForm, facets
+from modules.forms import BEST, SORTS, ModuleFilterForm, active, facets
 from modules.models import BaseModel, Commit, LoraModule, Repo
 from modules.storage import local
 
@@ -39,6 +39,7 @@ def module_list(request: HttpRequest) -> HttpResponse:
         "form": form,
         "page": page,
         "facets": facets(form, found),
+        "active": active(form),
         "sorts": sorts,
         "sort_by": form.sort_by,
         "hidden": [

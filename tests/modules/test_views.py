@@ -414,3 +414,26 @@ def test_our_own_addresses_are_nobodys_name(client: Client, db: None) -> None:
     for name in sorted(firsts):
         assert names.problem(name) is not None
     assert client.get("/modules").status_code == 301  # not somebody called "modules"
+
+
+def test_the_filters_that_are_on_can_be_taken_away(client: Client, three: Any) -> None:
+    query = {"tag": ["words", "beasts"], "r": "4", "base_model": "lora-commons/tiny-t5", "q": "a"}
+    answer = client.get(LIST, query)
+    assert rows(answer) == ["apple-pie"]
+    active = answer.context["active"]
+    assert [choice.label for choice in active] == [
+        "lora-commons/tiny-t5", "rank 4", "words", "beasts",
+    ]  # fmt: skip
+    for choice in active:
+        left = client.get(f"{LIST}?{choice.query}").context["active"]
+        assert choice.label not in [one.label for one in left] and len(left) == 3
+
+
+def test_moderators_see_the_library_in_the_administration(
+    admin_client: Client, opposites: LoraModule
+) -> None:
+    for name in ("repo", "loramodule", "basemodel", "tag", "commit"):
+        assert admin_client.get(f"/admin/modules/{name}/", {"q": "o"}).status_code == 200
+    assert admin_client.get(f"/admin/modules/loramodule/{opposites.pk}/change/").status_code == 200
+    commit = f"/admin/modules/commit/{opposites.commit_id}"
+    assert admin_client.post(f"{commit}/delete/", {"post": "yes"}).status_code == 403
