@@ -4,6 +4,7 @@ The loss curve is pygal's. Intervals and weights are tables with a drawn column,
 are names that must wrap, link and be read aloud: see docs/decisions/0003-plots.md.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -18,7 +19,7 @@ from hub_site.figures import number, percent
 Point = tuple[float, float]
 
 # Width, height and letter size in the drawing's own units; the stylesheet shows the one that fits.
-SHAPES = {"is-narrow": (360, 230, 15), "is-wide": (720, 280, 13)}
+SHAPES = {"is-narrow": (340, 220, 14), "is-middle": (560, 260, 13), "is-wide": (780, 280, 13)}
 
 
 def loss_curve(
@@ -28,8 +29,11 @@ def loss_curve(
 
     With the budget given the axis stays still while the curve grows.
     """
+    points = [point for point in points if math.isfinite(point[1])]
     if not points:
         return mark_safe("")
+    if baseline is not None and not math.isfinite(baseline):
+        baseline = None
     spoken = _loss_in_words(points, baseline)
     return mark_safe(  # noqa: S308  pygal escapes its texts, _cleaned drops all but shapes and text
         '<div class="plot-fit">'
@@ -51,7 +55,8 @@ def _loss_curve(
 ) -> str:
     width, height, letters = shape
     last = float(budget or points[-1][0])
-    losses = [loss for _, loss in points] + ([] if baseline is None else [baseline])
+    low, high = _range([loss for _, loss in points] + ([] if baseline is None else [baseline]))
+    digits = max(1, 1 - math.floor(math.log10(high - low)))
     chart = pygal.XY(
         width=width,
         height=height,
@@ -67,12 +72,12 @@ def _loss_curve(
         show_dots=False,
         disable_xml_declaration=True,
         xrange=(0, last),
-        range=(0, max(losses) * 1.05 or 1.0),
+        range=(low, high),
         min_scale=3,
         max_scale=5,
         truncate_label=-1,
         x_labels=_ticks(last),
-        value_formatter=lambda value: number(value, 1 if max(losses) >= 0.5 else 2),
+        value_formatter=lambda value: number(value, digits),
         x_value_formatter=lambda value: f"{value:.0f}",
         x_title="evaluations",
     )
@@ -82,6 +87,17 @@ def _loss_curve(
     chart.add_xml_filter(lambda root: _cleaned(root, name, spoken))
     svg = chart.render(is_unicode=True)
     return svg if isinstance(svg, str) else svg.decode()
+
+
+def _range(losses: Sequence[float]) -> tuple[float, float]:
+    """From zero, unless that would flatten the curve to a line at the top."""
+    least, most = min(losses), max(losses)
+    if most <= 0:
+        return min(least, 0.0), 1.0
+    if least < 0.6 * most:
+        return min(least, 0.0), 1.05 * most
+    room = 0.15 * (most - least) or 0.05 * most
+    return least - 2 * room, most + room
 
 
 def _steps(points: Sequence[Point]) -> list[Point]:

@@ -19,7 +19,7 @@ def local(element: ElementTree.Element) -> str:
 @pytest.mark.parametrize("options", [{}, {"budget": 200}, {"budget": 200, "baseline": 2.4}])
 def test_it_draws_a_loss_curve_without_style_or_script(options: dict[str, float]) -> None:
     drawings = svgs(loss_curve(POINTS, **options))  # type: ignore[arg-type]
-    assert len(drawings) == 2
+    assert len(drawings) == 3
     for root in drawings:
         elements = list(root.iter())
         assert {local(e) for e in elements} <= {
@@ -40,10 +40,12 @@ def test_the_same_points_give_the_same_picture() -> None:
     assert loss_curve(POINTS, budget=200) == loss_curve(POINTS, budget=200)
 
 
-@pytest.mark.parametrize("points", [[], [(21.0, 0.5)], [(0.0, 0.0), (1.0, 0.0)], [(5.0, 9e9)]])
+@pytest.mark.parametrize(
+    "points", [[], [(21.0, 0.5)], [(0.0, 0.0), (1.0, 0.0)], [(5.0, 9e9)], [(5.0, -2.0)]]
+)
 def test_it_draws_whatever_a_search_may_yield(points: list[tuple[float, float]]) -> None:
     drawings = svgs(loss_curve(points, budget=200))
-    assert len(drawings) == (2 if points else 0)
+    assert len(drawings) == (3 if points else 0)
 
 
 def test_intervals_are_a_table_that_says_it_all() -> None:
@@ -65,3 +67,21 @@ def test_intervals_are_a_table_that_says_it_all() -> None:
     assert html.count('class="is-ours"') == 1
     assert 'cx="84.0%"' in html
     assert len(svgs(html)) == 2
+
+
+def ticks(svg: ElementTree.Element) -> list[str]:
+    return [e.text or "" for e in svg.iter() if local(e) == "text"]
+
+
+def test_the_axis_begins_at_zero_unless_that_would_flatten_the_curve() -> None:
+    far = ticks(svgs(loss_curve([(1.0, 4.0), (2.0, 1.0)]))[0])
+    assert "0.0" in far
+    near = ticks(svgs(loss_curve([(1.0, 7.74), (2.0, 7.72)]))[0])
+    assert "0.0" not in near
+    assert len({t for t in near if t.startswith("7.7")}) >= 2
+
+
+def test_it_leaves_out_what_cannot_be_drawn() -> None:
+    infinite = [(1.0, float("inf")), (2.0, 2.0), (3.0, 1.0)]
+    assert loss_curve(infinite, baseline=float("nan")) == loss_curve(infinite[1:])
+    assert loss_curve([(1.0, float("nan"))]) == ""
