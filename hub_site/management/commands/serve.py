@@ -1,5 +1,6 @@
 """The whole site under one supervisor: database, web and one worker. `make run` calls this."""
 
+import contextlib
 import fcntl
 import ipaddress
 import os
@@ -79,8 +80,9 @@ class Command(BaseCommand):
         self.say("\n" + "\n".join(f"    {line}" for line in lines) + "\n")
 
     def say(self, line: str) -> None:
-        self.stdout.write(line)
-        self.stdout.flush()
+        with contextlib.suppress(OSError):  # a closed terminal must not keep us from stopping
+            self.stdout.write(line)
+            self.stdout.flush()
 
 
 # --- before the start --------------------------------------------------------------------------
