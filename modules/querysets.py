@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Visitor: TypeAlias = User | AnonymousUser
 
 QUERY_WORDS = 8
+WORD_LENGTH = 64  # PostgreSQL refuses words of more than 2,046 bytes
 
 
 def search_words(text: str) -> list[str]:
@@ -38,7 +39,7 @@ def search_words(text: str) -> list[str]:
     plain = unicodedata.normalize("NFKD", text)
     plain = "".join(c for c in plain if not unicodedata.combining(c))
     plain = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", plain)
-    return re.findall(r"[^\W_]+", plain.lower())
+    return [word[:WORD_LENGTH] for word in re.findall(r"[^\W_]+", plain.lower())]
 
 
 def prefix_query(text: str) -> SearchQuery | None:

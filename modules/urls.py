@@ -1,6 +1,7 @@
 """The library's addresses. The last ones take what is left: `/{owner}/{name}`, as on the Hub."""
 
 from django.urls import path, register_converter
+from django.views.generic import RedirectView
 
 from modules import converters, downloads, views
 
@@ -8,10 +9,14 @@ register_converter(converters.Owner, "owner")
 register_converter(converters.RepoName, "repo")
 
 app_name = "modules"
+to_profile = RedirectView.as_view(pattern_name="modules:profile", query_string=True)
+to_repo = RedirectView.as_view(pattern_name="modules:repo", query_string=True)
 urlpatterns = [
     path("modules/", views.module_list, name="list"),
     path("<owner:owner>", views.profile, name="profile"),
+    path("<owner:owner>/", to_profile),
     path("<owner:owner>/<repo:name>", views.repo, name="repo"),
+    path("<owner:owner>/<repo:name>/", to_repo),
     path("<owner:owner>/<repo:name>/download.zip", downloads.archive, name="archive"),
     path("<owner:owner>/<repo:name>/resolve/<path:rest>", downloads.resolve, name="resolve"),
 ]

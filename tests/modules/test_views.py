@@ -77,6 +77,24 @@ def test_it_finds_modules(client: Client, three: Any, query: Any, found: list[st
     assert sorted(rows(answer)) == sorted(found)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "㌀" * 200,
+        "ﷺ" * 200,
+        "x" * 200,
+        "1e5 0x1f -3 1.5",
+        "½ ² ª",
+        "a'b\\c",
+        ":* | !",
+        "日本語 ไทย",
+        "a_b-c/d.e@f",
+    ],
+)  # fmt: skip
+def test_it_survives_any_words(client: Client, three: Any, text: str) -> None:
+    assert client.get(LIST, {"q": text}).status_code == 200
+
+
 def test_a_name_weighs_more_than_a_card(
     client: Client, alice: User, base_model: Any, publish: Publisher
 ) -> None:
@@ -270,6 +288,12 @@ def test_it_shows_an_older_version(client: Client, opposites: LoraModule, alice:
     assert "eighty" in older and "older version" in older
     for revision in ("f" * 40, "nope", "a\0b"):
         assert client.get("/alice/opposites", {"revision": revision}).status_code == 404
+
+
+def test_a_slash_at_the_end_leads_to_the_page(client: Client, opposites: LoraModule) -> None:
+    answer = client.get("/alice/opposites/?revision=main")
+    assert (answer.status_code, answer["Location"]) == (302, "/alice/opposites?revision=main")
+    assert client.get("/alice/")["Location"] == "/alice"
 
 
 def test_a_rejected_modules_page_says_why(client: Client, opposites: LoraModule) -> None:
