@@ -36,7 +36,7 @@ TASK_EXAMPLE = OpenApiExample(
     "Opposites",
     value={
         "name": "Opposites",
-        "base_model": "lora-commons/words",
+        "base_model": "lora-commons/wordsmith-t5",
         "template": "{input}",
         "examples": [{"input": "big", "target": "small"}, {"input": "hot", "target": "cold"}],
         "held_out": [{"input": "old", "target": "new"}],

@@ -99,8 +99,9 @@ def _load_again(
         loaded = PeftModel.from_pretrained(base.model, str(folder))
         try:
             loaded.eval()
-            theirs = answer_losses(replace(base, model=loaded), None, batch)
-            probe = _probe(replace(base, model=loaded), recipe.spec["template"])
+            again = replace(base, model=loaded.get_base_model())  # with PEFT's layers in it
+            theirs = answer_losses(again, None, batch)
+            probe = _probe(again, recipe.spec["template"])
         finally:
             loaded.unload()
     difference = float((ours - theirs).abs().max())
@@ -311,7 +312,7 @@ def snippet(recipe: Recipe, site: str = "") -> str:
         f"prompt = {json.dumps(template, ensure_ascii=False)}.replace("
         '"{input}", "your input here")',
         'inputs = tokenizer(prompt, return_tensors="pt")',
-        "print(tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True))",
+        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=32)[0], skip_special_tokens=True))",
     ]
     return "\n".join(lines)
 

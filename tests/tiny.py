@@ -1,5 +1,6 @@
 """A tiny library as the site keeps it: a random base model, random modules, checked and ready."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from composer.engine import base_model as engine_base
@@ -13,13 +14,17 @@ OWNER = "tiny-lab"
 COUNT = 4
 
 
-def make_library(root: Path) -> Path:
+def make_library(root: Path, make_base: Callable[[Path], Path] = make_t5) -> Path:
     """base/ and module-0/ … module-3/, each as its user saves it."""
-    make_t5(root / "base")
+    make_base(root / "base")
     base = engine_base.load(root / "base")
     for place in range(COUNT):
-        make_adapter(base, root / f"module-{place}", 100 + place)
+        make_adapter(base, root / f"module-{place}", 100 + place, target_modules=_targets(base))
     return root
+
+
+def _targets(base: engine_base.BaseModel) -> list[str]:
+    return ["q", "v"] if base.is_encoder_decoder else ["q_proj", "v_proj"]
 
 
 def load_library(root: Path) -> tuple[BaseModel, list[LoraModule]]:

@@ -26,7 +26,9 @@ from hub_site.jobs.models import Job, JobEvent
 from hub_site.jobs.queue import LeaseLost
 from hub_site.jobs.worker import Lease, ShuttingDown, run
 from modules.models import LoraModule
-from tests.composer.conftest import HELD_OUT
+from tests import tiny
+from tests.composer.conftest import HELD_OUT, SHOTS
+from tests.engine.conftest import make_llama
 
 # The jobs' lease beats in a thread with a connection of its own.
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -277,6 +279,27 @@ def test_it_composes_without_held_out_examples(task: FewShotTask, alice: User, p
     assert methods(search.evidence) == []
     found = verdict(search.evidence)
     assert found is not None and found.kind == "unmeasured"
+
+
+def test_it_composes_for_a_decoder_only_model(
+    alice: User, tmp_path_factory: pytest.TempPathFactory, settings: Any, tmp_path: Path
+) -> None:
+    settings.BLOB_DIR, settings.CACHE_DIR = tmp_path / "blobs", tmp_path / "cache"
+    root = tiny.make_library(tmp_path_factory.mktemp("llama"), make_llama)
+    base_model, _ = tiny.load_library(root)
+    task = services.create_task(
+        user=alice,
+        name="Opposites",
+        base_model=base_model,
+        template="opposite of {input} :",
+        shots=SHOTS,
+        held_out=HELD_OUT,
+    )
+    search = work(services.submit_job(task=task, user=alice, overrides={"budget": 15}))
+    assert (search.job.state, search.job.error_message) == ("done", "")
+    assert search.evidence["adapter"]["max_difference"] < 1e-4
+    assert [row.key for row in methods(search.evidence)][-1] == "fresh_lora"
+    assert "AutoModelForCausalLM" in artifacts.snippet(search.recipe)
 
 
 def test_it_chooses_among_answer_options(task: FewShotTask, alice: User) -> None:
