@@ -93,7 +93,7 @@ class Commit(models.Model):
 
     repo = models.ForeignKey(Repo, models.CASCADE, related_name="commits")
     sha = models.CharField(max_length=40)
-    parent = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="+")
+    parent = models.ForeignKey("self", models.RESTRICT, null=True, blank=True, related_name="+")
     author = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
@@ -135,7 +135,7 @@ class Ref(models.Model):
     repo = models.ForeignKey(Repo, models.CASCADE, related_name="refs")
     kind = models.CharField(max_length=8, choices=[(BRANCH, "branch"), (TAG, "tag")])
     name = models.CharField(max_length=120)
-    commit = models.ForeignKey(Commit, models.PROTECT, related_name="+")
+    commit = models.ForeignKey(Commit, models.RESTRICT, related_name="+")
 
     class Meta:
         constraints = [models.UniqueConstraint("repo", "kind", "name", name="ref_once")]
@@ -210,7 +210,7 @@ class LoraModule(models.Model):
     CHECKING, READY, REJECTED = "checking", "ready", "rejected"
 
     repo = models.OneToOneField(Repo, models.CASCADE, related_name="lora_module")
-    commit = models.ForeignKey(Commit, models.PROTECT, related_name="+")
+    commit = models.ForeignKey(Commit, models.RESTRICT, related_name="+")
     status = models.CharField(
         max_length=10, choices=[(s, s) for s in (CHECKING, READY, REJECTED)], default=CHECKING
     )

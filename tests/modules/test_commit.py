@@ -314,3 +314,12 @@ def test_it_takes_a_good_repo_name(alice: User, name: str) -> None:
 def test_a_name_is_taken_whatever_its_capitals(alice: User, lora_repo: Repo) -> None:
     with pytest.raises(services.NameTaken, match="exists already"):
         services.create_repo(owner=alice.namespace, name="Opposites", kind=Repo.BASE)
+
+
+def test_a_repo_can_be_deleted_and_the_store_keeps_the_bytes(
+    opposites: LoraModule, alice: User
+) -> None:
+    services.commit(repo=opposites.repo, author=alice, title="x", additions={"a": io.BytesIO(b"a")})
+    opposites.repo.delete()
+    assert not LoraModule.objects.exists()
+    assert Blob.objects.filter(pk=opposites.weights_sha256).exists()
