@@ -312,7 +312,8 @@ def snippet(recipe: Recipe, site: str = "") -> str:
         f"prompt = {json.dumps(template, ensure_ascii=False)}.replace("
         '"{input}", "your input here")',
         'inputs = tokenizer(prompt, return_tensors="pt")',
-        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=32)[0], skip_special_tokens=True))",
+        "answer = model.generate(**inputs, max_new_tokens=32)[0]",
+        "print(tokenizer.decode(answer, skip_special_tokens=True))",
     ]
     return "\n".join(lines)
 
