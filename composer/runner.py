@@ -25,6 +25,7 @@ from composer.engine.search import Generation, ResumeMismatch
 from composer.engine.search import search as run_search
 from composer.models import Generation as GenerationRow
 from composer.models import Ingredient, Recipe, Search
+from composer.verdict import NAMES
 from hub_site.jobs import queue
 from hub_site.jobs.models import Job, JobEvent
 from modules.models import LoraModule
@@ -200,7 +201,7 @@ class Composition:
             ("fresh_lora", self._fresh_lora),
         ):
             if not any(row["key"] == key for row in self.search.evidence.get("methods", [])):
-                self._detail(key.replace("_", " "))
+                self._show(stage_detail=NAMES[key])
                 self._measure_one(key, contender)
                 self.lease.give_way()
 
@@ -340,9 +341,6 @@ class Composition:
         yield
         seconds = self.search.evidence.setdefault("seconds", {})
         seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - start, 3)
-
-    def _detail(self, text: str) -> None:
-        self._show(stage_detail=text)
 
     def _show(self, **fields: str) -> None:
         """Not a checkpoint: a job that dies in a stage again and again makes no progress."""

@@ -14,6 +14,13 @@ SIGNIFICANT = 0.05
 AS_WELL = 0.10  # a difference that would matter
 HOPELESS = 0.10
 GOOD = 0.50
+NAMES = {
+    "composed": "this composition",
+    "zero_shot": "the base model alone",
+    "best_single": "the best single module",
+    "uniform": "the plain average of the modules",
+    "fresh_lora": "a fresh LoRA trained on the same examples",
+}
 
 
 @dataclass(frozen=True)
@@ -37,13 +44,7 @@ class Method:
 
     @property
     def name(self) -> str:
-        return {
-            "composed": "this composition",
-            "zero_shot": "the base model alone",
-            "best_single": "the best single module",
-            "uniform": "the plain average of the modules",
-            "fresh_lora": "a fresh LoRA trained on the same examples",
-        }.get(self.key, self.key)
+        return NAMES.get(self.key, self.key)
 
 
 @dataclass(frozen=True)
