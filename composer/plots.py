@@ -5,6 +5,7 @@ are names that must wrap, link and be read aloud: see docs/decisions/0003-plots.
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -129,12 +130,16 @@ def _cleaned(root: Element, name: str, spoken: str) -> Element:
     for parent in list(root.iter()):
         for child in list(parent):
             tag = child.tag.rsplit("}", 1)[-1] if isinstance(child.tag, str) else ""
-            is_background = "background" in child.get("class", "")
-            if tag not in {"g", "path", "text", "circle", "line", "rect"} or is_background:
+            is_empty = re.search(r"background|overlay", child.get("class", ""))
+            if tag not in {"g", "path", "text", "line"} or is_empty:
                 parent.remove(child)
+    for element in root.iter():
         for attribute in ("id", "style"):
-            parent.attrib.pop(attribute, None)
-    root.attrib.pop("class", None)
+            element.attrib.pop(attribute, None)
+        if element.get("class") == "plot":
+            del element.attrib["class"]
+        if "d" in element.attrib:
+            element.set("d", re.sub(r"(\.\d)\d+", r"\1", element.attrib["d"]))
     root.set("class", f"plot {name}")
     root.set("role", "img")
     root.set("aria-label", spoken)
