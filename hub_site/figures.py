@@ -5,7 +5,7 @@ from datetime import datetime
 
 from django.utils import timezone
 
-MINUS, THIN, NARROW = "\u2212", "\u2009", "\u202f"
+MINUS, NARROW_SPACE = "\u2212", "\u202f"
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -35,7 +35,7 @@ def count(value: int) -> str:
 
 def grouped(value: int) -> str:
     """12 480, with narrow spaces."""
-    return f"{value:,}".replace(",", NARROW)
+    return f"{value:,}".replace(",", NARROW_SPACE)
 
 
 def size(value: int) -> str:
