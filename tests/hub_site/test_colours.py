@@ -104,3 +104,16 @@ def test_dark_mode_changes_nothing_but_tokens() -> None:
         assert "prefers-color-scheme" not in text
         assert not re.search(r":\s*#[0-9a-f]{3,8}\b|rgba?\(|hsla?\(", text), sheet
         assert text.count("@layer") == 1
+
+
+def test_every_class_and_variable_is_there_and_used() -> None:
+    root = Path(__file__).parents[2]
+    css = "".join(path.read_text() for path in (root / "hub_site/static/css").glob("*.css"))
+    defined = set(re.findall(r"\.([a-z][\w-]*)", css))
+    used = set()
+    for path in (root / "templates").rglob("*.html"):
+        text = re.sub(r"[\w-]*{{.*?}}[\w-]*|{%.*?%}", " ", path.read_text())
+        for classes in re.findall(r'class="([^"]*)"', text):
+            used |= set(classes.split())
+    assert used - defined <= {"mark"}
+    assert set(re.findall(r"var\(--([\w-]+)", css)) == set(re.findall(r"--([\w-]+):", css))
