@@ -305,3 +305,9 @@ def test_a_card_does_not_repeat_the_name_that_stands_above_it(heading: str) -> N
     assert html.strip() == "<p>What it does.</p>"
     other = drawn("{{ text|markdown:'past-tense' }}", text="# What it does\n")
     assert "<h2>What it does</h2>" in other
+
+
+def test_a_text_too_long_for_a_page_is_cut_and_says_so() -> None:
+    html = drawn("{{ text|markdown }}", text="word " * 20_000)
+    assert len(html) < 40_000
+    assert "the rest is in the file" in html
