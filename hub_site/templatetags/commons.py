@@ -101,7 +101,7 @@ def weight_bars(ingredients: Iterable[Any], id: str = "") -> dict[str, Any]:  # 
 def term(name: str, shown: str = "") -> SafeString:
     """A term of art with its one plain phrase on hover and focus. An unknown one is a mistake."""
     return format_html(
-        '<span class="term" tabindex="0">{}<span class="hint" role="note">'
+        '<span class="term" tabindex="0" data-term>{}<span class="hint" role="note">'
         '<span class="visually-hidden">: </span>{}</span></span>',
         shown or name,
         TERMS[name],

@@ -21,6 +21,8 @@ def test_a_term_says_its_phrase_on_focus_within_a_phone(site: str, new_context: 
     box = hint.bounding_box()
     assert box is not None
     assert box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"]
+    page.keyboard.press("Escape")
+    expect(hint).to_be_hidden()
 
 
 def test_the_user_menu_opens_without_javascript(
