@@ -29,7 +29,7 @@ def recipe(request: HttpRequest, digest: str) -> HttpResponse:
         **evidence_context(evidence),
         **(predictions_context(request, examples) if examples else {}),
         "recipe": found,
-        "ingredients": found.ingredients.all(),
+        "ingredients": sorted(found.ingredients.all(), key=lambda each: -abs(each.weight)),
         "facts": facts(found.document["spec"]),
         "examples_hash": found.document["spec"]["examples_hash"],
         "matched": found.searches.filter(matched=True).count(),

@@ -12,6 +12,7 @@ from composer.verdict import Method, methods, verdict
 from hub_site.figures import number
 
 PREDICTIONS_SHOWN = 12
+OPTIMISERS = {"cmaes": "CMA-ES"}
 
 Row = dict[str, Any]
 FILTERS: dict[str, tuple[str, Callable[[Row], bool]]] = {
@@ -103,7 +104,7 @@ def facts(spec: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("Combination", spec["combination"]),
         ("Objective", f"{objective['kind']}, per {objective['reduction']}"),
         ("Penalty", f"{objective['penalty']:g}"),
-        ("Search", search["optimiser"]),
+        ("Search", OPTIMISERS.get(search["optimiser"], search["optimiser"])),
         ("Budget", f"{search['budget']} evaluations"),
         ("Start and step", f"{search['x0']:g} and {search['sigma']:g}"),
         ("Bound", bound),
