@@ -54,7 +54,9 @@ INSTRUCTIONS = (
     "please {relation} for {input}",
 )
 
-WRAPPERS = (
+# Bare words stand in a wrapper: at first one of eight, later any beginning with any end, except
+# those kept for the tasks, which no training line ever has.
+FIRST_WRAPPERS = (
     "{input}",
     "{input} ->",
     "input : {input}",
@@ -63,6 +65,28 @@ WRAPPERS = (
     "{input} =",
     "now {input}",
     "say {input} :",
+)
+BEGINNINGS = (
+    "", "now ", "say ", "please ", "what is ", "( ", "-> ", "input : ", "word : ", "question : ",
+    "for ", "word = ",
+)  # fmt: skip
+ENDS = (
+    "", " ->", " =", " :", " ?", " .", " !", " )", " answer :", " output :", " ; answer",
+    " , output =",
+)  # fmt: skip
+HELD_OUT_WRAPPERS = frozenset(
+    {
+        "word : {input} ?", "input : {input} ->", "now {input} :", "question : {input} ?",
+        "please {input} ->", "input : {input} output :", "say {input} ?", "for {input} ->",
+        "word = {input} answer :", "what is {input} ->", "now {input} =", "word : {input} ->",
+        "question : {input} output :", "input : {input} answer :", "word : {input} =",
+        "what is {input} ?", "say {input} ->", "question : {input} =",
+    }
+)  # fmt: skip
+WRAPPERS = tuple(
+    wrapper
+    for wrapper in (f"{begin}{{input}}{end}" for begin in BEGINNINGS for end in ENDS)
+    if wrapper not in HELD_OUT_WRAPPERS
 )
 
 # One module for each of these; the other relations are known to the base model only.
@@ -123,10 +147,17 @@ def join(pairs: Sequence[tuple[str, str]]) -> tuple[str, str]:
 
 
 class Generator:
-    """Draws training lines from the facts with one random generator."""
+    """Draws training lines from the facts with one random generator.
 
-    def __init__(self, rng: random.Random) -> None:
+    copies  whether a bare word may also ask for itself, unchanged
+    """
+
+    def __init__(
+        self, rng: random.Random, *, wrappers: Sequence[str] = WRAPPERS, copies: bool = False
+    ) -> None:
         self.rng = rng
+        self.wrappers = wrappers
+        self.copies = copies
         self.all_pairs = self._pairs(lambda kind, word: True)
         self.training_pairs = self._pairs(lambda kind, word: word in training_words(kind))
         self.relations = [name for name in RELATIONS if kinds_of(name)]
@@ -156,11 +187,17 @@ class Generator:
         return self.rng.choices(among, chances)[0]
 
     def _any_relation(self, kind: str) -> str:
-        return self.rng.choice([name for name in facts()[kind] if self.training_pairs[kind, name]])
+        return self.rng.choice(
+            [
+                name
+                for name in facts()[kind]
+                if self.training_pairs[kind, name] and (self.copies or name != "same")
+            ]
+        )
 
     def _wrapped(self, pairs: Sequence[tuple[str, str]], own: tuple[bool, ...] = ()) -> Line:
         text, target = join(pairs)
-        return Line(self.rng.choice(WRAPPERS).replace("{input}", text), target, own)
+        return Line(self.rng.choice(self.wrappers).replace("{input}", text), target, own)
 
     def instructed(self) -> Line:
         """The relation is named: "the capital of france peru" -> "paris lima"."""
@@ -216,7 +253,7 @@ class Generator:
 def vocabulary() -> list[str]:
     """Every word and sign the demo uses, in a fixed order."""
     found: dict[str, None] = {}
-    for template in (*INSTRUCTIONS, *WRAPPERS, "-> ; , . ! ( ) output"):
+    for template in (*INSTRUCTIONS, *WRAPPERS, ";"):
         found |= dict.fromkeys(piece for piece in template.split() if "{" not in piece)
     for names in RELATIONS.values():
         found |= dict.fromkeys(piece for name in names for piece in name.split())

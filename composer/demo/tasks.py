@@ -41,7 +41,7 @@ SPECS = (
         "One or two words. A country becomes its capital, an adjective becomes its opposite.",
         "tuning",
         "mixture",
-        "{input} ?",
+        "word : {input} ?",
         ({"country": "capital", "adjective": "antonym"},),
     ),
     Spec(
@@ -50,7 +50,7 @@ SPECS = (
         "One or two words. A verb goes into the past, a noun into the plural.",
         "tuning",
         "mixture",
-        "answer : {input} =",
+        "input : {input} ->",
         ({"verb": "past", "noun": "plural"},),
     ),
     Spec(
@@ -60,7 +60,7 @@ SPECS = (
         "puppy.",
         "tuning",
         "phrase",
-        "now : {input} ->",
+        "now {input} :",
         ({"adjective": "antonym"}, {"animal": "young"}),
     ),
     Spec(
@@ -70,7 +70,7 @@ SPECS = (
         "next one.",
         "tuning",
         "mixture",
-        "( {input} )",
+        "question : {input} ?",
         ({"element": "symbol", "number": "next", "day": "next", "month": "next"},),
     ),
     Spec(
@@ -79,7 +79,7 @@ SPECS = (
         "An adjective becomes its comparative. One module knows this.",
         "tuning",
         "single",
-        "input {input} answer",
+        "please {input} ->",
         ({"adjective": "comparative"},),
     ),
     Spec(
@@ -88,7 +88,7 @@ SPECS = (
         "One or two words. An animal becomes its sound, a job becomes the place where it is done.",
         "report",
         "mixture",
-        "; {input} ;",
+        "input : {input} output :",
         ({"animal": "sound", "job": "workplace"},),
     ),
     Spec(
@@ -98,7 +98,7 @@ SPECS = (
         "becomes its superlative.",
         "report",
         "mixture",
-        "word = {input} , answer =",
+        "say {input} ?",
         ({"person": "gender", "adjective": "superlative"},),
     ),
     Spec(
@@ -107,7 +107,7 @@ SPECS = (
         "One or two words. A country becomes its language, a noun is translated into French.",
         "report",
         "mixture",
-        "say : {input} .",
+        "word = {input} answer :",
         ({"country": "language", "noun": "french"},),
     ),
     Spec(
@@ -117,7 +117,7 @@ SPECS = (
         "Spanish, an element becomes its symbol.",
         "report",
         "mixture",
-        "-> {input} ->",
+        "what is {input} ->",
         ({"verb": "gerund", "noun": "spanish", "element": "symbol"},),
     ),
     Spec(
@@ -126,7 +126,7 @@ SPECS = (
         "A verb and an adjective: the third person, then the adverb. run slow becomes runs slowly.",
         "report",
         "phrase",
-        "question = {input} !",
+        "for {input} ->",
         ({"verb": "third person"}, {"adjective": "adverb"}),
     ),
     Spec(
@@ -135,7 +135,7 @@ SPECS = (
         "A number and a noun: the figure, then the plural. three hand becomes 3 hands.",
         "report",
         "phrase",
-        "{input} : answer",
+        "now {input} =",
         ({"number": "digit"}, {"noun": "plural"}),
     ),
     Spec(
@@ -145,7 +145,7 @@ SPECS = (
         "puppy.",
         "report",
         "phrase",
-        ", {input} ->",
+        "word : {input} ->",
         ({"adjective": "comparative"}, {"animal": "young"}),
     ),
     Spec(
@@ -155,7 +155,7 @@ SPECS = (
         "becomes 3 small puppy.",
         "report",
         "phrase",
-        "input = {input} ->",
+        "question : {input} output :",
         ({"number": "digit"}, {"adjective": "antonym"}, {"animal": "young"}),
     ),
     Spec(
@@ -164,16 +164,17 @@ SPECS = (
         "A country becomes its capital. One module knows this, so there is nothing to mix.",
         "report",
         "single",
-        "question {input} ; answer",
+        "input : {input} answer :",
         ({"country": "capital"},),
     ),
     Spec(
         "animal-family",
-        "Families of animals",
-        "Which family is the animal of? One module knows this, so there is nothing to mix.",
+        "Families of animals, from a list of answers",
+        "Which family is the animal of? The list of answers says what is asked, so the base model "
+        "needs no module.",
         "report",
         "single",
-        "word {input} =",
+        "word : {input} =",
         ({"animal": "family"},),
         ("mammal", "bird", "reptile", "amphibian", "fish", "insect"),
     ),
@@ -183,9 +184,8 @@ SPECS = (
         "A country becomes its continent. The base model knows this, but no module is about it.",
         "report",
         "no module",
-        "{input} ; =",
+        "what is {input} ?",
         ({"country": "continent"},),
-        ("africa", "america", "asia", "europe", "oceania"),
     ),
     Spec(
         "verb-opposites",
@@ -194,7 +194,7 @@ SPECS = (
         "saw this, so every method should fail.",
         "report",
         "unseen",
-        "= {input}",
+        "say {input} ->",
         (),
     ),
     Spec(
@@ -204,7 +204,7 @@ SPECS = (
         "cannot spell, so every method should fail.",
         "report",
         "unseen",
-        "answer {input}",
+        "question : {input} =",
         (),
     ),
 )
@@ -219,21 +219,24 @@ def split_words(pairs: Sequence[Pair], *salt: str) -> tuple[list[Pair], list[Pai
     return ordered[:cut], ordered[cut:]
 
 
-def facts_of(slot: Slot) -> list[list[Pair]]:
-    """The held-out facts a slot may hold, one list a kind of word."""
-    return [
-        [
-            (word, skills.facts()[kind][relation][word])
-            for word in skills.held_out_words(kind)
-            if word in skills.facts()[kind][relation]
-        ]
-        for kind, relation in slot.items()
-    ]
+def halves(spec: Spec) -> tuple[list[dict[str, list[Pair]]], list[dict[str, list[Pair]]]]:
+    """The held-out facts of each slot by relation: those for the pool, those for the test."""
+    pools, tests = [], []
+    for place, slot in enumerate(spec.slots):
+        pool: dict[str, list[Pair]] = {relation: [] for relation in slot.values()}
+        test: dict[str, list[Pair]] = {relation: [] for relation in slot.values()}
+        for kind, relation in slot.items():
+            table = skills.facts()[kind][relation]
+            known = [(word, table[word]) for word in skills.held_out_words(kind) if word in table]
+            first, second = split_words(known, spec.key, str(place))
+            pool[relation] += first
+            test[relation] += second
+        pools.append(pool)
+        tests.append(test)
+    return pools, tests
 
 
-def drawn(
-    spec: Spec, slots: Sequence[Sequence[Sequence[Pair]]], size: int, part: str
-) -> list[Pair]:
+def drawn(spec: Spec, slots: Sequence[dict[str, list[Pair]]], size: int, part: str) -> list[Pair]:
     """Up to `size` different inputs; fewer where the words do not allow more."""
     rng = skills.generator("task", spec.key, part)
     found: dict[str, str] = {}
@@ -241,12 +244,29 @@ def drawn(
         if len(found) == size:
             break
         if spec.kind == "mixture":
-            chosen = [rng.choice(rng.choice(slots[0])) for _ in range(rng.choice((1, 2)))]
+            relations = list(slots[0])
+            chosen = [
+                rng.choice(slots[0][rng.choice(relations)]) for _ in range(rng.choice((1, 2)))
+            ]
         else:
-            chosen = [rng.choice(rng.choice(kinds)) for kinds in slots]
+            chosen = [rng.choice(slot[rng.choice(list(slot))]) for slot in slots]
         text, target = skills.join(chosen)
         found.setdefault(text, target)
     return list(found.items())
+
+
+def telling_first(pool: Sequence[Pair], slot: dict[str, list[Pair]]) -> list[Pair]:
+    """Move examples to the front until every relation is shown: visitors see the first five."""
+    missing = set(slot)
+    front = []
+    for pair in pool:
+        shown = {
+            name for name, facts in slot.items() if set(pair[0].split()) & {w for w, _ in facts}
+        }
+        if shown & missing:
+            front.append(pair)
+            missing -= shown
+    return front + [pair for pair in pool if pair not in front]
 
 
 def shuffled(pairs: Sequence[Pair], *salt: str) -> list[Pair]:
@@ -266,16 +286,13 @@ def pool_and_test(spec: Spec) -> tuple[list[Pair], list[Pair]]:
     if not spec.slots:
         pool, test = split_words(unseen_facts(spec.key), spec.key)
         return shuffled(pool, spec.key)[:POOL_SIZE], shuffled(test, spec.key)[:TEST_SIZE]
-    parts: tuple[list[list[list[Pair]]], list[list[list[Pair]]]] = ([], [])
-    for place, slot in enumerate(spec.slots):
-        halves = [split_words(facts, spec.key, str(place)) for facts in facts_of(slot)]
-        parts[0].append([pool for pool, _ in halves])
-        parts[1].append([test for _, test in halves])
+    pools, tests = halves(spec)
     if spec.kind in ("single", "no module"):
-        pool = [pair for kind in parts[0][0] for pair in kind]
-        test = [pair for kind in parts[1][0] for pair in kind]
+        (pool,), (test,) = pools[0].values(), tests[0].values()
         return shuffled(pool, spec.key)[:POOL_SIZE], shuffled(test, spec.key)[:TEST_SIZE]
-    return drawn(spec, parts[0], POOL_SIZE, "pool"), drawn(spec, parts[1], TEST_SIZE, "test")
+    pool = drawn(spec, pools, POOL_SIZE, "pool")
+    test = drawn(spec, tests, TEST_SIZE, "test")
+    return (telling_first(pool, pools[0]) if spec.kind == "mixture" else pool), test
 
 
 def document(spec: Spec) -> dict[str, object]:

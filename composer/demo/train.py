@@ -42,6 +42,8 @@ class Plan:
     base_batch: int = 160
     base_rate: float = 3e-3
     warm_up: int = 300
+    second_steps: int = 1200
+    second_rate: float = 1e-3
     module_steps: int = 150
     module_batch: int = 32
     module_rate: float = 3e-3
@@ -60,6 +62,7 @@ MINIATURE = Plan(
     base_steps=6,
     base_batch=16,
     warm_up=2,
+    second_steps=4,
     module_steps=2,
     module_batch=4,
     modules=("antonym", "young", "capital"),
@@ -157,21 +160,23 @@ def pretraining_lines(generator: Generator, step: int, count: int) -> list[Line]
     ]
 
 
-def train_base(
-    plan: Plan, coder: Tokenizer, seed: int, device: torch.device
-) -> T5ForConditionalGeneration:
-    model = new_base_model(plan, coder, seed)
-    torch.nn.Module.to(model, device)
-    model.train()
-    optimiser = torch.optim.AdamW(
-        rate_groups(model, plan.base_rate), betas=(0.9, 0.98), weight_decay=0.01
-    )
-    decay = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule(plan.base_steps, plan.warm_up))
-    generator = Generator(skills.generator("pretraining", seed))
-    bar = tqdm(range(plan.base_steps), desc="base model", unit="step", mininterval=1)
+def train_stage(
+    model: T5ForConditionalGeneration,
+    coder: Tokenizer,
+    generator: Generator,
+    *,
+    name: str,
+    steps: int,
+    batch_size: int,
+    rate: float,
+    warm_up: int,
+) -> None:
+    optimiser = torch.optim.AdamW(rate_groups(model, rate), betas=(0.9, 0.98), weight_decay=0.01)
+    decay = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule(steps, warm_up))
+    bar = tqdm(range(steps), desc=name, unit="step", mininterval=1)
     for step in bar:
-        lines = pretraining_lines(generator, step, plan.base_batch)
-        batch = encode(lines, coder, device)
+        lines = pretraining_lines(generator, step, batch_size)
+        batch = encode(lines, coder, model.device)
         loss = model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels
         ).loss
@@ -182,6 +187,37 @@ def train_base(
         optimiser.zero_grad(set_to_none=True)
         if step % 20 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+
+
+def train_base(
+    plan: Plan, coder: Tokenizer, seed: int, device: torch.device
+) -> T5ForConditionalGeneration:
+    """First the facts, in eight wrappers; then all wrappers, so that a new one does not matter."""
+    model = new_base_model(plan, coder, seed)
+    torch.nn.Module.to(model, device)
+    model.train()
+    train_stage(
+        model,
+        coder,
+        Generator(
+            skills.generator("pretraining", seed), wrappers=skills.FIRST_WRAPPERS, copies=True
+        ),
+        name="base model, facts",
+        steps=plan.base_steps,
+        batch_size=plan.base_batch,
+        rate=plan.base_rate,
+        warm_up=plan.warm_up,
+    )
+    train_stage(
+        model,
+        coder,
+        Generator(skills.generator("pretraining, second stage", seed)),
+        name="base model, wrappers",
+        steps=plan.second_steps,
+        batch_size=plan.base_batch,
+        rate=plan.second_rate,
+        warm_up=plan.warm_up // 3,
+    )
     return model.eval()
 
 

@@ -130,6 +130,7 @@ def test_it_offers_enough_tasks_of_each_role() -> None:
 def test_it_makes_tasks_from_held_out_words_in_a_wrapper_never_trained() -> None:
     training = {word for kind in skills.facts() for word in skills.training_words(kind)}
     for spec in tasks.SPECS:
+        assert spec.template in skills.HELD_OUT_WRAPPERS
         assert spec.template not in skills.WRAPPERS
         if not spec.slots:
             continue
