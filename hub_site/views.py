@@ -6,7 +6,7 @@ from django.shortcuts import render
 from composer.models import FewShotTask, Recipe
 from modules.models import LoraModule
 
-NEWEST = 6
+NEWEST = 5
 PIGMENTS = 24
 
 

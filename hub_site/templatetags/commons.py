@@ -1,7 +1,7 @@
 """The site's own tags and filters, there in every template without `{% load %}`.
 
 Colour: dot, blend, blend_key, weight_bars, hue_class. Figures: signed, number, count, grouped,
-file_size, percent, duration. Marks: term, hash, ago, icon. Text: markdown.
+file_size, percent, duration. Marks: term, hash, ago, icon. Text: markdown, short.
 """
 
 from collections.abc import Iterable
@@ -41,6 +41,12 @@ def percent(value: float | None, digits: int = 0) -> str:
     return "–" if value is None else figures.percent(value, digits)
 
 
+@register.filter
+def short(name: Any) -> str:
+    """The repo's own name, without its owner."""
+    return str(name).rsplit("/", 1)[-1]
+
+
 @register.simple_tag
 def dot(name: Any, weight: float | None = None) -> SafeString:
     """The round mark in a module's own colour; hatched when its weight is negative."""
@@ -58,9 +64,12 @@ def blend(
 ) -> dict[str, Any]:
     """A recipe as its blend: one segment an ingredient, width by |weight|, negative ones hatched.
 
-    With an id the segments keep theirs, so that a live bar grows instead of jumping.
+    The strongest first and the negative ones last; but with an id the segments keep their order
+    and ids, so that a live bar grows instead of jumping.
     """
     parts = colour.pigments(ingredients)
+    if not id:
+        parts.sort(key=lambda part: -part.weight)
     total = sum(abs(part.weight) for part in parts)
     segments, x = [], 0.0
     for index, part in enumerate(parts):

@@ -213,6 +213,13 @@ def test_a_blend_is_as_wide_as_its_weights_are_large() -> None:
     assert f"hue-{colour.hue('x/a')}" in svg
 
 
+def test_a_still_blend_is_sorted_and_a_live_one_keeps_its_places() -> None:
+    parts = [("x/a", -0.1), ("x/b", 0.3), ("x/c", 0.6)]
+    still = re.findall(r"<title>(\w)", drawn("{% blend parts %}", parts=parts))
+    live = re.findall(r"<title>(\w)", drawn('{% blend parts id="live" %}', parts=parts))
+    assert (still, live) == (["c", "b", "a"], ["a", "b", "c"])
+
+
 def test_a_blend_of_nothing_says_so() -> None:
     assert "Blend: nothing in it" in drawn("{% blend parts %}", parts=[])
     assert "Blend: nothing in it" in drawn("{% blend parts %}", parts=[("a", 0.0)])
