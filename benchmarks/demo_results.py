@@ -151,12 +151,12 @@ def kept(path: Path) -> dict[tuple[str, int | None], dict[str, object]]:
     return {(row["task"], row["draw"]): row for row in rows if row["revision"] == revision}
 
 
-def measure(tasks: Iterable[DemoTask], draws: int, test: int) -> None:
+def measure(tasks: Sequence[DemoTask], draws: int, test: int) -> None:
     base = base_model.load(library.base_folder())
     modules = stack.load(library.module_folders(), base)
     revision = library.content_revision(library.base_folder())
     RAW.parent.mkdir(exist_ok=True)
-    jobs = [(task, draw) for task in tasks for draw in (None, *range(draws))]
+    jobs = [(task, draw) for draw in (None, *range(draws)) for task in tasks]
     for task, draw in tqdm(jobs, unit="draw", mininterval=5):
         if (task.key, draw) in kept(RAW):
             continue

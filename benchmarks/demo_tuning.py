@@ -22,7 +22,7 @@ from composer.engine import base_model, stack
 from composer.engine.config import SearchConfig, recommended, with_combination
 
 X0 = (0.0, 0.1, 0.2)
-SIGMA = (0.05, 0.1, 0.2, 0.3)
+SIGMA = (0.1, 0.2, 0.3, 0.5)
 
 
 def settings() -> list[SearchConfig]:

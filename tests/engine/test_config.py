@@ -18,6 +18,7 @@ from composer.engine.errors import BadConfig
 def test_the_presets_are_what_they_say() -> None:
     ours, paper = recommended(), as_in_the_paper()
     assert (ours.combination, ours.budget, ours.x0, ours.sigma) == ("sum", 200, 0.1, 0.1)
+    assert ours.penalty == 0.02
     assert (paper.combination, paper.budget, paper.x0) == ("lorahub", 40, 0.0)
     assert (paper.bound, paper.penalty, paper.singles) == (1.5, 0.05, False)
     assert {name: preset(budget=7, seed=9) for name, preset in PRESETS.items()} == {
@@ -74,6 +75,6 @@ def test_the_reference_objective_pools_tokens() -> None:
 
 def test_each_combination_brings_its_own_start_and_step() -> None:
     lorahub = with_combination(recommended(), "lorahub")
-    assert (lorahub.x0, lorahub.sigma) == (0.1, 0.2)
+    assert (lorahub.x0, lorahub.sigma) == (0.1, 0.1)
     assert with_combination(lorahub, "sum") == recommended()
     assert with_combination(as_in_the_paper(), "lorahub") == as_in_the_paper()
