@@ -1,10 +1,13 @@
 """A job's page: live while it runs, the result at the same address when it is done."""
 
+from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import ValidationError
+from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
@@ -18,7 +21,7 @@ from composer.models import Recipe, Search
 from composer.progress import Progress, progress
 from composer.views.request import find_done, find_search, site_address
 from composer.views.results import evidence_context, facts, predictions_context
-from hub_site.jobs.models import Job
+from hub_site.jobs.models import Job, Worker
 from hub_site.pages import page_or_part
 
 RESULT_PARTS = {
@@ -33,6 +36,11 @@ def _loss_plot(search: Search, now: Progress) -> str:
     return plots.loss_curve(points, budget=now.budget, baseline=before) if points else ""
 
 
+def _worker_is_missing() -> bool:
+    lease = timedelta(seconds=settings.JOB_LEASE_SECONDS)
+    return not Worker.objects.filter(seen_at__gt=Now() - lease).exists()
+
+
 def _job_context(search: Search) -> dict[str, Any]:
     now = progress(search)
     return {
@@ -43,6 +51,7 @@ def _job_context(search: Search) -> dict[str, Any]:
         # By name, which is their place: a bar that is live must not change its rows.
         "weights": sorted((w.name, w.weight, f"/{w.name}") for w in now.weights),
         "loss_plot": _loss_plot(search, now),
+        "worker_is_missing": search.job.state == "queued" and _worker_is_missing(),
         "resumed": search.job.attempts > 1 and bool(now.curve),
         "restarted": search.job.events.filter(name="restarted").last(),
     }

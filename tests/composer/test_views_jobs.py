@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from composer import services
 from composer.engine.examples import Example
 from composer.models import FewShotTask, Search
 from hub_site.accounts.models import User
-from hub_site.jobs.models import Job
+from hub_site.jobs.models import Job, Worker
 from modules.models import BaseModel
 from tests.composer import finished
 
@@ -49,6 +50,12 @@ def test_it_says_how_many_jobs_are_before_it(
 ) -> None:
     second = finished.start(task, alice)
     assert "1 job before this one" in client.get(second.get_absolute_url()).text
+
+
+def test_it_says_when_no_worker_is_there(client: Client, waiting: Search) -> None:
+    assert "No worker is running" in client.get(waiting.get_absolute_url()).text
+    Worker.objects.create(name="w", host="here", pid=1, seen_at=timezone.now())
+    assert "No worker is running" not in client.get(waiting.get_absolute_url()).text
 
 
 def test_a_running_job_shows_loss_weights_and_speed(client: Client, waiting: Search) -> None:
