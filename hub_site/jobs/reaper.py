@@ -48,6 +48,7 @@ class Reaper(bootsteps.StartStopStep):
         self._pool: Any = None
         # Plain flags: a signal handler must not wait for a lock.
         self._stopping = self._look_now = False
+        self._told: set[int] = set()
         self._thread = threading.Thread(target=self._watch, name="reaper", daemon=True)
 
     def start(self, parent: Any) -> None:
@@ -72,9 +73,14 @@ class Reaper(bootsteps.StartStopStep):
         self._shutting_down()
 
     def _shutting_down(self, **_: Any) -> None:
-        """Celery waits for running tasks without telling them; tell them."""
+        """Celery waits for running tasks without telling them; tell them, once.
+
+        A second SIGTERM would kill a child that is on its way out, perhaps while it holds the lock
+        of the pool's pipe, and the main process would then wait for that lock for ever.
+        """
         self._stopping = True
-        for pid in self._children():
+        for pid in self._children() - self._told:
+            self._told.add(pid)
             try:
                 os.kill(pid, signal.SIGTERM)
             except ProcessLookupError:

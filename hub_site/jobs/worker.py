@@ -15,7 +15,7 @@ from composer.engine.errors import CommonsError
 from hub_site.jobs import queue, registry
 from hub_site.jobs.models import Job
 from hub_site.jobs.queue import DatabaseLost, JobCancelled, LeaseLost
-from hub_site.jobs.worker_name import name_of_this_process
+from hub_site.jobs.worker_name import is_pool_child, name_of_this_process
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,13 @@ def ask_to_stop() -> None:
 
 @contextmanager
 def _sigterm_stops() -> Iterator[None]:
-    """SIGTERM ends the loop at the next check instead of ending the process in mid-sentence."""
+    """SIGTERM ends the loop at the next check instead of ending the process in mid-sentence.
+
+    A child of a pool keeps this handler: the pool itself tells it when to exit. Ended by a signal
+    while it says goodbye, it could take the lock of the pool's pipe with it (a process with
+    threads, as torch starts them, cannot mask a signal), and the main process would wait for that
+    lock for ever.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -65,7 +71,8 @@ def _sigterm_stops() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if not is_pool_child():
+            signal.signal(signal.SIGTERM, before)
 
 
 def run(job: Job) -> None:

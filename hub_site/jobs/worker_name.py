@@ -19,6 +19,12 @@ def name_of_this_process() -> str:
     return f"{os.environ.get(NAME_VARIABLE) or new_name()}:{os.getpid()}"
 
 
+def is_pool_child() -> bool:
+    """Is this a process that a worker's main process started for its jobs?"""
+    name = os.environ.get(NAME_VARIABLE)
+    return name is not None and int(name.split(":")[1]) != os.getpid()
+
+
 def pid_of(owner: str) -> int:
     """The process that made a claim."""
     return int(owner.split(":")[3])
