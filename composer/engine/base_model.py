@@ -21,6 +21,8 @@ from composer.engine.errors import BadBaseModel
 
 # The longest answer that is generated.
 ANSWER_TOKENS = 32
+# Without any of these, transformers makes up a tokenizer that knows no word, and says nothing.
+VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def load(folder: Path | str, *, device: str = "cpu", dtype: torch.dtype | None =
                 **options,
             )
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except Exception as error:  # the libraries raise errors of their own for damaged files
         raise BadBaseModel(
             f"The base model in {folder.name!r} ({config.get('model_type')!r}) cannot be loaded: "
             f"{error}"
@@ -129,6 +131,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise BadBaseModel(
             f"There is no .safetensors file in {folder.name!r}. Pickled weights are not loaded: "
             "convert them with save_pretrained(safe_serialization=True)."
+        )
+    if not any(path for name in VOCABULARIES for path in folder.glob(name)):
+        raise BadBaseModel(
+            f"There is no tokenizer in {folder.name!r} (no tokenizer.json). Copy it from where the "
+            "model comes from, or save it there with tokenizer.save_pretrained."
         )
     return config
 

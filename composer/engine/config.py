@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -142,7 +141,6 @@ def _number(name: str, value: object, low: float, high: float) -> None:
     if (
         not isinstance(value, int | float)
         or isinstance(value, bool)
-        or not math.isfinite(value)
-        or not low <= value <= high
+        or not low <= value <= high  # also refuses what is not a number
     ):
         raise _bad(name, value, f"a number from {low:g} to {high:g}")

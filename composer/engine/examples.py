@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from composer.engine.errors import BadExamples
-from composer.engine.prompt import Template
+from composer.engine.prompt import Template, is_text
 
 if TYPE_CHECKING:
     from composer.engine.batch import Batch
@@ -31,7 +31,8 @@ class Counter(Protocol):
 def read_jsonl(text: str, part: str = "examples") -> list[Example]:
     """One JSON object a line, with "input" and "target"; empty lines are skipped."""
     examples = []
-    for line, row in enumerate(text.splitlines(), 1):
+    # Only a newline ends a line: splitlines() would also cut at U+2028 and the like in a text.
+    for line, row in enumerate(text.split("\n"), 1):
         if not row.strip():
             continue
         try:
@@ -123,7 +124,7 @@ def _check_texts(example: Example, line: int, part: str) -> None:
                 field=field,
                 part=part,
             )
-        if "\x00" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        if not is_text(text):
             raise BadExamples(
                 f"The {field} in line {line} holds characters that are not text. Retype it.",
                 line=line,

@@ -50,6 +50,7 @@ def fresh_lora(
 
     layers None adapts every query and value projection. The result is a stack of one module, so
     it is predicted with and exported like any other (weights (1,), combination `sum`).
+    after_step is called after every step; what it raises ends the training.
     """
     recipe = recipe or FreshRecipe()
     stack = _new_lora(base, _layers(base, layers), recipe, seed)
@@ -76,6 +77,8 @@ def fresh_lora(
                 share.backward(retain_graph=True)  # type: ignore[no-untyped-call]
                 loss += float(share.detach())
             optimiser.step()
+            if after_step is not None:
+                after_step()
     for parameter in parameters:
         parameter.requires_grad_(False)
     return Contender(

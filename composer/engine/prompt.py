@@ -19,6 +19,12 @@ class Template:
     text: str = SLOT
 
     def __post_init__(self) -> None:
+        if not is_text(self.text):
+            raise BadExamples(
+                "The template holds characters that are not text. Retype it.",
+                field="template",
+                part="template",
+            )
         count = self.text.count(SLOT)
         if count != 1:
             raise BadExamples(
@@ -33,8 +39,14 @@ class Template:
         return before + input + after
 
 
+def is_text(text: str) -> bool:
+    """No U+0000 and no half of a surrogate pair: what tokenizers and databases can take."""
+    return "\x00" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def normalise_answer(text: str) -> str:
-    """Strip, lower, drop one final full stop: how LoraHub compares answers."""
+    """Strip, lower, drop one final full stop. LoraHub's code drops every full stop, so that it
+    takes 3.5 for 35."""
     return text.strip().lower().removesuffix(".").strip()
 
 

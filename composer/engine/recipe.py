@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import rfc8785
 
-from composer.engine.config import SearchConfig
+from composer.engine.config import COMBINATIONS, SearchConfig
 from composer.engine.errors import BadConfig, BadExamples, BadRecipe
 from composer.engine.examples import Example
 from composer.engine.prompt import Template
@@ -21,6 +20,10 @@ SCALING = {
     "lorahub": "sqrt(s_i) into A and B; exported with lora_alpha = r",
 }
 RANK = {"sum": "concatenated, zero weights dropped", "lorahub": "one rank"}
+# Larger ones overflow in float32; bounds end at 1000.
+LARGEST_WEIGHT = 1e30
+SEARCH_KEYS = ("optimiser", "budget", "x0", "sigma", "bound", "population", "singles")
+OBJECTIVE_KEYS = ("kind", "reduction", "penalty")
 SPEC_KEYS = (
     "base_model", "ingredients", "combination", "scaling", "rank", "objective", "search",
     "seed", "template", "split", "examples_hash",
@@ -68,7 +71,6 @@ def make_spec(
     of the weights.
     """
     settings = config.to_json()
-    search = ("optimiser", "budget", "x0", "sigma", "bound", "population", "singles")
     return {
         "base_model": dict(base_model),
         "ingredients": [dict(ingredient) for ingredient in ingredients],
@@ -80,7 +82,7 @@ def make_spec(
             "reduction": config.reduction,
             "penalty": config.penalty,
         },
-        "search": {name: settings[name] for name in search},
+        "search": {name: settings[name] for name in SEARCH_KEYS},
         "seed": config.seed,
         "template": template,
         "split": split,
@@ -193,12 +195,32 @@ def _check_spec(spec: Mapping[str, Any]) -> None:
         for key in ("repo", "revision", "sha256"):
             if not isinstance(ingredient, Mapping) or not isinstance(ingredient.get(key), str):
                 raise BadRecipe(f"Ingredient {place} of the recipe has no {key!r}.")
-    if not isinstance(spec["template"], str) or not isinstance(spec["examples_hash"], str):
-        raise BadRecipe("The recipe's template and examples_hash must be text.")
+    for key in ("template", "split", "examples_hash"):
+        if not isinstance(spec[key], str):
+            raise BadRecipe(f"The recipe's {key} must be text.")
+    _check_settings(spec)
     try:
         Template(spec["template"])
     except BadExamples as error:
         raise BadRecipe(f"The recipe: {error.user_message}") from error
+
+
+def _check_settings(spec: Mapping[str, Any]) -> None:
+    """Nothing is stated twice, and nothing that is not done: what is read must be what is run."""
+    for key, names in (("search", SEARCH_KEYS), ("objective", OBJECTIVE_KEYS)):
+        if set(spec[key]) != set(names):
+            raise BadRecipe(f"The recipe's {key} must hold just {', '.join(names)}.")
+    combination = spec["combination"]
+    if combination not in COMBINATIONS:
+        raise BadRecipe(
+            f"The recipe's combination is {combination!r}; it must be {' or '.join(COMBINATIONS)}."
+        )
+    for key, done in (("scaling", SCALING), ("rank", RANK)):
+        if spec[key] != done[combination]:
+            raise BadRecipe(
+                f"The recipe's {key} is {spec[key]!r}; {combination!r} is always built with "
+                f"{done[combination]!r}."
+            )
 
 
 def _weights(value: Any, count: int) -> tuple[float, ...]:
@@ -208,7 +230,7 @@ def _weights(value: Any, count: int) -> tuple[float, ...]:
         if (
             not isinstance(weight, int | float)
             or isinstance(weight, bool)
-            or not math.isfinite(weight)
+            or not abs(weight) <= LARGEST_WEIGHT  # also refuses what is not a number
         ):
             raise BadRecipe(f"{weight!r} in the recipe's weights is not a number.")
     return tuple(float(weight) + 0.0 for weight in value)

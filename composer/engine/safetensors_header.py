@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
@@ -16,6 +18,7 @@ from composer.engine.errors import BadAdapter
 WEIGHTS_NAME = "adapter_model.safetensors"
 HEADER_LIMIT = 16 << 20
 TENSOR_LIMIT = 50_000
+NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
 ITEM_SIZE = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2,
     "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8,
@@ -59,7 +62,9 @@ def read_header(source: Path | BinaryIO) -> dict[str, TensorInfo]:
             "An adapter's header is far smaller: is this an adapter?"
         )
     header = json_object(source.read(length), "The safetensors header")
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(x, str) for x in metadata.values()):
+        raise BadAdapter("The safetensors header's __metadata__ must hold only text.")
     if len(header) > TENSOR_LIMIT:
         raise BadAdapter(f"The file lists {len(header)} tensors; the limit is {TENSOR_LIMIT}.")
     tensors = {name: _tensor(name, entry) for name, entry in header.items()}
@@ -80,7 +85,10 @@ def read_header(source: Path | BinaryIO) -> dict[str, TensorInfo]:
 
 
 def json_object(data: bytes, what: str) -> dict[str, Any]:
-    """Parse one JSON object; names may stand in it only once, and NaN is not JSON."""
+    """Parse one JSON object; names may stand in it only once, and NaN is not JSON.
+
+    Texts must be ones that a database can keep: no U+0000, no half of a surrogate pair.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -95,12 +103,25 @@ def json_object(data: bytes, what: str) -> dict[str, Any]:
         parsed = json.loads(
             data.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant
         )
+        if b"\\u" in data and any(NOT_TEXT.search(text) for text in _texts(parsed)):
+            raise ValueError("a text in it holds a character that is not text")
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise BadAdapter(f"{what} is not valid JSON: {reason}.") from error
     if not isinstance(parsed, dict):
         raise BadAdapter(f"{what} is not a JSON object.")
     return parsed
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from value
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
 
 
 def _tensor(name: str, entry: Any) -> TensorInfo:

@@ -32,6 +32,8 @@ __all__ = ["Generation", "ResumeMismatch", "search"]
 
 # What the optimiser is told for a loss that is not finite: worse than anything real.
 WORST = 1e30
+# Candidates nearer to each other than this are one: told on, the step size would end in NaN.
+CONVERGED = 1e-9
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ class _State:
 
     def tell(self, weights: Array, losses: Array, seconds: float) -> Generation:
         losses = np.where(np.isfinite(losses), losses, np.inf)
-        if self.number > 0 and len(losses) == len(self._asked):
+        converged = float(np.ptp(weights, axis=0).max()) < CONVERGED
+        if self.number > 0 and len(losses) == len(self._asked) and not converged:
             told = np.where(np.isfinite(losses), losses, WORST)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from composer.engine import adapter_file
@@ -100,7 +100,10 @@ def load(
         facts.append(fact)
     A, Bt = _empty(facts)
     for n, (path, name) in enumerate(zip(paths, names, strict=True)):
-        _fill(A, Bt, n, path, name)
+        try:
+            _fill(A, Bt, n, path, name)
+        except SafetensorError as error:
+            raise BadAdapter(f"{name}: {WEIGHTS_NAME} cannot be read: {error}.") from error
     layers = sorted(A)
     return Stack(
         A={layer: A[layer].to(base.device) for layer in layers},

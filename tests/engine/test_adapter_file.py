@@ -98,7 +98,17 @@ def test_it_refuses_a_config_by_name(change: dict[str, Any], words: str) -> None
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"[]", b"{", b"\xff\xfe", b'{"r": NaN}', b'{"r": 1, "r": 2}', b"[" * 100_000],
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"\xff\xfe",
+        b'{"a": ["\\u0000"]}',
+        b'{"a": {"\\ud800": 1}}',
+        b'{"r": NaN}',
+        b'{"r": 1, "r": 2}',
+        b"[" * 100_000,
+    ],
 )
 def test_it_refuses_a_config_that_is_not_plain_json(raw: bytes) -> None:
     with pytest.raises(BadAdapter):
@@ -187,6 +197,10 @@ def entry(**changes: Any) -> str:
         file_with(b"\xff{}"),
         file_with("{" + '"a":{' * 5000),
         file_with('{"t": 1}'),
+        file_with('{"__metadata__":5,' + entry()[1:], bytes(8)),
+        file_with('{"__metadata__":{"a":5},' + entry()[1:], bytes(8)),
+        file_with(entry().replace('"t"', '"\\ud800"'), bytes(8)),
+        file_with(entry().replace('"t"', '"\\u0000"'), bytes(8)),
         file_with(entry(dtype="F99"), bytes(8)),
         file_with(entry(dtype=["F32"]), bytes(8)),
         file_with(entry(shape=[3]), bytes(8)),

@@ -90,3 +90,19 @@ def test_tokens_are_counted_as_the_model_will_read_them(t5: BaseModel) -> None:
     assert counter.tokens(text) == ["opposite", "of", "big", ":", "</s>"]
     with pytest.raises(BadBaseModel, match=r"nothing\.json"):
         TokenCounter(t5.folder / "nothing.json")
+
+
+@pytest.mark.parametrize("kept", [0, 4, -100])
+def test_it_refuses_a_file_that_was_cut_short(copy: Path, kept: int) -> None:
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:kept])
+    with pytest.raises(BadBaseModel, match="cannot be loaded"):
+        base_model.load(copy)
+
+
+def test_it_refuses_a_model_without_its_tokenizer(copy: Path) -> None:
+    """transformers would make one up that knows no word."""
+    for path in copy.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(BadBaseModel, match="no tokenizer"):
+        base_model.load(copy)

@@ -47,6 +47,7 @@ def test_it_survives_json() -> None:
         ("seed", -1),
         ("seed", 2**53),
         ("x0", float("nan")),
+        ("penalty", 10**400),
         ("x0", 1.6),
         ("sigma", 0),
         ("sigma", "0.1"),

@@ -130,6 +130,22 @@ def test_a_fresh_lora_learns_the_examples_and_leaves_the_base_alone(
     assert (export(fresh.weights, fresh.stack, "sum", tmp_path) / "adapter_config.json").exists()
 
 
+def test_a_fresh_lora_can_be_stopped_after_any_step(t5: BaseModel) -> None:
+    class Stopped(Exception):
+        pass
+
+    steps = []
+
+    def after_step() -> None:
+        steps.append(1)
+        if len(steps) == 3:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        fresh_lora(t5, EXAMPLES, TEMPLATE, seed=1, after_step=after_step)
+    assert len(steps) == 3
+
+
 def test_the_same_seed_trains_the_same_fresh_lora(t5: BaseModel) -> None:
     one, same, other = (fresh_lora(t5, EXAMPLES, TEMPLATE, seed=s).stack for s in (1, 1, 2))
     layer = min(one.A)

@@ -17,6 +17,11 @@ def test_it_reads_a_line_an_example() -> None:
     assert read_jsonl(text) == GOOD
 
 
+def test_a_line_ends_at_a_newline_and_nowhere_else() -> None:
+    text = '{"input": "a\u2028b\x85c", "target": "d\x0be"}\r\n'.replace("\x0b", "\\u000b")
+    assert read_jsonl(text) == [Example("a\u2028b\x85c", "d\x0be")]
+
+
 @pytest.mark.parametrize(
     ("line", "field"),
     [

@@ -188,3 +188,12 @@ def test_a_search_over_a_real_model_resumes_to_the_same_bits(
     again = whole[:3] + rows(list(search(fresh, 4, config, resume=whole[:3])))
     assert again == whole
     assert len({loss for row in whole for loss in row["losses"]}) > 40  # they do differ
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_it_goes_on_when_it_has_converged_to_the_last_bit(n: int) -> None:
+    """Told of candidates that are all one, the step size would end in NaN."""
+    config = replace(recommended(budget=20_000), singles=False)
+    *_, last = search(lambda w: 1 + 1e-3 * bowl(w), n, config)
+    assert last.evaluations == 20_000
+    np.testing.assert_allclose(last.best_weights, AIM[:n], atol=1e-6)
