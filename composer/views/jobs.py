@@ -61,9 +61,9 @@ def _job_context(search: Search) -> dict[str, Any]:
 @login_required
 def job(request: HttpRequest, pk: str) -> HttpResponse:
     search = find_search(request, pk)
+    if search.job.is_over and request.headers.get("HX-Target") == "job-status":
+        return HttpResponseClientRefresh()  # the rest of the page is another one now
     if search.job.state == "done" and search.recipe:
-        if request.headers.get("HX-Target") == "job-status":
-            return HttpResponseClientRefresh()
         return _answer_result(request, search, search.recipe)
     context = _job_context(search)
     return page_or_part(request, "composer/job.html", "composer/_job_status.html", context)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 QUIET = [
@@ -28,6 +28,7 @@ QUIET = [
 ]
 WIDE = {"width": 1280, "height": 800}
 PATIENCE = 240  # seconds; machines that run tests can be very slow
+expect.set_options(timeout=PATIENCE * 1000)
 OURS = ("DATABASE_URL", "BROKER_URL", "BLOB_DIR", "CACHE_DIR", "DEBUG", "DEMO", "SITE_URL")
 
 

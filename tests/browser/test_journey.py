@@ -81,6 +81,7 @@ def test_from_the_first_page_to_an_adapter_that_loads(
     page.locator("#try-it textarea").fill("big")
     page.get_by_role("button", name="Answer this input").click()
     expect(page.locator("#try-it table")).to_be_visible()
+    expect(page.locator("#said")).to_contain_text("Composed:")
 
     # Sign up: the guest's work stays.
     page.get_by_role("link", name="Sign up to keep this").click()

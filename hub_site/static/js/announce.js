@@ -1,12 +1,13 @@
-// [data-announce] says its words to screen readers when they change; parts that are polled are
-// replaced every second, and reading all of that aloud would be noise.
-let last = "";
+// [data-announce] says its words to screen readers once each; parts that are polled are replaced
+// every second, and reading all of that aloud would be noise.
+const heard = new Set();
 
 function announce() {
-  const words = document.querySelector("[data-announce]")?.dataset.announce ?? "";
-  if (!words || words === last) return;
-  last = words;
-  document.getElementById("said").textContent = words;
+  for (const { dataset } of document.querySelectorAll("[data-announce]")) {
+    if (heard.has(dataset.announce)) continue;
+    heard.add(dataset.announce);
+    document.getElementById("said").textContent = dataset.announce;
+  }
 }
 
 document.addEventListener("htmx:afterSettle", announce);
