@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,7 @@ class KeysetPagination(pagination.BasePagination):
         self, queryset: QuerySet, request: Request, view: Any = None
     ) -> list[Any]:
         size = request.query_params.get("page_size", "")
-        size = min(max(int(size), 1), MOST_ROWS) if size.isascii() and size.isdigit() else 50
+        size = min(max(int(size), 1), MOST_ROWS) if re.fullmatch("[0-9]{1,9}", size) else 50
         cursor = request.query_params.get("after", "")
         self.page = keyset.cut(queryset, view.order, cursor, size)
         self.address = request.build_absolute_uri()

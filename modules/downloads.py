@@ -158,7 +158,7 @@ def _answer(request: HttpRequest, file: CommitFile) -> HttpResponseBase:
 
 
 def _is_range(header: str) -> bool:
-    return re.fullmatch(r"bytes=(\d+-\d*|-\d+)", header.strip()) is not None
+    return re.fullmatch(r"bytes=([0-9]{1,18}-[0-9]{0,18}|-[0-9]{1,18})", header.strip()) is not None
 
 
 def _range(header: str, size: int) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -47,7 +47,7 @@ def cut(queryset: QuerySet, order: Order, cursor: str = "", size: int = SIZE) ->
         back, value, pk = _position(cursor, order)
         try:
             queryset = queryset.filter(_beyond(order, back, value, pk))
-        except (ValueError, TypeError, ValidationError) as error:
+        except (ValueError, TypeError, OverflowError, ValidationError) as error:
             raise BadCursor(DAMAGED) from error
     found = list(queryset.order_by(*order.by(reverse=back))[: size + 1])
     more, found = len(found) > size, found[:size]
@@ -82,11 +82,12 @@ def _position(cursor: str, order: Order) -> tuple[bool, Any, int]:
         padded = cursor + "=" * (-len(cursor) % 4)
         side, key, value, pk = json.loads(base64.urlsafe_b64decode(padded))
         if isinstance(value, dict):
-            value = datetime.fromisoformat(value["time"])
+            value = datetime.fromisoformat(value["time"]).astimezone(UTC)
         if side not in ("after", "before") or key != order.key or not isinstance(pk, int):
             raise ValueError("not a cursor of this list")
         if not isinstance(value, str | int | float | datetime) or "\0" in str(value):
             raise ValueError("not a value of ours")
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        str(value).encode()  # half a surrogate pair is no text
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise BadCursor(DAMAGED) from error
     return side == "before", value, pk

@@ -55,11 +55,16 @@ class Repo(models.Model):
         return ref.commit if ref else None
 
     def at_revision(self, revision: str) -> "Commit | None":
-        """The commit that a branch, a tag or a full commit id names."""
+        """The commit that a full commit id, a branch or a tag names.
+
+        The id goes first: whoever pins one gets it, whatever branches are called later.
+        """
         if "\0" in revision:
             return None
+        if commit := self.commits.filter(sha=revision).first():
+            return commit
         ref = self.refs.filter(name=revision).order_by("kind").select_related("commit").first()
-        return ref.commit if ref else self.commits.filter(sha=revision).first()
+        return ref.commit if ref else None
 
 
 class Blob(models.Model):

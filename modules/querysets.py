@@ -61,6 +61,8 @@ class RepoQuerySet(QuerySet):
         return self.filter(owner__user=user) if user.is_authenticated else self.none()
 
     def named(self, owner: str, name: str) -> Self:
+        if "\0" in owner + name:  # PostgreSQL's texts cannot hold it
+            return self.none()
         return (
             self.select_related("owner")
             .alias(owner_lower=Lower("owner__name"), name_lower=Lower("name"))
@@ -77,6 +79,8 @@ class LoraModuleQuerySet(QuerySet):
         return self.filter(repo__owner__user=user) if user.is_authenticated else self.none()
 
     def named(self, owner: str, name: str) -> Self:
+        if "\0" in owner + name:
+            return self.none()
         return self.alias(
             owner_lower=Lower("repo__owner__name"), name_lower=Lower("repo__name")
         ).filter(owner_lower=owner.lower(), name_lower=name.lower())

@@ -70,6 +70,12 @@ def test_bad_filters_are_answered_in_words(
     assert answer.json()["fields"][field]
 
 
+def test_a_name_or_size_that_cannot_be_is_no_fault_of_ours(client: Client, db: None) -> None:
+    assert client.get(f"{MODULES}a/%00/").status_code == 404
+    assert client.get(f"{MODULES}%00/b/").status_code == 404
+    assert client.get(MODULES, {"page_size": "9" * 5_000}).status_code == 200
+
+
 def test_a_damaged_cursor_is_answered_in_words(client: Client, db: None) -> None:
     answer = client.get(MODULES, {"after": "nonsense"})
     assert answer.status_code == 422 and answer.json()["code"] == "bad_cursor"

@@ -77,7 +77,10 @@ def test_it_refuses_a_range_that_is_not_there(
     assert answer["Content-Range"] == f"bytes */{len(DATA)}"
 
 
-@pytest.mark.parametrize("header", ["bytes=0-1,3-4", "lines=1-2", "bytes=x", "bytes=-"])
+@pytest.mark.parametrize(
+    "header",
+    ["bytes=0-1,3-4", "lines=1-2", "bytes=x", "bytes=-", f"bytes={'9' * 5_000}-", "bytes=٣-"],
+)
 def test_it_answers_strange_ranges_with_everything(
     client: Client, opposites: LoraModule, header: str
 ) -> None:
@@ -100,6 +103,18 @@ def test_what_one_has_is_not_sent_again(client: Client, opposites: LoraModule) -
     answer = client.get(FILE, headers={"If-None-Match": etag})
     assert answer.status_code == 304 and answer["ETag"] == etag
     assert downloads(opposites) == 0
+
+
+def test_no_tag_takes_a_pinned_versions_place(
+    client: Client, alice: User, opposites: LoraModule
+) -> None:
+    pinned = opposites.commit.sha
+    later = services.commit(
+        repo=opposites.repo, author=alice, title="x", additions={"README.md": io.BytesIO(b"new")}
+    )
+    Ref.objects.create(repo=opposites.repo, kind=Ref.TAG, name=pinned, commit=later)
+    answer = client.get(f"/alice/opposites/resolve/{pinned}/README.md")
+    assert answer["X-Repo-Commit"] == pinned
 
 
 def test_an_empty_file_is_served(client: Client, alice: User, opposites: LoraModule) -> None:

@@ -1,4 +1,6 @@
+import json
 import re
+from base64 import urlsafe_b64encode
 from typing import Any
 
 import pytest
@@ -129,6 +131,23 @@ def test_it_says_that_a_page_link_is_damaged(client: Client, three: Any, cursor:
     answer = client.get(LIST, {"after": cursor})
     assert answer.status_code == 422
     assert "damaged" in answer.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("query", "key", "value"),
+    [
+        ({}, "published_at", {"time": "0001-01-01T00:00:00+23:59"}),
+        ({}, "published_at", {"time": "9999-12-31T23:59:59-23:59"}),
+        ({"sort": "used"}, "recipe_count", float("inf")),
+        ({"sort": "name"}, "name_key", "\ud800"),
+        ({"q": "module"}, "rank", 10**400),
+    ],
+)
+def test_a_page_link_with_an_impossible_value_is_damaged(
+    client: Client, three: Any, query: dict[str, str], key: str, value: Any
+) -> None:
+    cursor = urlsafe_b64encode(json.dumps(["after", key, value, 1]).encode()).decode()
+    assert client.get(LIST, query | {"after": cursor}).status_code == 422
 
 
 def test_a_page_link_of_another_order_is_refused(
