@@ -91,16 +91,21 @@ def _load_again(
     from peft import PeftModel
 
     from composer.engine.compose import compose
-    from composer.engine.loss import answer_losses
+    from composer.engine.loss import answer_losses, default_chunk, parts
+
+    def losses(model: "BaseModel", factors: Any) -> torch.Tensor:
+        at_once = default_chunk(model, batch).examples
+        some = [answer_losses(model, factors, rows) for _, rows in parts(batch, at_once)]
+        return torch.cat(some, dim=1)
 
     with torch.inference_mode():
         factors = compose([list(recipe.weights)], stack, recipe.spec["combination"])
-        ours = answer_losses(base, factors, batch)
+        ours = losses(base, factors)
         loaded = PeftModel.from_pretrained(base.model, str(folder))
         try:
             loaded.eval()
             again = replace(base, model=loaded.get_base_model())  # with PEFT's layers in it
-            theirs = answer_losses(again, None, batch)
+            theirs = losses(again, None)
             probe = _probe(again, recipe.spec["template"])
         finally:
             loaded.unload()

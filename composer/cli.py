@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from composer.engine.base_model import BaseModel
     from composer.engine.search import Generation
     from composer.engine.stack import Stack
+
+# The revision of what lies in a folder and in no repository.
+LOCAL = "local"
 
 
 @dataclass(frozen=True)
@@ -58,16 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def compose(options: argparse.Namespace) -> int:
     """Search, write the adapter and its recipe, and say how good it is."""
     settings = _settings(options)
+    out = _writable(Path(options.out))
     given = _read_inputs(options, Template(options.template))
-    from composer.engine.compose import export
-
     last = _search(given, settings)
     made = recipe.build(_spec(given, settings), last.best_weights.tolist())
     made = made.with_evidence(_evidence(given, settings, last))
-    out = Path(options.out)
-    export(made.weights, given.stack, settings.combination, out)
-    document = json.dumps(made.to_json(), indent=2, ensure_ascii=False) + "\n"
-    (out / "recipe.json").write_text(document, encoding="utf-8")
+    _write(made, given, out)
     _print_result(given, made, out)
     return 0
 
@@ -76,12 +77,11 @@ def verify(options: argparse.Namespace) -> int:
     """Run a recipe's search again and compare ids."""
     stated = _read_recipe(Path(options.recipe))
     settings = recipe.search_config(stated)
-    given = _read_inputs(options, Template(stated.spec["template"]))
-    spec = _spec(given, settings)
-    for name in ("base_model", "ingredients", "examples_hash"):
-        if _hashes(spec[name]) != _hashes(stated.spec[name]):
-            print(f"Not matched: these are not the {name} that the recipe names.")
-            return 3
+    given = _read_inputs(options, Template(stated.spec["template"]), stated)
+    differs = _differs(_spec(given, settings), stated.spec)
+    if differs:
+        print(f"Not matched: these are not the {differs} that the recipe names.")
+        return 3
     last = _search(given, settings)
     again = recipe.build(stated.spec, last.best_weights.tolist())
     if again.id == stated.id:
@@ -144,11 +144,15 @@ def _settings(options: argparse.Namespace) -> SearchConfig:
     return settings.validate()
 
 
-def _read_inputs(options: argparse.Namespace, template: Template) -> Inputs:
+def _read_inputs(
+    options: argparse.Namespace, template: Template, stated: Recipe | None = None
+) -> Inputs:
     """The quick checks first; torch is loaded once they have passed."""
     shots = _read_examples(options.examples, "examples")
     held_out = _read_examples(getattr(options, "held_out", None), "held_out")
     folders = _adapter_folders(options.modules)
+    if stated is not None:
+        folders = _in_order_of(stated, folders)
     examples.check(shots, held_out, template=template)
     _say("Loading the model and the modules …")
     import torch
@@ -157,6 +161,13 @@ def _read_inputs(options: argparse.Namespace, template: Template) -> Inputs:
 
     if options.threads is not None:
         torch.set_num_threads(max(1, options.threads))
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise CommonsError(
+            f"The device {options.device!r} cannot be used here. Choose cpu, or cuda on a machine "
+            "with a GPU and a torch made for it."
+        ) from error
     base = base_model.load(options.base, device=options.device)
     tokenizer_json = Path(options.base) / "tokenizer.json"
     if base.max_tokens is not None and tokenizer_json.exists():
@@ -169,7 +180,7 @@ def _read_examples(name: str | None, part: str) -> list[Example]:
     if name is None:
         return []
     try:
-        text = Path(name).read_text(encoding="utf-8")
+        text = Path(name).read_text(encoding="utf-8-sig")  # some editors put a mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise BadExamples(f"{name} cannot be read: {error}.", part=part) from error
     return examples.read_jsonl(text, part)
@@ -178,7 +189,7 @@ def _read_examples(name: str | None, part: str) -> list[Example]:
 def _read_recipe(path: Path) -> Recipe:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadRecipe(f"{path} cannot be read as a recipe: {error}.") from error
     return recipe.check(document)
 
@@ -197,7 +208,43 @@ def _adapter_folders(names: Sequence[str]) -> list[Path]:
                 "Name folders that PEFT's save_pretrained wrote."
             )
         found += inside
+    found = [folder.resolve() for folder in found]
+    for folder in found:
+        if found.count(folder) > 1:
+            raise CommonsError(f"The module {folder} is given twice. Name it once.")
     return found
+
+
+def _in_order_of(stated: Recipe, folders: Sequence[Path]) -> list[Path]:
+    """The folders that hold the recipe's ingredients, in its order; all of them when one lacks."""
+    weights = [folder / adapter_file.WEIGHTS_NAME for folder in folders]
+    by_hash = {_file_hash(path): path.parent for path in weights if path.is_file()}
+    wanted = [ingredient["sha256"] for ingredient in stated.spec["ingredients"]]
+    return [by_hash[each] for each in wanted] if set(wanted) <= set(by_hash) else list(folders)
+
+
+def _writable(folder: Path) -> Path:
+    """Seen before the search: its result must not be lost for want of a place."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise CommonsError(
+            f"Nothing can be written to {folder}: {error.strerror}. Name another folder with --out."
+        ) from error
+
+
+def _write(made: Recipe, given: Inputs, out: Path) -> None:
+    """Written beside and then moved, so that whoever is stopped leaves no half of an adapter."""
+    from composer.engine.compose import export
+
+    with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as name:
+        folder = export(made.weights, given.stack, made.spec["combination"], name)
+        document = json.dumps(made.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+        (folder / "recipe.json").write_text(document + "\n", encoding="utf-8")
+        for path in sorted(folder.iterdir()):
+            path.replace(out / path.name)
 
 
 def _search(given: Inputs, settings: SearchConfig) -> Generation:
@@ -216,6 +263,11 @@ def _search(given: Inputs, settings: SearchConfig) -> Generation:
     for last in search(objective, len(given.stack), settings):
         _show(last, time.perf_counter() - start)
     assert last is not None  # a budget is at least one evaluation
+    if not math.isfinite(last.best_loss):
+        raise CommonsError(
+            "Every candidate's loss was infinite or not a number, so there is nothing to choose. "
+            "Check the examples, or choose other modules."
+        )
     _say("\n" if sys.stderr.isatty() else "")
     return last
 
@@ -238,13 +290,13 @@ def _spec(given: Inputs, settings: SearchConfig) -> dict[str, Any]:
     return recipe.make_spec(
         base_model={
             "repo": given.base.folder.resolve().name,
-            "revision": "local",
+            "revision": LOCAL,
             "sha256": _content_hash(given.base.folder),
         },
         ingredients=[
             {
                 "repo": folder.resolve().name,
-                "revision": "local",
+                "revision": LOCAL,
                 "sha256": _file_hash(folder / adapter_file.WEIGHTS_NAME),
             }
             for folder in given.folders
@@ -263,13 +315,20 @@ def _evidence(given: Inputs, settings: SearchConfig, last: Generation) -> dict[s
         "environment": given.base.fingerprint(),
     }
     if given.held_out:
-        from composer.engine.evaluate import predict, score
+        from composer.engine.evaluate import answer_room, predict, score
 
+        room = answer_room(given.base, [*given.examples, *given.held_out])
         targets = [example.target for example in given.held_out]
         inputs = [example.input for example in given.held_out]
         for name, weights in (("zero_shot", None), ("composed", last.best_weights)):
             answers = predict(
-                given.base, given.stack, weights, inputs, given.template, settings.combination
+                given.base,
+                given.stack,
+                weights,
+                inputs,
+                given.template,
+                settings.combination,
+                max_new_tokens=room,
             )
             found[name] = score(answers, targets).to_json()
     return found
@@ -289,6 +348,24 @@ def _print_result(given: Inputs, made: Recipe, out: Path) -> None:
                 f"({found['value']:.2f}, 95% {found['low']:.2f}–{found['high']:.2f})"
             )
     print(f"Adapter and recipe {made.id[:12]} written to {out}")
+
+
+def _differs(ours: Mapping[str, Any], stated: Mapping[str, Any]) -> str | None:
+    """Which of the files are not the recipe's, as far as it says. A site does not hash its base
+    models and salts the hash of the examples, so there only the weights can tell."""
+    if "sha256" in stated["base_model"] and _hashes(ours["base_model"]) != _hashes(
+        stated["base_model"]
+    ):
+        return "base_model"
+    if _hashes(ours["ingredients"]) != _hashes(stated["ingredients"]):
+        return "ingredients"
+    if ours["examples_hash"] != stated["examples_hash"]:
+        if stated["base_model"]["revision"] == LOCAL:
+            return "examples_hash"
+        _say(
+            "The recipe's hash of its examples is salted: only the weights can tell if they match."
+        )
+    return None
 
 
 def _hashes(value: Any) -> Any:

@@ -54,8 +54,12 @@ def predict(job: Job, lease: "Lease") -> None:
     template = Template(search.spec["template"])
     options = search.examples.get("answer_options") or None
     given = [job.params["input"]]
+    shots = [Example(*pair) for pair in search.examples["shots"]]
+    room = evaluate.answer_room(base, shots)
     start = time.perf_counter()
-    alone = evaluate.predict(base, None, None, given, template, answer_options=options)
+    alone = evaluate.predict(
+        base, None, None, given, template, answer_options=options, max_new_tokens=room
+    )
     lease.check()
     composed = evaluate.predict(
         base,
@@ -65,6 +69,7 @@ def predict(job: Job, lease: "Lease") -> None:
         template,
         search.spec["combination"],
         answer_options=options,
+        max_new_tokens=room,
     )
     result = {
         "input": job.params["input"],
@@ -117,6 +122,7 @@ class Composition:
             is_encoder_decoder=self.base.is_encoder_decoder,
         )
         self.objective = Objective(self.base, self.stack, batch, self.config)
+        self.answer_room = evaluate.answer_room(self.base, [*self.shots, *self.held_out])
         self.fingerprint = {
             **self.base.fingerprint(),
             "cma": version("cma"),
@@ -280,6 +286,7 @@ class Composition:
                 method.combination if method else "sum",
                 answer_options=self.options,
                 batch_size=HELD_OUT_AT_ONCE,
+                max_new_tokens=self.answer_room,
             )
         return answers
 

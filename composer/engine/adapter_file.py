@@ -6,7 +6,7 @@ The weights' values are not read, so that a request can judge an upload of any s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -225,16 +225,42 @@ def _layer_shape(
             f"Layer {name!r} has rank {A[0]}, but {CONFIG_NAME} says r = {config.r}. "
             "The two files do not belong together."
         )
-    targets = config.target_modules
-    # A text is a pattern: we never run a stranger's regular expression here.
-    if isinstance(targets, tuple) and not any(
-        name == target or name.endswith("." + target) for target in targets
-    ):
-        raise BadAdapter(
-            f"The file holds weights for layer {name!r}, which target_modules in {CONFIG_NAME} "
-            f"({', '.join(targets)}) does not name: PEFT would ignore them."
-        )
+    _refuse_unnamed(name, config)
     return LayerShape(r=A[0], d_in=A[1], d_out=B[0])
+
+
+def _refuse_unnamed(name: str, config: AdapterConfig) -> None:
+    """Where config and weights disagree, PEFT would load less than the file holds."""
+    targets, excluded = config.target_modules, config.raw.get("exclude_modules") or []
+    chosen = config.raw.get("layers_to_transform")
+    # A text is a pattern: we never run a stranger's regular expression here.
+    if isinstance(targets, tuple) and not _is_named(name, targets):
+        setting, value = "target_modules", ", ".join(targets)
+    elif isinstance(excluded, list) and _is_named(name, excluded):
+        setting, value = "exclude_modules", ", ".join(map(str, excluded))
+    elif chosen not in (None, []) and not _is_chosen(name, chosen, config):
+        setting, value = "layers_to_transform", str(chosen)
+    else:
+        return
+    raise BadAdapter(
+        f"The file holds weights for layer {name!r}, which {setting} in {CONFIG_NAME} ({value}) "
+        "leaves out: PEFT would ignore them."
+    )
+
+
+def _is_named(name: str, names: Iterable[Any]) -> bool:
+    return any(name == each or name.endswith(f".{each}") for each in names)
+
+
+def _is_chosen(name: str, chosen: Any, config: AdapterConfig) -> bool:
+    """The number of a layer is the first one behind any word, or behind one of layers_pattern."""
+    words = config.raw.get("layers_pattern") or []
+    words = [words] if isinstance(words, str) else words
+    parts = name.split(".")
+    for place in range(1 if words else 2, len(parts) - 1):
+        if parts[place].isdecimal() and (not words or parts[place - 1] in words):
+            return int(parts[place]) in (chosen if isinstance(chosen, list) else [chosen])
+    return False
 
 
 def _config_bytes(source: Path | bytes) -> bytes:

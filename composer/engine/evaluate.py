@@ -26,7 +26,7 @@ from composer.engine.contenders import (
 from composer.engine.errors import BadExamples
 from composer.engine.examples import Example
 from composer.engine.fresh_lora import FreshRecipe, fresh_lora
-from composer.engine.loss import answer_losses
+from composer.engine.loss import answer_losses, check_length
 from composer.engine.population import attached
 from composer.engine.prompt import Template, normalise_answer
 from composer.engine.stack import Stack
@@ -35,6 +35,7 @@ __all__ = [
     "Contender",
     "FreshRecipe",
     "Score",
+    "answer_room",
     "best_single",
     "fresh_lora",
     "predict",
@@ -93,6 +94,12 @@ def predict(
     return answers
 
 
+def answer_room(base: BaseModel, examples: Sequence[Example]) -> int:
+    """max_new_tokens that let each of these targets be written to its end."""
+    longest = max((len(base.tokenizer(each.target).input_ids) for each in examples), default=0)
+    return max(ANSWER_TOKENS, longest)
+
+
 def score(predictions: Sequence[str], targets: Sequence[str]) -> Score:
     """Exact match. The interval: Wilson 1927, z = 1.96,
     (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n)."""
@@ -130,6 +137,8 @@ def _generate(
             f"{base.max_tokens}. Shorten it.",
             field="input",
         )
+    if base.max_tokens is not None and not base.is_encoder_decoder:
+        max_new_tokens = min(max_new_tokens, base.max_tokens + ANSWER_TOKENS - ids.shape[1])
     stated: Any = base.model.generation_config
     greedy = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
@@ -166,6 +175,7 @@ def _choose(
     batch = encode(pairs, template, base.tokenizer, is_encoder_decoder=base.is_encoder_decoder).to(
         base.device
     )
+    check_length(base, batch)
     with torch.inference_mode():
         losses = answer_losses(base, factors, batch)[0].view(len(inputs), len(options))
     return [options[int(choice)] for choice in losses.argmin(dim=1)]

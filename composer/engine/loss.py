@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from composer.engine.base_model import BaseModel
+from composer.engine.base_model import ANSWER_TOKENS, BaseModel
 from composer.engine.batch import IGNORED, Batch
 from composer.engine.compose import Factors, compose
 from composer.engine.config import SearchConfig
@@ -69,6 +69,7 @@ class Objective:
         self._answer_tokens: Array = self.batch.answer_tokens.cpu().numpy().astype(np.float64)
         if len(batch) == 0 or not self._answer_tokens.all():
             raise BadExamples("An example has no answer token to learn from. Fill in its target.")
+        check_length(base, batch)
 
     def __call__(self, weights: Array) -> Array:
         """(P, N) -> (P,): loss and penalty."""
@@ -149,6 +150,19 @@ def _forward(base: BaseModel, ids: Tensor, mask: Tensor, labels: Tensor) -> tupl
         options["logits_to_keep"] = keep
     logits = base.model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits
     return logits[:, :-1], labels[:, -keep:][:, 1:]
+
+
+def check_length(base: BaseModel, batch: Batch) -> None:
+    """A decoder-only model reads prompt and answer in one, and has places for so many tokens."""
+    if base.max_tokens is None:
+        return
+    limit = base.max_tokens + (0 if batch.is_encoder_decoder else ANSWER_TOKENS)
+    width = int(batch.input_ids.shape[1])
+    if width > limit:
+        what = "prompt" if batch.is_encoder_decoder else "prompt and answer together"
+        raise BadExamples(
+            f"An example has {width} tokens ({what}); the model reads at most {limit}. Shorten it."
+        )
 
 
 def default_chunk(base: BaseModel, batch: Batch) -> Chunk:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import T5ForConditionalGeneration
 
 from composer import cli
@@ -113,3 +115,92 @@ def test_it_runs_as_a_program(files: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "recipe.json").exists()
     assert "Traceback" not in done.stderr
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("place", ["taken", "taken/inside", "/proc/none"])
+def test_it_says_before_the_search_that_it_cannot_write(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    (tmp_path / "taken").write_text("a file")
+    assert compose(files, tmp_path / place) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("Error: Nothing can be written to ") and shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("device", ["nope", "cuda:99"])
+def test_it_names_a_device_that_is_not_there(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], device: str
+) -> None:
+    assert compose(files, tmp_path, "--device", device) == 1
+    assert one_line(capsys).startswith(f"Error: The device {device!r} cannot be used here.")
+
+
+def test_it_takes_a_module_once(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twice = [str(files / "modules"), str(files / "modules" / "m1")]
+    assert compose(files, tmp_path, "--modules", *twice) == 1
+    assert one_line(capsys).endswith("m1 is given twice. Name it once.")
+
+
+def test_it_reads_examples_that_an_editor_marked(files: Path, tmp_path: Path) -> None:
+    marked = tmp_path / "marked.jsonl"
+    marked.write_bytes(b"\xef\xbb\xbf" + (files / "examples.jsonl").read_bytes())
+    assert compose(files, tmp_path / "out", "--examples", str(marked), "--budget", "1") == 0
+
+
+def test_it_refuses_a_result_that_is_none(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A base model whose answers are all NaN: no weights are better than others."""
+    shutil.copytree(files / "base", tmp_path / "base")
+    weights = load_file(tmp_path / "base" / "model.safetensors")
+    weights["encoder.final_layer_norm.weight"] *= float("nan")
+    save_file(weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    assert compose(files, tmp_path / "out", "--base", str(tmp_path / "base")) == 1
+    assert one_line(capsys).startswith("Error: Every candidate's loss was infinite")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_it_verifies_a_recipe_of_a_site(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other names, an order of its own, no hash of the base model, salted examples."""
+    reordered = [str(files / "modules" / name) for name in ("m2", "m0", "m1")]
+    assert compose(files, tmp_path, "--modules", *reordered) == 0
+    made = recipe.check(json.loads((tmp_path / "recipe.json").read_text()))
+    spec = {
+        **made.spec,
+        "base_model": {"repo": "demo/base", "revision": "1" * 40},
+        "ingredients": [
+            {**each, "repo": f"demo/{each['repo']}", "revision": "2" * 40}
+            for each in made.spec["ingredients"]
+        ],
+        "examples_hash": recipe.examples_hash(EXAMPLES, "salt"),
+    }
+    site = recipe.build(spec, made.weights)
+    (tmp_path / "site.json").write_text(json.dumps(site.to_json()))
+    capsys.readouterr()
+    assert cli.main(["verify", str(tmp_path / "site.json"), *arguments(files)]) == 0
+    assert capsys.readouterr().out == f"Matched: {site.id}\n"
+    (tmp_path / "other.jsonl").write_text('{"input": "new", "target": "old"}\n')
+    others = arguments(files, "--examples", str(tmp_path / "other.jsonl"))
+    assert cli.main(["verify", str(tmp_path / "site.json"), *others]) == 3
+
+
+def test_a_stopped_run_leaves_what_was_there(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compose(files, tmp_path) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def stopped(*given: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(json, "dumps", stopped)  # weights are written, nothing after
+    assert compose(files, tmp_path, "--seed", "2") == 130
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

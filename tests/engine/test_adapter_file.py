@@ -150,10 +150,42 @@ def test_it_refuses_by_name_what_cannot_be_composed_exactly(
         {"modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}, "loftq_config": {}},
         {"target_modules": "all-linear"},
         {"target_modules": ["block.0.q"]},
+        {"exclude_modules": ["k", "block.1.q"]},
+        {"layers_to_transform": [], "layers_pattern": None},
     ],
 )
 def test_it_accepts_every_plain_lora(change: dict[str, Any]) -> None:
     assert inspect(config(**change), header(factors())).layers == {"block.0.q": LayerShape(2, 6, 5)}
+
+
+@pytest.mark.parametrize(
+    ("layer", "change"),
+    [
+        ("encoder.block.0.q", {"exclude_modules": ["q"]}),
+        ("encoder.block.0.q", {"exclude_modules": ["encoder.block.0.q"]}),
+        ("encoder.block.0.q", {"layers_to_transform": [1, 2]}),
+        ("encoder.block.0.q", {"layers_to_transform": 1}),
+        ("encoder.q", {"layers_to_transform": [0]}),
+        ("encoder.block.0.q", {"layers_to_transform": [0], "layers_pattern": "layers"}),
+        ("encoder.block.0.layer.1.q", {"layers_to_transform": [0], "layers_pattern": ["layer"]}),
+    ],
+)
+def test_it_refuses_layers_that_peft_would_not_load(layer: str, change: dict[str, Any]) -> None:
+    name = f"base_model.model.{layer}"
+    inspect(config(), header(factors(name=name)))
+    with pytest.raises(BadAdapter, match="PEFT would ignore"):
+        inspect(config(**change), header(factors(name=name)))
+
+
+def test_it_takes_the_layers_that_layers_to_transform_names() -> None:
+    for layer, change in (
+        ("encoder.block.0.layer.1.q", {"layers_to_transform": [0]}),
+        ("encoder.block.0.layer.1.q", {"layers_to_transform": 0}),
+        ("encoder.block.0.layer.1.q", {"layers_to_transform": [1], "layers_pattern": "layer"}),
+        ("h.0.q", {"layers_to_transform": [0], "layers_pattern": ["layers", "h"]}),
+    ):
+        facts = inspect(config(**change), header(factors(name=f"base_model.model.{layer}")))
+        assert list(facts.layers) == [layer]
 
 
 @pytest.mark.parametrize(

@@ -123,3 +123,23 @@ def test_it_refuses_an_input_that_leaves_no_room_for_an_answer(
 ) -> None:
     with pytest.raises(BadExamples, match="43 tokens.*at most 32"):
         predict(base, modules, WEIGHTS[0], ["big " * 40], TEMPLATE)
+
+
+def test_it_refuses_prompt_and_answer_that_do_not_fit_together(
+    base: BaseModel, modules: Stack
+) -> None:
+    """Each fits alone; together they have 68 tokens and the model 64 places."""
+    long = Example("big " * 25, "small " * 40)
+    batch = encode([long], TEMPLATE, base.tokenizer, is_encoder_decoder=False)
+    with pytest.raises(BadExamples, match=r"69 tokens \(prompt and answer together\).*at most 64"):
+        Objective(base, modules, batch, SearchConfig())
+    with pytest.raises(BadExamples, match="prompt and answer together"):
+        predict(
+            base, modules, WEIGHTS[0], [long.input], TEMPLATE, answer_options=[long.target, "new"]
+        )
+
+
+def test_it_writes_no_further_than_the_model_has_places(base: BaseModel, modules: Stack) -> None:
+    inputs = ["big " * 25]
+    some = predict(base, modules, WEIGHTS[0], inputs, TEMPLATE, max_new_tokens=36)
+    assert predict(base, modules, WEIGHTS[0], inputs, TEMPLATE, max_new_tokens=500) == some

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from scipy.stats import binomtest
 
 from composer.engine.base_model import BaseModel
@@ -11,6 +12,7 @@ from composer.engine.compose import compose, export
 from composer.engine.config import SearchConfig
 from composer.engine.evaluate import (
     FreshRecipe,
+    answer_room,
     best_single,
     fresh_lora,
     predict,
@@ -65,6 +67,14 @@ def test_it_scores_with_the_wilson_interval(correct: int, total: int) -> None:
     assert (found.correct, found.total) == (correct, total)
     assert found.value == correct / total
     assert (found.low, found.high) == pytest.approx((wilson.low, wilson.high), abs=1e-12)
+
+
+def test_there_is_room_to_write_the_longest_target(t5: BaseModel, modules: Stack) -> None:
+    assert answer_room(t5, EXAMPLES) == answer_room(t5, []) == 32
+    room = answer_room(t5, [*EXAMPLES, Example("all", "big " * 50)])
+    assert room == 51  # with the end
+    (answer,) = predict(t5, None, None, ["big"], TEMPLATE, max_new_tokens=room)
+    assert len(answer.split()) > 32  # this random model does not stop by itself
 
 
 def test_no_held_out_examples_say_nothing() -> None:
@@ -161,3 +171,38 @@ def test_a_fresh_lora_is_the_same_when_its_examples_do_not_fit_into_one_forward(
     split = fresh_lora(t5, EXAMPLES, TEMPLATE, seed=1, recipe=FreshRecipe(steps=5)).stack
     for layer in whole.A:
         torch.testing.assert_close(split.Bt[layer], whole.Bt[layer], atol=1e-4, rtol=1e-3)
+
+
+def test_a_fresh_lora_is_what_peft_and_adamw_would_train(t5: BaseModel) -> None:
+    """From the same first A, the same steps on the same data give the same adapter."""
+    steps, recipe = 6, FreshRecipe(steps=6)
+    ours = fresh_lora(t5, EXAMPLES, TEMPLATE, seed=4, recipe=recipe).stack
+    start = fresh_lora(t5, EXAMPLES, TEMPLATE, seed=4, recipe=FreshRecipe(steps=0)).stack
+    config = LoraConfig(r=recipe.r, lora_alpha=recipe.lora_alpha, target_modules=["q", "v"])
+    model = get_peft_model(type(t5.model).from_pretrained(t5.folder), config)
+    layers = {name: model.get_submodule(f"base_model.model.{name}") for name in ours.A}
+    for name, layer in layers.items():
+        bound = (
+            layer.lora_A["default"].weight.detach().abs().max()
+        )  # both are drawn from the same range
+        assert float(start.A[name].abs().max()) == pytest.approx(float(bound), rel=0.1)
+        layer.lora_A["default"].weight.data = start.A[name][0].clone()
+    prompts = t5.tokenizer([TEMPLATE.render(e.input) for e in EXAMPLES], padding=True)
+    labels = torch.tensor(t5.tokenizer([e.target for e in EXAMPLES], padding=True).input_ids)
+    labels[labels == t5.tokenizer.pad_token_id] = -100
+    inputs = {
+        "input_ids": torch.tensor(prompts.input_ids),
+        "attention_mask": torch.tensor(prompts.attention_mask),
+    }
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=0.01)
+    falling = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        model(**inputs, labels=labels).loss.backward()
+        optimiser.step()
+        falling.step()
+    for name, layer in layers.items():
+        close = {"atol": 1e-4, "rtol": 1e-3}
+        torch.testing.assert_close(ours.A[name][0], layer.lora_A["default"].weight.data, **close)
+        torch.testing.assert_close(ours.Bt[name][0].T, layer.lora_B["default"].weight.data, **close)
