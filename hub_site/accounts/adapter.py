@@ -3,8 +3,8 @@
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
-from django.db import transaction
-from django.forms import BaseForm, ValidationError
+from django.db import IntegrityError, transaction
+from django.forms import BaseForm
 from django.http import HttpRequest, HttpResponse
 
 from hub_site.accounts import guests, names, services
@@ -29,13 +29,15 @@ class AccountAdapter(DefaultAccountAdapter):
         self, request: HttpRequest, user: User, form: BaseForm, commit: bool = True
     ) -> User:
         user.is_guest = False
-        with transaction.atomic():
-            super().save_user(request, user, form, commit=commit)
-            if commit:
-                try:
+        try:
+            with transaction.atomic():
+                super().save_user(request, user, form, commit=commit)
+                if commit:
                     services.own_namespace(user)
-                except services.NameTaken as error:
-                    raise ValidationError(error.user_message) from None
+        except IntegrityError:  # somebody took the name since the form looked
+            raise services.NameTaken(
+                f'The name "{user.username}" is taken. Choose another one.'
+            ) from None
         return user
 
     def pre_login(self, request: HttpRequest, user: User, **options: Any) -> HttpResponse | None:
@@ -52,4 +54,4 @@ class AccountAdapter(DefaultAccountAdapter):
         guest = User.objects.filter(pk=request.user.pk, is_guest=True).first()
         super().logout(request)
         if guest is not None:
-            guest.delete()
+            guests.forget(guest)

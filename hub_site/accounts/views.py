@@ -4,7 +4,7 @@ from typing import Any
 
 from allauth.account import views as allauth_views
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_variables
@@ -22,7 +22,8 @@ class _OpenToGuests:
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if request.user.is_authenticated and not request.user.is_guest:
-            return redirect(self.get_authenticated_redirect_url())  # type: ignore[attr-defined]
+            # An address, never a name of one: `next` may be any word.
+            return HttpResponseRedirect(self.get_authenticated_redirect_url())  # type: ignore[attr-defined]
         return super().dispatch(request, *args, **kwargs)  # type: ignore[misc]
 
 

@@ -1,5 +1,7 @@
 """Signing up, in and out; and what happens to the work of a guest."""
 
+import threading
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -7,15 +9,16 @@ import pytest
 from django.contrib.auth import SESSION_KEY
 from django.contrib.auth.models import AnonymousUser
 from django.core.management import call_command
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
 from composer.models import FewShotTask
-from hub_site.accounts import guests
+from hub_site.accounts import guests, names
 from hub_site.accounts.models import Namespace, User
 from hub_site.jobs import queue
-from hub_site.jobs.models import Job
+from hub_site.jobs.models import Job, JobEvent
 from modules.models import BaseModel
 
 pytestmark = pytest.mark.django_db
@@ -57,6 +60,17 @@ def guest(client: Client, rf: Any) -> User:
 
 
 # --- up ----------------------------------------------------------------------------------------
+def test_two_who_take_a_name_at_once_are_told_so(
+    client: Client, ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second looked at the names before the first was there."""
+    monkeypatch.setattr(names, "check_free", lambda name: None)
+    answer = sign_up(client, "Ada")
+    assert answer.status_code == 409
+    assert "is taken" in answer.text
+    assert list(User.objects.all()) == [ada]
+
+
 def test_it_signs_up_with_a_name_and_a_password(client: Client) -> None:
     assert client.get(SIGNUP).status_code == 200
     response = sign_up(client)
@@ -121,6 +135,16 @@ def test_it_goes_on_to_where_the_visitor_wanted_to_be(client: Client, ada: User)
 def test_it_does_not_lead_to_another_site(client: Client, ada: User) -> None:
     response = sign_in(client, next="https://example.com/")
     assert response.headers["Location"] == reverse("home")
+
+
+@pytest.mark.parametrize("wanted", ["nowhere", "é²", "//example.com", "javascript:alert(1)"])
+def test_whoever_is_signed_in_is_sent_on_wherever_to(
+    client: Client, ada: User, wanted: str
+) -> None:
+    client.force_login(ada)
+    answer = client.get(LOGIN, {"next": wanted})
+    assert answer.status_code == 302
+    assert "example.com" not in answer["Location"] and "script" not in answer["Location"]
 
 
 @pytest.mark.parametrize("url", [LOGIN, SIGNUP])
@@ -210,6 +234,33 @@ def test_a_guest_who_leaves_is_forgotten(client: Client, guest: User) -> None:
     assert client.post(LOGOUT).status_code == 302
     assert not User.objects.exists()
     assert not Job.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_guest_is_forgotten_while_a_worker_writes(guest: User) -> None:
+    job = queue.claim_next("test")
+    assert job is not None
+    writing = threading.Event()
+
+    def write() -> None:
+        with queue.checkpoint(job):
+            JobEvent.objects.create(job=job, fence=job.fence, name="test")
+            writing.set()
+            while not is_somebody_waiting():
+                time.sleep(0.01)
+        connection.close()
+
+    def is_somebody_waiting() -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            return bool(cursor.fetchone()[0])
+
+    worker = threading.Thread(target=write, daemon=True)
+    worker.start()
+    assert writing.wait(10)
+    guests.forget(guest)
+    worker.join(10)
+    assert not Job.objects.exists() and not JobEvent.objects.exists()
 
 
 def test_guests_are_forgotten_after_a_while(guest: User, ada: User, settings: Any) -> None:
