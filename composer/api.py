@@ -70,13 +70,23 @@ class ExampleSerializer(serializers.Serializer):
     target = serializers.CharField(trim_whitespace=False, allow_blank=True)
 
 
+class BaseModelField(serializers.SlugRelatedField):
+    """By its name; PostgreSQL's texts cannot hold whatever may be sent as one."""
+
+    def to_internal_value(self, data: Any) -> BaseModel:
+        if "\0" in str(data):
+            self.fail("invalid")
+        found: BaseModel = super().to_internal_value(data)
+        return found
+
+
 class TaskSerializer(serializers.Serializer):
     """A few-shot task with its examples."""
 
     id = serializers.UUIDField(read_only=True)
     name = serializers.CharField(max_length=120)
     description = serializers.CharField(max_length=2000, required=False, allow_blank=True)
-    base_model = serializers.SlugRelatedField("name", queryset=BaseModel.objects.all())
+    base_model = BaseModelField("name", queryset=BaseModel.objects.all())
     template = serializers.CharField(
         max_length=2000, required=False, trim_whitespace=False, default="{input}"
     )
@@ -116,7 +126,10 @@ class ModuleChoiceSerializer(serializers.Serializer):
     count = serializers.IntegerField(min_value=1, max_value=services.MOST_MODULES, default=20)
     seed = serializers.IntegerField(min_value=0, default=0)
     modules = serializers.ListField(
-        child=serializers.CharField(), default=list, help_text='Names, as "owner/name".'
+        child=serializers.CharField(),
+        default=list,
+        max_length=services.MOST_MODULES,
+        help_text='Names, as "owner/name".',
     )
 
 
@@ -346,6 +359,8 @@ def _key(request: Request) -> str | None:
         raise serializers.ValidationError(
             {"Idempotency-Key": [f"It has {len(key)} characters; 200 fit."]}
         )
+    if "\0" in key:
+        raise serializers.ValidationError({"Idempotency-Key": ["It must be text."]})
     return key or None
 
 

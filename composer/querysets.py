@@ -77,6 +77,10 @@ class RecipeQuerySet(QuerySet):
         own = self.model.objects.filter(searches__job__user=user).values("pk")
         return self.filter(public | Q(pk__in=own))
 
+    def with_digest(self, digest: str) -> Self:
+        """As it stands in an address: PostgreSQL's texts cannot hold whatever is written there."""
+        return self.none() if "\0" in digest else self.filter(pk=digest)
+
     def using(self, lora_module: LoraModule) -> Self:
         return self.filter(ingredients__lora_module=lora_module).distinct()
 

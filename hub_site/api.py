@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import PermissionDenied
 from django.http import Http404
-from rest_framework import exceptions
+from rest_framework import exceptions, parsers
 from rest_framework.pagination import PageNumberPagination
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
@@ -24,6 +24,16 @@ class Pagination(PageNumberPagination):
     page_size = 50
     page_size_query_param = "page_size"
     max_page_size = 200
+
+
+class JSONParser(parsers.JSONParser):
+    """JSON nested a thousand deep is as unreadable as what is no JSON."""
+
+    def parse(self, stream: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return super().parse(stream, *args, **options)
+        except RecursionError:
+            raise exceptions.ParseError("This JSON is nested too deeply.") from None
 
 
 class ReadOrOwnWrite(BasePermission):
@@ -87,9 +97,16 @@ def _by_field(detail: Any, path: str = "") -> dict[str, list[str]]:
     elif isinstance(detail, list) and any(isinstance(item, dict | list) for item in detail):
         items = [(f"{path}.{n}" if path else str(n), value) for n, value in enumerate(detail)]
     else:
-        found = [str(item) for item in (detail if isinstance(detail, list) else [detail])]
+        found = [
+            _sendable(str(item)) for item in (detail if isinstance(detail, list) else [detail])
+        ]
         return {path or "non_field_errors": found} if found else {}
     flat: dict[str, list[str]] = {}
     for key, value in items:
         flat |= _by_field(value, key)
     return flat
+
+
+def _sendable(text: str) -> str:
+    """A message may repeat what was sent: half a surrogate pair cannot be written as UTF-8."""
+    return text.encode("utf-8", "replace").decode()

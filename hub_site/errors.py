@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 
 from django.conf import settings
+from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 
@@ -37,6 +38,23 @@ def body(
 
 def body_of(error: CommonsError) -> dict[str, object]:
     return body(error.code, error.user_message, getattr(error, "fields", None))
+
+
+class OddRequestMiddleware:
+    """What no browser sends, and Django would take for a bug of ours."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        session = request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")
+        if "\0" in session:  # the database cannot look for it, so there is no such session
+            del request.COOKIES[settings.SESSION_COOKIE_NAME]
+        if (request.encoding or "utf-8").lower() not in ("utf-8", "utf8", "us-ascii"):
+            # As Django answers other encodings of simple forms.
+            request.encoding = None
+            raise BadRequest("Requests must be UTF-8.")
+        return self.get_response(request)
 
 
 class CommonsErrorMiddleware:

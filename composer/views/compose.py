@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 from django.contrib import messages
@@ -52,12 +53,17 @@ def compose_context(
         "fits": fitting,
         "fitting_count": len(fitting),
         "misfits": [fit for fit in fits if not fit.fits],
-        "chosen": {int(pk) for pk in form["modules"].value() or [] if str(pk).isdecimal()},
+        "chosen": _ids(form["modules"].value() or []),
         "advanced": [form[name] for name in ADVANCED],
         "has_settings": _any_given(form, ComposeForm.SETTINGS),
         "has_advanced": _any_given(form, ADVANCED),
         "estimate": usual_time(task.base_model),
     }
+
+
+def _ids(values: Sequence[Any]) -> set[int]:
+    texts = [str(value) for value in values]
+    return {int(text) for text in texts if text.isdecimal() and len(text) < 19}
 
 
 def _any_given(form: ComposeForm, names: Sequence[str]) -> bool:
@@ -96,7 +102,7 @@ def _by_hand(ingredients: Sequence[Mapping[str, str]], user: User) -> dict[str, 
 def _start(request: HttpRequest) -> tuple[dict[str, Any], Search | Recipe | None]:
     """The settings of the search or recipe that is remixed, and that one itself."""
     if digest := request.GET.get("recipe"):
-        recipe = get_object_or_404(Recipe.objects.visible_to(request.user), pk=digest)
+        recipe = get_object_or_404(Recipe.objects.visible_to(request.user).with_digest(digest))
         return _by_hand(recipe.document["spec"]["ingredients"], request.user), recipe
     if not (pk := request.GET.get("from")):
         return {}, None
@@ -126,13 +132,22 @@ def compose_at_once(
     return redirect("composer:job", job.pk)
 
 
-def _submit(request: HttpRequest, form: ComposeForm, key: str) -> HttpResponse | None:
+def _once(request: HttpRequest, task: FewShotTask) -> str | None:
+    """Two presses of the button are one job; other settings on the same page, or another version
+    of the task, are another one."""
+    if not request.POST.get("key"):
+        return None
+    sent = sorted(pair for pair in request.POST.lists() if pair[0] != "csrfmiddlewaretoken")
+    return f"page:{sha256(repr((sent, task.updated_at)).encode()).hexdigest()}"
+
+
+def _submit(request: HttpRequest, form: ComposeForm) -> HttpResponse | None:
     """The new job's page, or None when the form says what is wrong."""
     if not form.is_valid():
         return None
     form.user = visitor(request)
     try:
-        job = form.submit(idempotency_key=f"page:{key}" if key else None)
+        job = form.submit(idempotency_key=_once(request, form.task))
     except CommonsError as error:
         add_commons_error(form, error)
         return None
@@ -150,7 +165,7 @@ def task_compose(request: HttpRequest, pk: str) -> HttpResponse:
     key, remixed, status = request.POST.get("key", "")[:100], None, 200
     if request.method == "POST":
         form = ComposeForm(request.POST, task=task, user=request.user)
-        if answer := _submit(request, form, key):
+        if answer := _submit(request, form):
             return answer
         status = 422
     else:

@@ -56,7 +56,8 @@ def _base_model(value: Any) -> BaseModel | None:
     if isinstance(value, BaseModel):
         return value
     text = str(value or "")
-    chosen = BaseModel.objects.filter(pk=int(text)).first() if text.isdecimal() else None
+    is_id = text.isdecimal() and len(text) < 19
+    chosen = BaseModel.objects.filter(pk=int(text)).first() if is_id else None
     return chosen or BaseModel.objects.usable().order_by("name").first()
 
 
@@ -88,7 +89,7 @@ def _brought_along(request: HttpRequest) -> dict[str, Any]:
         visible = LoraModule.objects.visible_to(request.user).select_related("repo__owner")
         module = visible.named(owner, repo).first()
     if digest := request.GET.get("recipe", ""):
-        remixed = Recipe.objects.visible_to(request.user).filter(pk=digest).first()
+        remixed = Recipe.objects.visible_to(request.user).with_digest(digest).first()
     return {"module": module, "remixed": remixed}
 
 

@@ -112,6 +112,8 @@ def test_it_writes_reads_changes_and_deletes_a_task(
         ({"held_out": [{"input": "big", "target": "x"}]}, "bad_examples", "line 1"),
         ({"template": "none"}, "bad_examples", "{input}"),
         ({"base_model": "nobody/nothing"}, "invalid", "base_model"),
+        ({"base_model": "a\0b"}, "invalid", "base_model"),
+        ({"base_model": "\ud800"}, "invalid", "base_model"),
         ({"name": ""}, "invalid", "name"),
         ({"answer_options": ["a", "b"]}, "bad_examples", "answer option"),
     ],
@@ -185,11 +187,13 @@ def test_it_accepts_a_job_once_for_a_key(program: Program, task: FewShotTask) ->
         ({"task": STRANGE}, "invalid"),
         ({"task": "x"}, "invalid"),
         ({"preset": "best"}, "invalid"),
+        ({"preset": "\ud800"}, "invalid"),
         ({"settings": {"budget": 0}}, "invalid"),
         ({"settings": {"bound": 0.5}}, "bad_config"),
         ({"settings": {"budget": 5000}}, "over_limit"),
         ({"modules": {"how": "hand", "modules": ["nobody/nothing"]}}, "invalid"),
         ({"modules": {"how": "hand"}}, "incompatible_modules"),
+        ({"modules": {"how": "hand", "modules": ["a/b"] * 101}}, "invalid"),
         ({"modules": {"how": "best"}}, "invalid"),
     ],
 )
@@ -199,6 +203,12 @@ def test_it_says_what_is_wrong_with_a_job(
     answer = program.post("jobs/", {"task": str(task.pk)} | change)
     assert is_error(answer, 429 if code == "over_limit" else 422, code), answer.content
     assert not Job.objects.exists()
+
+
+@pytest.mark.parametrize("key", ["x" * 201, "a\0b"])
+def test_it_says_what_is_wrong_with_a_key(program: Program, task: FewShotTask, key: str) -> None:
+    answer = program.post("jobs/", {"task": str(task.pk)}, **{"Idempotency-Key": key})
+    assert is_error(answer, 422, "invalid")
 
 
 def test_it_takes_modules_by_name(

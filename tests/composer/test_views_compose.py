@@ -78,6 +78,27 @@ def test_two_presses_of_the_button_are_one_job(
     assert Search.objects.count() == 1
 
 
+def test_other_settings_on_the_same_page_are_another_job(
+    client: Client, alice: User, task: FewShotTask
+) -> None:
+    client.force_login(alice)
+    for budget in (5, 6):
+        data = {"preset": "recommended", "key": "once", "budget": budget}
+        assert client.post(compose_url(task), data).status_code == 302
+    assert Search.objects.count() == 2
+
+
+def test_odd_values_in_address_and_form_are_no_fault_of_ours(
+    client: Client, alice: User, task: FewShotTask
+) -> None:
+    client.force_login(alice)
+    url, preset = compose_url(task), {"preset": "recommended"}
+    assert client.get(url, {"recipe": "\0"}).status_code == 404
+    assert client.get(url, {"from": "\0"}).status_code == 404
+    assert client.post(url, preset | {"modules": "9" * 5_000}).status_code == 422
+    assert client.post(url, preset | {"key": "\0"}).status_code == 302
+
+
 def test_modules_that_do_not_fit_say_why(
     client: Client, alice: User, task: FewShotTask, lora_modules: list[LoraModule]
 ) -> None:

@@ -240,6 +240,17 @@ def test_the_preview_bears_a_base_model_that_is_none(
     assert client.post(PREVIEW, {**typed, "base_model": value}).status_code == 200
 
 
+def test_odd_values_in_address_and_form_are_no_fault_of_ours(
+    client: Client, alice: User, typed: dict[str, Any]
+) -> None:
+    client.force_login(alice)
+    for query in ({"recipe": "\0"}, {"module": "a/b\0"}):
+        assert client.get(reverse("composer:task_new"), query).status_code == 200
+    odd = typed | {"base_model": "9" * 5_000}
+    assert client.post(reverse("composer:task_new"), odd).status_code == 422
+    assert client.post(reverse("composer:task_preview"), odd).status_code == 200
+
+
 def test_the_preview_needs_a_post(client: Client) -> None:
     assert client.get(PREVIEW).status_code == 405
 

@@ -137,6 +137,22 @@ def test_the_api_refuses_what_is_not_json(client: Client) -> None:
     assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
 
 
+@pytest.mark.parametrize("body", ["[" * 100_000, '{"a":' * 100_000])
+def test_the_api_refuses_json_without_end(client: Client, body: str) -> None:
+    response = client.post("/api/v1/validate/", body, content_type="application/json")
+    assert (response.status_code, response.json()["code"]) == (400, "parse_error")
+
+
+def test_what_a_request_says_of_itself_may_be_odd(client: Client, db: None) -> None:
+    """A cookie and an encoding that no browser sends."""
+    answer = client.get("/tasks/", headers={"Cookie": 'sessionid="abcdefghij\\000"'})
+    assert answer.status_code == 200
+    form = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--x--\r\n'
+    for charset in ("hex", "idna", "utf-16"):
+        kind = f"multipart/form-data; boundary=x; charset={charset}"
+        assert client.generic("POST", "/tasks/preview/", form, kind).status_code == 400
+
+
 def test_the_api_says_when_to_come_back(client: Client) -> None:
     response = client.get("/api/v1/raise/throttled/")
     assert response.status_code == 429
