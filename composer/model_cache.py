@@ -19,6 +19,10 @@ from modules.models import Commit, Repo
 from modules.storage import local
 
 STACKS_KEPT = 3
+# Below this size threads cost more than they bring: the demo's compositions take 2-5 s on one
+# thread, and 12-16 s on two when something else uses a core.
+ONE_THREAD_BELOW = 20_000_000
+ALL_THREADS = torch.get_num_threads()
 
 _base: tuple[tuple[str, str], BaseModel] | None = None
 _stacks: OrderedDict[tuple[Any, ...], Stack] = OrderedDict()
@@ -42,8 +46,7 @@ def base_of(search: Search) -> BaseModel:
         )
     if _base is None or _base[0] != key:
         forget()
-        if settings.ENGINE_THREADS:
-            torch.set_num_threads(settings.ENGINE_THREADS)
+        torch.set_num_threads(settings.ENGINE_THREADS or _threads_for(search.base_model.parameters))
         folder = local.base_folder(search.base_model)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         _base = (key, engine_base.load(folder, device=device))
@@ -63,6 +66,10 @@ def stack_of(search: Search) -> Stack:
     while len(_stacks) > STACKS_KEPT:
         _stacks.popitem(last=False)
     return _stacks[key]
+
+
+def _threads_for(parameters: int) -> int:
+    return 1 if parameters < ONE_THREAD_BELOW else ALL_THREADS
 
 
 def forget() -> None:

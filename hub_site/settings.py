@@ -138,7 +138,7 @@ JOB_REAPER_SECONDS = env_int("JOB_REAPER_MS", 5_000) / 1000
 JOB_REWAKE_SECONDS = env_int("JOB_REWAKE_MS", 10_000) / 1000
 JOB_MAX_CRASHES = env_int("JOB_MAX_CRASHES", 4)
 JOB_MAX_LOST = env_int("JOB_MAX_LOST", 8)
-ENGINE_THREADS = env_int("ENGINE_THREADS", 0)  # 0: as many as torch thinks right
+ENGINE_THREADS = env_int("ENGINE_THREADS", 0)  # 0: one for small models, else all
 
 # --- limits ------------------------------------------------------------------------------------
 MAX_BUDGET = env_int("MAX_BUDGET", 2_000)

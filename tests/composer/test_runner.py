@@ -153,6 +153,15 @@ def test_checking_the_adapter_leaves_the_warm_base_model_as_it_was(job: Job) -> 
     assert not getattr(base.model, "peft_config", None)
 
 
+def test_small_models_get_one_thread(job: Job, settings: Any) -> None:
+    torch.set_num_threads(2)
+    search = Search.objects.get(pk=job.pk)
+    assert model_cache.base_of(search).fingerprint()["threads"] == 1
+    model_cache.forget()
+    settings.ENGINE_THREADS = 2
+    assert model_cache.base_of(search).fingerprint()["threads"] == 2
+
+
 class Dying:
     """A lease whose worker is told to end after so many looks."""
 

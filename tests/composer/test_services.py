@@ -204,7 +204,8 @@ def test_it_takes_a_preset_and_what_differs_from_it() -> None:
     assert (paper.combination, paper.budget, paper.x0) == ("lorahub", 40, 0.0)
     changed = services.config_for("recommended", {"combination": "lorahub", "budget": None})
     assert changed.combination == "lorahub" and changed.budget == 200
-    assert changed.sigma != services.config_for("recommended").sigma
+    exact = services.config_for("paper", {"combination": "sum"})
+    assert (exact.budget, exact.x0) == (40, 0.1)  # it brings the start that suits it
     with pytest.raises(BadConfig, match="preset"):
         services.config_for("best")
     with pytest.raises(BadConfig, match="Unknown setting 'speed'"):
