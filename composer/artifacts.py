@@ -296,9 +296,11 @@ def snippet(recipe: Recipe, site: str = "") -> str:
     lines = ["from peft import PeftModel", f"from transformers import {kind}, AutoTokenizer", ""]
     if base.source == base.SITE:
         lines = ["from pathlib import Path", "from urllib.request import urlretrieve", "", *lines]
-        files = base.pinned_commit().files.exclude(path="README.md")
+        # The one that the recipe names: the base model may have moved on since.
+        revision = recipe.document["spec"]["base_model"]["revision"]
+        files = base.pinned_commit(revision).files.exclude(path="README.md")
         names = sorted(path for path in files.values_list("path", flat=True) if "/" not in path)
-        address = f"{site or 'http://127.0.0.1:8000'}/{base.repo}/resolve/{base.revision}"
+        address = f"{site or 'http://127.0.0.1:8000'}/{base.repo}/resolve/{revision}"
         lines += [
             'base = Path("base-model")',
             "base.mkdir(exist_ok=True)",

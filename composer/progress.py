@@ -1,5 +1,6 @@
 """What a job's page shows while it runs, read from its rows; no torch, a handful of queries."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -76,11 +77,15 @@ def progress(search: Search) -> Progress:
         generation=last.number if last else 0,
         evaluations=done,
         budget=budget,
-        best_loss=last.best_loss if last else None,
-        first_loss=generations[0].best_loss if generations else None,
+        best_loss=_known(last),
+        first_loss=_known(generations[0]) if generations else None,
         evaluations_per_second=rate,
         seconds_left=max(0.0, left) if left is not None else None,
-        curve=[LossPoint(g.number, g.evaluations, g.best_loss) for g in generations],
+        curve=[
+            LossPoint(g.number, g.evaluations, loss)
+            for g in generations
+            if (loss := _known(g)) is not None
+        ],
         weights=current_weights(search, last),
     )
 
@@ -93,6 +98,13 @@ def current_weights(search: Search, last: Generation | None) -> list[ModuleWeigh
     weights = [float.fromhex(weight) for weight in last.record["best_weights"]]
     found = [ModuleWeight(*pair) for pair in zip(names, weights, strict=True)]
     return sorted(found, key=lambda each: -abs(each.weight))
+
+
+def _known(generation: Generation | None) -> float | None:
+    """The best loss so far; None while every candidate's was infinite, which JSON cannot say."""
+    if generation is None or not math.isfinite(generation.best_loss):
+        return None
+    return generation.best_loss
 
 
 def _rate(generations: Iterable[Generation]) -> float | None:

@@ -185,12 +185,16 @@ class BaseModel(models.Model):
             return self.repo.get_absolute_url()
         return reverse("modules:list") + "?" + urlencode({"base_model": self.name})
 
-    def pinned_commit(self) -> Commit:
-        """The commit that workers load. Only a base model whose files the site keeps has one."""
-        commit = self.repo.at_revision(self.revision) if self.repo is not None else None
+    def pinned_commit(self, revision: str = "") -> Commit:
+        """The commit that workers load, or an earlier one by its revision.
+
+        Only a base model whose files the site keeps has one.
+        """
+        revision = revision or self.revision
+        commit = self.repo.at_revision(revision) if self.repo is not None else None
         if commit is None:
             raise CommonsError(
-                f"This site no longer holds {self.name} at revision {self.revision[:10]}. "
+                f"This site no longer holds {self.name} at revision {revision[:10]}. "
                 "Whoever runs it can bring it back with `manage.py add_base_model`."
             )
         return commit

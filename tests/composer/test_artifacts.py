@@ -20,6 +20,8 @@ from composer.models import FewShotTask, Recipe, Search
 from hub_site.accounts.models import User
 from hub_site.jobs import queue
 from hub_site.jobs.worker import run
+from modules.models import BaseModel
+from modules.services import commit
 from modules.storage import local
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -79,6 +81,20 @@ def test_the_snippet_runs_as_it_stands(
     exec(compile(code, "snippet", "exec"), {"print": said.append})  # noqa: S102
     assert len(said) == 1 and isinstance(said[0], str)
     assert (tmp_path / "base-model" / "config.json").is_file()
+
+
+def test_the_snippet_keeps_to_the_base_model_of_the_recipe(
+    search: Search, base_model: BaseModel
+) -> None:
+    assert search.recipe is not None and base_model.repo is not None
+    pinned = base_model.revision
+    later = commit(
+        repo=base_model.repo, author=None, title="x", additions={"new.json": io.BytesIO(b"{}")}
+    )
+    BaseModel.objects.update(revision=later.sha)
+    code = artifacts.snippet(Recipe.objects.get(pk=search.recipe_id))
+    assert f"/resolve/{pinned}" in code
+    assert later.sha not in code and "new.json" not in code
 
 
 def test_private_texts_stay_out_of_what_is_public(search: Search, alice: User) -> None:

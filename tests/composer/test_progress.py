@@ -1,6 +1,7 @@
 """What a job's page reads while a search runs."""
 
 import pytest
+from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
 from composer import services
@@ -51,6 +52,17 @@ def test_it_says_how_far_how_fast_and_how_long(search: Search) -> None:
     assert now.evaluations_per_second == 40.0
     assert now.seconds_left == 1.5
     assert [(point.generation, point.best_loss) for point in now.curve] == [(0, 2.0), (1, 1.5)]
+
+
+def test_a_loss_that_is_not_finite_is_left_out(search: Search, client: Client) -> None:
+    generation(search, 0, 20, float("inf"))
+    now = progress(search)
+    assert (now.generation, now.best_loss, now.first_loss, now.curve) == (0, None, None, [])
+    assert now.evaluations == 20
+    client.force_login(search.job.user)
+    answer = client.get(f"/api/v1/jobs/{search.pk}/")
+    assert answer.status_code == 200 and answer.json()["progress"]["best_loss"] is None
+    assert client.get(search.get_absolute_url()).status_code == 200
 
 
 def test_it_names_the_weights_largest_first(search: Search) -> None:
