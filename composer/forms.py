@@ -131,10 +131,8 @@ class TaskForm(forms.Form):
     def clean_answer_options(self) -> list[str]:
         options = [line.strip() for line in self.cleaned_data["answer_options"].splitlines()]
         options = [option for option in options if option]
-        if len(set(options)) != len(options):
-            raise forms.ValidationError("An answer option is given twice.")
-        if len(options) == 1:
-            raise forms.ValidationError("Give two options or more, or none.")
+        if message := services.wrong_options(options):
+            raise forms.ValidationError(message)
         return options
 
     def clean(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 COMPOSE, PREDICT = "compose", "predict"
 MOST_MODULES = 100
+MOST_ANSWER_OPTIONS = 200
 MOST_TRIAL_CHARACTERS = 4_000
 PROBLEMS_SHOWN = 20
 
@@ -138,8 +139,8 @@ def check_task(
     engine_examples.check(
         shots, held_out, token_counter(base_model), base_model.max_tokens, Template(template)
     )
-    if len(set(answer_options)) != len(answer_options):
-        raise BadExamples("An answer option is given twice.", part="answer_options")
+    if message := wrong_options(answer_options):
+        raise BadExamples(message, part="answer_options")
     for split, part in ((shots, "examples"), (held_out, "held_out")):
         for line, example in enumerate(split, 1):
             if answer_options and example.target not in answer_options:
@@ -149,6 +150,19 @@ def check_task(
                     field="target",
                     part=part,
                 )
+
+
+def wrong_options(answer_options: Sequence[str]) -> str:
+    """What is wrong with them as a list, or nothing."""
+    if len(set(answer_options)) != len(answer_options):
+        return "An answer option is given twice."
+    if len(answer_options) == 1:
+        return "Give two answer options or more, or none."
+    if len(answer_options) > MOST_ANSWER_OPTIONS:
+        return (
+            f"There are {len(answer_options)} answer options; give at most {MOST_ANSWER_OPTIONS}."
+        )
+    return ""
 
 
 def find_problems(

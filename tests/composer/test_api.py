@@ -116,6 +116,8 @@ def test_it_writes_reads_changes_and_deletes_a_task(
         ({"base_model": "\ud800"}, "invalid", "base_model"),
         ({"name": ""}, "invalid", "name"),
         ({"answer_options": ["a", "b"]}, "bad_examples", "answer option"),
+        ({"answer_options": ["small"]}, "bad_examples", "two answer options"),
+        ({"answer_options": [str(n) for n in range(201)]}, "bad_examples", "at most 200"),
     ],
 )
 def test_it_says_what_is_wrong_with_a_task(

@@ -84,7 +84,7 @@ def test_it_marks_the_row_and_field_that_is_wrong(typed: dict[str, Any]) -> None
         ({"held_out_text": "big " * 600 + "\tx"}, "604 tokens long; the model reads at most 512"),
         ({"answer_options": "small\ncold"}, "Held-out line 1, answer: 'down' is not among"),
         ({"answer_options": "small\nsmall"}, "An answer option is given twice."),
-        ({"answer_options": "small"}, "Give two options or more, or none."),
+        ({"answer_options": "small"}, "Give two answer options or more, or none."),
         ({"template": "no slot"}, "The template holds {input} 0 times"),
         ({"template": "{input} {input}"}, "The template holds {input} 2 times"),
         ({"shots_text": '{"input": "a\\u0000b", "target": "c"}'}, "characters that are not text"),
