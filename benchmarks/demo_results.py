@@ -223,19 +223,20 @@ def report(tasks: Sequence[DemoTask]) -> str:
     lorahub = with_combination(rec, "lorahub")
     return f"""
 Exact match in per cent on held-out words, mean ± standard deviation over {len(draws)} draws of
-{SHOTS} examples; every method sees the same examples. Tuning tasks may have decided the defaults,
-report tasks only report.
+{SHOTS} examples; every method sees the same examples. The tuning tasks decided the recommended
+preset, the report tasks only report. One base model, one set of modules, one family of tasks: this
+says nothing about large models.
 
 - *zero-shot*: the base model alone. *uniform*: the mean of all 20 modules' ΔW (`sum`, 1/N).
-  *in context*: the examples stand before the input, as in pretraining.
+  *in context*: the examples stand before the input; pretraining had such lines for one word only.
 - *best single*: the module of lowest loss on the examples. *fresh LoRA*: a new one (r 8, 50 steps)
   trained on the examples. *control*: the `sum` search over the same modules turned in random
   directions, all norms kept.
-- *`lorahub`* and *`sum`*: all 20 modules, {rec.budget} evaluations of CMA-ES, x0 {lorahub.x0:g},
-  σ {lorahub.sigma:g} and x0 {rec.x0:g}, σ {rec.sigma:g}. The recommended preset is
-  `{rec.combination}`.
+- *`lorahub`* and *`sum`*: all 20 modules, {rec.budget} evaluations of CMA-ES, penalty
+  {rec.penalty:g}; x0 {lorahub.x0:g}, σ {lorahub.sigma:g} and x0 {rec.x0:g}, σ {rec.sigma:g}. The
+  recommended preset is `{rec.combination}`.
 - *paper*: the preset "as in the paper": `lorahub`, 20 modules, {paper.budget} evaluations, x0
-  {paper.x0:g}, σ {paper.sigma:g}, |w| ≤ {paper.bound:g}.
+  {paper.x0:g}, σ {paper.sigma:g}, penalty {paper.penalty:g}, |w| ≤ {paper.bound:g}.
 - *needed at 1*: the modules the task is made of, each at weight 1, added up. No method knows them;
   it shows what the library holds.
 
@@ -259,7 +260,7 @@ def write(tasks: Sequence[DemoTask]) -> None:
     print(text)
 
 
-COMMAND = "python -m benchmarks.demo_results"
+COMMAND = "python -m benchmarks.demo_results --test 120"
 
 
 def main() -> None:
