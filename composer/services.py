@@ -96,6 +96,8 @@ def update_task(
 ) -> FewShotTask:
     """Change a task. Searches already submitted keep the examples they were given."""
     check_task(base_model, shots, held_out, template, answer_options)
+    if not FewShotTask.objects.select_for_update().filter(pk=task.pk).exists():
+        raise NotReady("This task was deleted while you changed it. Write a new one.")
     task.name = name
     task.description = description
     task.base_model = base_model
@@ -667,6 +669,12 @@ def _check_queue(user: User) -> None:
         raise OverLimit(
             f"You have {waiting} jobs queued or running; {most} are allowed at once. "
             f"Wait for one to end, or cancel one.{more}"
+        )
+    guests = Job.objects.filter(user__is_guest=True, state="queued")
+    if user.is_guest and guests.count() >= settings.GUESTS_QUEUED_JOBS:
+        raise OverLimit(
+            "Many visitors try this at the moment, and the places for guests are taken. Come back "
+            "in a few minutes, or sign up."
         )
 
 

@@ -145,6 +145,7 @@ MAX_BUDGET = env_int("MAX_BUDGET", 2_000)
 USER_QUEUED_JOBS = env_int("USER_QUEUED_JOBS", 10)
 GUEST_MAX_BUDGET = env_int("GUEST_MAX_BUDGET", 200)
 GUEST_QUEUED_JOBS = env_int("GUEST_QUEUED_JOBS", 2)
+GUESTS_QUEUED_JOBS = env_int("GUESTS_QUEUED_JOBS", 20)
 GUEST_DAYS = env_int("GUEST_DAYS", 7)
 
 # --- the programs' side ------------------------------------------------------------------------

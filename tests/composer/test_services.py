@@ -229,6 +229,13 @@ def test_it_makes_one_job_for_one_key(task: FewShotTask, alice: User, bob: User)
         services.submit_job(task=task, user=alice, overrides={"budget": 9}, idempotency_key="k")
 
 
+def test_no_change_brings_a_deleted_task_back(task: FewShotTask, base_model: BaseModel) -> None:
+    FewShotTask.objects.filter(pk=task.pk).delete()
+    with pytest.raises(services.NotReady, match="was deleted"):
+        services.update_task(task, name="Again", base_model=base_model, shots=SHOTS)
+    assert not FewShotTask.objects.exists()
+
+
 def test_it_limits_guests(task: FewShotTask, guest: User, settings: Any) -> None:
     settings.GUEST_QUEUED_JOBS = 1
     with pytest.raises(services.OverLimit, match="up to 200. Sign up"):

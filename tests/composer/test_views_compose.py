@@ -179,6 +179,20 @@ def test_a_guest_cannot_fill_the_queue(
     assert "Sign up for more" in answer.text
 
 
+def test_many_guests_leave_room_for_those_who_signed_up(
+    client: Client, alice: User, demo_task: FewShotTask, settings: Any
+) -> None:
+    settings.GUESTS_QUEUED_JOBS = 2
+    for _ in range(3):
+        client.logout()
+        answer = client.post("/try/opposites/", follow=True)
+    assert "the places for guests are taken" in answer.text
+    assert Search.objects.count() == 2
+    client.force_login(alice)
+    client.post("/try/opposites/")
+    assert Search.objects.filter(job__user=alice).count() == 1
+
+
 def test_an_unknown_demo_is_not_there(client: Client, demo_task: FewShotTask) -> None:
     assert client.post("/try/nothing/").status_code == 404
     assert not User.objects.filter(is_guest=True).exists()
