@@ -73,8 +73,8 @@ def predict(job: Job, lease: "Lease") -> None:
     )
     result = {
         "input": job.params["input"],
-        "base": alone[0],
-        "composed": composed[0],
+        "base": _storable(alone[0]),
+        "composed": _storable(composed[0]),
         "seconds": round(time.perf_counter() - start, 3),
     }
     with queue.finish(job, result):
@@ -277,7 +277,7 @@ class Composition:
         inputs = [example.input for example in self.held_out]
         for start in range(0, len(inputs), HELD_OUT_AT_ONCE):
             self.lease.check()
-            answers += evaluate.predict(
+            given = evaluate.predict(
                 self.base,
                 method.stack if method else None,
                 method.weights if method else None,
@@ -288,6 +288,7 @@ class Composition:
                 batch_size=HELD_OUT_AT_ONCE,
                 max_new_tokens=self.answer_room,
             )
+            answers += map(_storable, given)
         return answers
 
     def _detail_of(self, key: str, method: Contender | None) -> str:
@@ -361,6 +362,11 @@ class Composition:
         self.search.evidence = {**self.search.evidence, **parts}
         with queue.checkpoint(self.job):
             Search.objects.filter(pk=self.job.pk).update(evidence=self.search.evidence)
+
+
+def _storable(answer: str) -> str:
+    """Byte-level models can say NUL, which PostgreSQL's text cannot hold."""
+    return answer.replace("\0", "\ufffd")
 
 
 def _write_ingredients(recipe: Recipe, found: engine_recipe.Recipe) -> None:

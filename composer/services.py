@@ -293,13 +293,9 @@ class Fit:
 
 def modules_for(base_model: BaseModel, user: "Visitor", combination: str = "sum") -> list[Fit]:
     """Every module of this base model that the user may see, by name, with the misfits' reasons."""
-    found = (
-        LoraModule.objects.visible_to(user)
-        .filter(base_model=base_model)
-        .select_related("repo__owner", "commit")
-        .order_by("repo__owner__name", "repo__name")
-    )
-    found = list(found)
+    visible = LoraModule.objects.visible_to(user).filter(base_model=base_model)
+    # Sorted here: their order is part of a recipe's id, and databases collate differently.
+    found = sorted(visible.select_related("repo__owner", "commit"), key=str)
     usual = _usual_shape([module for module in found if module.status == LoraModule.READY])
     return [Fit(module, _misfit(module, combination, usual)) for module in found]
 

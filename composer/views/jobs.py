@@ -114,6 +114,8 @@ def _trial_context(
 ) -> dict[str, Any]:
     text = trial.params["input"] if trial else ""
     form = form or TryForm(initial={"input": text})
+    known = search.examples["held_out"] or search.examples["shots"]
+    form.fields["input"].widget.attrs["placeholder"] = f"As in your examples: {known[0][0]}"
     return {"search": search, "trial": trial, "trial_text": text, "try_form": form}
 
 
