@@ -10,7 +10,7 @@ from django.core.exceptions import ValidationError
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 from django_htmx.http import HttpResponseClientRefresh
 
 from composer import artifacts, plots, services
@@ -19,7 +19,7 @@ from composer.forms import PublishForm, TryForm, add_commons_error
 from composer.job_words import job_words
 from composer.models import Recipe, Search
 from composer.progress import Progress, progress
-from composer.views.request import find_done, find_search, site_address
+from composer.views.request import acts_on_job, find_done, find_search, site_address
 from composer.views.results import evidence_context, facts, predictions_context
 from hub_site.jobs.models import Job, Worker
 from hub_site.pages import page_or_part
@@ -87,8 +87,7 @@ def _answer_result(request: HttpRequest, search: Search, recipe: Recipe) -> Http
     return page_or_part(request, "composer/result.html", part, context)
 
 
-@require_POST
-@login_required
+@acts_on_job
 def job_cancel(request: HttpRequest, pk: str) -> HttpResponse:
     search = find_search(request, pk)
     services.cancel(search)
@@ -119,8 +118,7 @@ def _trial_context(
     return {"search": search, "trial": trial, "trial_text": text, "try_form": form}
 
 
-@require_POST
-@login_required
+@acts_on_job
 def job_try(request: HttpRequest, pk: str) -> HttpResponse:
     """Ask both models one question; the answer comes to the result's page."""
     search = find_search(request, pk)

@@ -1,10 +1,16 @@
 """What every page asks of a request: who acts, where the site is, which page of a list."""
 
+from collections.abc import Callable
+from functools import wraps
+
 from django.conf import settings
+from django.contrib.auth.views import redirect_to_login
 from django.core.paginator import Page, Paginator
 from django.db.models import QuerySet
-from django.http import Http404, HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
+from django.urls import reverse
+from django.views.decorators.http import require_POST
 
 from composer.models import FewShotTask, Recipe, Search
 from hub_site.accounts import guests
@@ -46,3 +52,17 @@ def find_done(request: HttpRequest, pk: str) -> Search:
 def find_recipe(request: HttpRequest, digest: str) -> Recipe:
     found = Recipe.objects.visible_to(request.user).for_cards()
     return get_object_or_404(found.select_related("published_search__job"), pk=digest)
+
+
+def acts_on_job(view: Callable[[HttpRequest, str], HttpResponse]) -> Callable[..., HttpResponse]:
+    """A button on a job's page. Whoever must sign in first comes back to that page: the button's
+    own address only takes posts."""
+
+    @require_POST
+    @wraps(view)
+    def guarded(request: HttpRequest, pk: str) -> HttpResponse:
+        if not request.user.is_authenticated:
+            return redirect_to_login(reverse("composer:job", args=[pk]))
+        return view(request, pk)
+
+    return guarded

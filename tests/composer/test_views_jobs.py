@@ -2,6 +2,7 @@ import io
 import json
 import zipfile
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from django.test import Client
@@ -131,6 +132,15 @@ def test_nobody_else_acts_on_it(client: Client, bob: User, done: Search, name: s
     assert client.post(url_of(name, done), {"input": "x", "title": "x"}).status_code == 404
     done.recipe.refresh_from_db()
     assert done.recipe.published_at is None
+
+
+@pytest.mark.parametrize("name", ["job_cancel", "job_try"])
+def test_after_signing_in_one_is_back_on_the_jobs_page(
+    client: Client, done: Search, name: str
+) -> None:
+    client.logout()
+    asked = client.post(url_of(name, done))
+    assert parse_qs(urlsplit(asked.url).query) == {"next": [done.get_absolute_url()]}
 
 
 @pytest.mark.parametrize("name", ["job_cancel", "job_try"])
