@@ -8,12 +8,14 @@ from django.http import QueryDict
 
 from composer import services
 from composer.engine.config import COMBINATIONS, OBJECTIVES, PRESETS, REDUCTIONS
-from composer.engine.errors import BadExamples
+from composer.engine.errors import BadExamples, CommonsError
 from composer.engine.examples import Example
 from composer.engine.prompt import Template
 from composer.example_text import HELD_OUT, SHOTS, Problem, Row, as_text, parse_examples
 from composer.models import Example as StoredExample
 from composer.models import FewShotTask
+from composer.module_choice import MOST_MODULES, Fit, ModuleChoice, modules_for
+from composer.task_checks import find_problems, wrong_options
 from hub_site.accounts.models import User
 from modules.models import BaseModel, LoraModule
 
@@ -131,7 +133,7 @@ class TaskForm(forms.Form):
     def clean_answer_options(self) -> list[str]:
         options = [line.strip() for line in self.cleaned_data["answer_options"].splitlines()]
         options = [option for option in options if option]
-        if message := services.wrong_options(options):
+        if message := wrong_options(options):
             raise forms.ValidationError(message)
         return options
 
@@ -139,7 +141,7 @@ class TaskForm(forms.Form):
         cleaned = super().clean() or {}
         shots, held_out = self._read(SHOTS), self._read(HELD_OUT)
         unread = bool(self.problems)
-        found = services.find_problems(
+        found = find_problems(
             shots,
             held_out,
             base_model=cleaned.get("base_model"),
@@ -200,7 +202,7 @@ class ComposeForm(forms.Form):
         required=False,
     )
     count = forms.IntegerField(
-        label="How many", required=False, min_value=1, max_value=services.MOST_MODULES
+        label="How many", required=False, min_value=1, max_value=MOST_MODULES
     )
     draw_seed = forms.IntegerField(
         label="Seed of the draw", required=False, min_value=0, max_value=2**31 - 1
@@ -265,9 +267,9 @@ class ComposeForm(forms.Form):
         )
 
     @property
-    def fits(self) -> list[services.Fit]:
+    def fits(self) -> list[Fit]:
         """The modules to choose from, with the reason beside each that does not fit."""
-        return services.modules_for(self.task.base_model, self.user, self._combination())
+        return modules_for(self.task.base_model, self.user, self._combination())
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -275,12 +277,12 @@ class ComposeForm(forms.Form):
         return {name: value for name, value in values.items() if value not in (None, "")}
 
     @property
-    def choice(self) -> services.ModuleChoice | None:
+    def choice(self) -> ModuleChoice | None:
         """None leaves the choice to the preset."""
         cleaned = self.cleaned_data
         if not cleaned.get("how"):
             return None
-        return services.ModuleChoice(
+        return ModuleChoice(
             how=cleaned["how"],
             count=cleaned.get("count") or 20,
             seed=cleaned.get("draw_seed") or 0,
@@ -294,7 +296,7 @@ class ComposeForm(forms.Form):
         if not self.errors:
             try:
                 services.config_for(cleaned["preset"], self.overrides)
-            except services.CommonsError as error:
+            except CommonsError as error:
                 add_commons_error(self, error)
         return cleaned
 
@@ -337,7 +339,7 @@ class TryForm(forms.Form):
     )
 
 
-def add_commons_error(form: forms.Form, error: services.CommonsError) -> None:
+def add_commons_error(form: forms.Form, error: CommonsError) -> None:
     """Show a service's error at the form's field it names, or above the form."""
     shown = False
     for name, messages in error.fields.items():

@@ -17,6 +17,7 @@ from composer.engine.config import PRESETS
 from composer.engine.errors import CommonsError
 from composer.forms import ComposeForm, add_commons_error
 from composer.models import Example, FewShotTask, Recipe, Search
+from composer.module_choice import ModuleChoice
 from composer.views.request import find_task, visitor
 from hub_site.accounts.models import User
 from hub_site.figures import duration
@@ -123,7 +124,7 @@ def compose_at_once(
     choice = None
     if remixed:
         modules = _modules_named(remixed.document["spec"]["ingredients"], user)
-        choice = services.ModuleChoice("hand", modules=tuple(modules))
+        choice = ModuleChoice("hand", modules=tuple(modules))
     try:
         job = services.submit_job(task=task, user=user, preset=RECOMMENDED, modules=choice)
     except CommonsError as error:

@@ -17,6 +17,7 @@ from composer.engine.prompt import SLOT
 from composer.forms import ComposeForm, ExampleRow, TaskForm
 from composer.models import Example, FewShotTask, Recipe, Search
 from composer.querysets import SearchQuerySet
+from composer.task_checks import preview_prompt
 from composer.verdict import verdict
 from composer.views.compose import RECOMMENDED, compose_at_once, compose_context, usual_time
 from composer.views.request import find_task, page_of, visitor
@@ -69,7 +70,7 @@ def _preview(base_model: BaseModel | None, template: str, row: ExampleRow) -> di
     if not given and template.strip() in ("", SLOT):
         return {}
     try:
-        found = services.preview_prompt(base_model, template or SLOT, given or "…")
+        found = preview_prompt(base_model, template or SLOT, given or "…")
     except CommonsError as error:
         return {"error": error.user_message}
     return {

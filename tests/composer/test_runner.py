@@ -17,8 +17,8 @@ from composer.engine.adapter_file import CONFIG_NAME, WEIGHTS_NAME
 from composer.engine.population import attached
 from composer.engine.recipe import check as check_recipe
 from composer.models import FewShotTask, Generation, Recipe, Search
+from composer.module_choice import ModuleChoice
 from composer.progress import progress
-from composer.services import ModuleChoice
 from composer.verdict import methods, verdict
 from hub_site.accounts.models import User
 from hub_site.jobs import queue

@@ -6,6 +6,7 @@ from django.urls import reverse
 
 from composer import services
 from composer.models import FewShotTask, Search
+from composer.module_choice import ModuleChoice
 from hub_site.accounts.models import User
 from modules.models import LoraModule
 from tests.composer import finished
@@ -114,7 +115,7 @@ def test_modules_that_do_not_fit_say_why(
 def test_a_remix_starts_from_the_earlier_settings(
     client: Client, alice: User, task: FewShotTask, lora_modules: list[LoraModule]
 ) -> None:
-    modules = services.ModuleChoice("hand", modules=tuple(lora_modules[:2]))
+    modules = ModuleChoice("hand", modules=tuple(lora_modules[:2]))
     job = services.submit_job(
         task=task, user=alice, preset="paper", modules=modules, overrides={"budget": 77}
     )

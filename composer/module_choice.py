@@ -1,0 +1,131 @@
+"""Which modules a search mixes: those that fit, and those of them that somebody chose."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from composer.engine.errors import BadConfig, IncompatibleModules
+from composer.limits import OverLimit
+from modules.models import BaseModel, LoraModule
+
+if TYPE_CHECKING:
+    from composer.querysets import Visitor
+
+MOST_MODULES = 100
+
+Shape = tuple[int, tuple[str, ...]]  # r, target_modules
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A module of the base model, and why it cannot take part where it cannot."""
+
+    lora_module: LoraModule
+    reason: str = ""
+
+    @property
+    def fits(self) -> bool:
+        return not self.reason
+
+
+def modules_for(base_model: BaseModel, user: "Visitor", combination: str = "sum") -> list[Fit]:
+    """Every module of this base model that the user may see, by name, with the misfits' reasons."""
+    visible = LoraModule.objects.visible_to(user).filter(base_model=base_model)
+    # Sorted here: their order is part of a recipe's id, and databases collate differently.
+    found = sorted(visible.select_related("repo__owner", "commit"), key=str)
+    usual = _usual_shape([module for module in found if module.status == LoraModule.READY])
+    return [Fit(module, _misfit(module, combination, usual)) for module in found]
+
+
+@dataclass(frozen=True)
+class ModuleChoice:
+    """Which modules a search mixes: all that fit, `count` of them drawn with `seed`, or these."""
+
+    how: str = "all"  # "all", "random", "hand"
+    count: int = 20
+    seed: int = 0
+    modules: tuple[LoraModule, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        names = sorted(str(module) for module in self.modules)
+        return {"how": self.how, "count": self.count, "seed": self.seed, "modules": names}
+
+
+def choose_modules(
+    choice: ModuleChoice, *, base_model: BaseModel, user: "Visitor", combination: str
+) -> list[LoraModule]:
+    """The modules of a search, by name; raises where the choice cannot be met."""
+    fits = modules_for(base_model, user, combination)
+    fitting = [fit.lora_module for fit in fits if fit.fits]
+    if choice.how == "hand":
+        chosen = _by_hand(choice.modules, fits)
+    elif choice.how == "random":
+        if choice.count < 1:
+            raise BadConfig("Draw at least one module.", fields={"count": ["At least 1."]})
+        count = min(choice.count, len(fitting))
+        drawn = set(random.Random(choice.seed).sample(range(len(fitting)), count))  # noqa: S311
+        chosen = [module for place, module in enumerate(fitting) if place in drawn]
+    else:
+        chosen = fitting
+    if not chosen:
+        raise IncompatibleModules(
+            f"No module of {base_model} fits the combination {combination!r}. "
+            "Choose another combination, or upload a module."
+        )
+    if len(chosen) > MOST_MODULES:
+        raise OverLimit(
+            f"{len(chosen)} modules are chosen; a search mixes at most {MOST_MODULES}. "
+            "Draw some at random or choose by hand."
+        )
+    return chosen
+
+
+def usual_choice(preset: str) -> ModuleChoice:
+    return ModuleChoice("random") if preset == "paper" else ModuleChoice()
+
+
+# --- private -----------------------------------------------------------------------------------
+
+
+def _shape(module: LoraModule) -> Shape:
+    return module.r, tuple(module.target_modules)
+
+
+def _usual_shape(modules: Sequence[LoraModule]) -> Shape | None:
+    shapes = [_shape(module) for module in modules]
+    return max(shapes, key=shapes.count, default=None)
+
+
+def _misfit(module: LoraModule, combination: str, usual: Shape | None) -> str:
+    if module.status == LoraModule.CHECKING:
+        return "Its files are still being checked."
+    if module.status == LoraModule.REJECTED:
+        return module.rejected_reason or "Its files were rejected."
+    if usual is None or combination != "lorahub":
+        return ""
+    if module.r != usual[0]:
+        return (
+            f"Its rank is {module.r}, the others' {usual[0]}. LoraHub mixes modules of one rank; "
+            "the combination 'sum' mixes any."
+        )
+    if _shape(module) != usual:
+        return (
+            f"It adapts {', '.join(module.target_modules)}, the others {', '.join(usual[1])}. "
+            "LoraHub mixes modules of one kind; the combination 'sum' mixes any."
+        )
+    return ""
+
+
+def _by_hand(chosen: Sequence[LoraModule], fits: Sequence[Fit]) -> list[LoraModule]:
+    if not chosen:
+        raise IncompatibleModules("Choose at least one module.")
+    wanted = {module.pk for module in chosen}
+    known = {fit.lora_module.pk: fit for fit in fits}
+    for module in chosen:
+        fit = known.get(module.pk)
+        if fit is None:
+            raise IncompatibleModules(f"{module} does not belong to this base model.")
+        if not fit.fits:
+            raise IncompatibleModules(f"{module} cannot be mixed here. {fit.reason}")
+    return [fit.lora_module for fit in fits if fit.lora_module.pk in wanted]

@@ -1,0 +1,226 @@
+"""What the API takes and answers: tasks, jobs and recipes as JSON."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from composer import artifacts
+from composer.engine.config import COMBINATIONS, OBJECTIVES, PRESETS, REDUCTIONS
+from composer.engine.examples import Example
+from composer.models import Example as StoredExample
+from composer.models import FewShotTask, Recipe
+from composer.module_choice import MOST_MODULES
+from composer.progress import progress
+from composer.services import MOST_TRIAL_CHARACTERS
+from composer.verdict import verdict
+from hub_site.jobs.models import Job
+from modules.models import BaseModel
+
+
+class ExampleSerializer(serializers.Serializer):
+    input = serializers.CharField(trim_whitespace=False, allow_blank=True)
+    target = serializers.CharField(trim_whitespace=False, allow_blank=True)
+
+
+class BaseModelField(serializers.SlugRelatedField):
+    """By its name; PostgreSQL's texts cannot hold whatever may be sent as one."""
+
+    def to_internal_value(self, data: Any) -> BaseModel:
+        if "\0" in str(data):
+            self.fail("invalid")
+        found: BaseModel = super().to_internal_value(data)
+        return found
+
+
+class TaskSerializer(serializers.Serializer):
+    """A few-shot task with its examples."""
+
+    id = serializers.UUIDField(read_only=True)
+    name = serializers.CharField(max_length=120)
+    description = serializers.CharField(max_length=2000, required=False, allow_blank=True)
+    base_model = BaseModelField("name", queryset=BaseModel.objects.all())
+    template = serializers.CharField(
+        max_length=2000, required=False, trim_whitespace=False, default="{input}"
+    )
+    answer_options = serializers.ListField(
+        child=serializers.CharField(max_length=500), required=False, default=list
+    )
+    examples = ExampleSerializer(many=True, source="shots")
+    held_out = ExampleSerializer(many=True, required=False)
+    is_demo = serializers.BooleanField(read_only=True)
+    created_at = serializers.DateTimeField(read_only=True)
+    updated_at = serializers.DateTimeField(read_only=True)
+
+    def to_representation(self, instance: FewShotTask) -> dict[str, Any]:
+        instance.shots = instance.pairs(StoredExample.SHOT)
+        instance.held_out = instance.pairs(StoredExample.HELD_OUT)
+        return super().to_representation(instance)
+
+    def fields_for_service(self) -> dict[str, Any]:
+        data = dict(self.validated_data)
+        for split in ("shots", "held_out"):
+            data[split] = [Example(**row) for row in data.get(split, [])]
+        return data
+
+
+class TaskSummarySerializer(serializers.Serializer):
+    id = serializers.UUIDField()
+    name = serializers.CharField()
+    base_model = serializers.CharField(source="base_model.name")
+    examples = serializers.IntegerField(source="shots_count")
+    held_out = serializers.IntegerField(source="held_out_count")
+    is_demo = serializers.BooleanField()
+    created_at = serializers.DateTimeField()
+
+
+class ModuleChoiceSerializer(serializers.Serializer):
+    how = serializers.ChoiceField(["all", "random", "hand"], default="all")
+    count = serializers.IntegerField(min_value=1, max_value=MOST_MODULES, default=20)
+    seed = serializers.IntegerField(min_value=0, default=0)
+    modules = serializers.ListField(
+        child=serializers.CharField(),
+        default=list,
+        max_length=MOST_MODULES,
+        help_text='Names, as "owner/name".',
+    )
+
+
+class SettingsSerializer(serializers.Serializer):
+    """Settings that differ from the preset's."""
+
+    budget = serializers.IntegerField(min_value=1, required=False)
+    seed = serializers.IntegerField(min_value=0, required=False)
+    combination = serializers.ChoiceField(COMBINATIONS, required=False)
+    objective = serializers.ChoiceField(OBJECTIVES, required=False)
+    reduction = serializers.ChoiceField(REDUCTIONS, required=False)
+    x0 = serializers.FloatField(required=False)
+    sigma = serializers.FloatField(required=False)
+    bound = serializers.FloatField(required=False)
+    penalty = serializers.FloatField(required=False)
+    population = serializers.IntegerField(required=False)
+
+
+class NewJobSerializer(serializers.Serializer):
+    task = serializers.UUIDField()
+    preset = serializers.ChoiceField(list(PRESETS), default="recommended")
+    modules = ModuleChoiceSerializer(required=False)
+    settings = SettingsSerializer(required=False)
+
+
+class WeightSerializer(serializers.Serializer):
+    name = serializers.CharField()
+    weight = serializers.FloatField()
+
+
+class LossPointSerializer(serializers.Serializer):
+    generation = serializers.IntegerField()
+    evaluations = serializers.IntegerField()
+    best_loss = serializers.FloatField()
+
+
+class ProgressSerializer(serializers.Serializer):
+    stage = serializers.CharField(allow_blank=True)
+    queue_position = serializers.IntegerField(allow_null=True)
+    generation = serializers.IntegerField()
+    evaluations = serializers.IntegerField()
+    budget = serializers.IntegerField()
+    best_loss = serializers.FloatField(allow_null=True)
+    evaluations_per_second = serializers.FloatField(allow_null=True)
+    seconds_left = serializers.FloatField(allow_null=True)
+    curve = LossPointSerializer(many=True)
+    weights = WeightSerializer(many=True)
+
+
+class JobErrorSerializer(serializers.Serializer):
+    code = serializers.CharField()
+    message = serializers.CharField()
+
+
+class JobSummarySerializer(serializers.Serializer):
+    """A job: a composition ("compose"), or one input answered by its result ("predict")."""
+
+    id = serializers.UUIDField()
+    kind = serializers.CharField()
+    state = serializers.CharField(help_text="queued, running, done, failed or cancelled.")
+    title = serializers.CharField(allow_null=True)
+    task = serializers.UUIDField(allow_null=True)
+    recipe = serializers.CharField(allow_null=True, help_text="Digest of the recipe found.")
+    created_at = serializers.DateTimeField()
+    finished_at = serializers.DateTimeField(allow_null=True)
+
+
+class JobSerializer(JobSummarySerializer):
+    error = JobErrorSerializer(allow_null=True)
+    progress = ProgressSerializer(allow_null=True)
+    verdict = serializers.CharField(allow_null=True)
+    matched = serializers.BooleanField(
+        help_text="An earlier search had found the same recipe: this one confirms it."
+    )
+    spec = serializers.JSONField(allow_null=True)
+    evidence = serializers.JSONField(allow_null=True)
+    result = serializers.JSONField(allow_null=True)
+
+
+class PublishSerializer(serializers.Serializer):
+    title = serializers.CharField(max_length=120)
+    description = serializers.CharField(max_length=2000, required=False, allow_blank=True)
+    show_examples = serializers.BooleanField(
+        default=False, help_text="Publish the examples and predictions too."
+    )
+
+
+class TrialSerializer(serializers.Serializer):
+    input = serializers.CharField(max_length=MOST_TRIAL_CHARACTERS, trim_whitespace=False)
+
+
+class IngredientSerializer(serializers.Serializer):
+    name = serializers.CharField()
+    revision = serializers.CharField()
+    sha256 = serializers.CharField(source="weights_sha256")
+    weight = serializers.FloatField()
+
+
+class RecipeSummarySerializer(serializers.Serializer):
+    digest = serializers.CharField()
+    title = serializers.CharField()
+    base_model = serializers.CharField(source="base_model.name")
+    published_by = serializers.CharField(source="published_by.username", default=None)
+    published_at = serializers.DateTimeField(allow_null=True)
+    ingredients = IngredientSerializer(many=True, source="ingredients.all")
+
+
+class RecipeSerializer(RecipeSummarySerializer):
+    description = serializers.CharField()
+    document = serializers.SerializerMethodField()
+
+    def get_document(self, recipe: Recipe) -> dict[str, Any]:
+        """The recipe itself: id, schema, spec, weights, evidence."""
+        return artifacts.recipe_json(recipe)
+
+
+def job_document(job: Job, *, whole: bool = True) -> dict[str, Any]:
+    search = getattr(job, "search", None)
+    document: dict[str, Any] = {
+        "id": job.pk,
+        "kind": job.kind,
+        "state": job.state,
+        "title": search.title if search else None,
+        "task": search.task_id if search else None,
+        "recipe": search.recipe_id if search else None,
+        "created_at": job.created_at,
+        "finished_at": job.finished_at,
+    }
+    if not whole:
+        return document
+    found = verdict(search.evidence) if search and job.state == "done" else None
+    failed = job.state == "failed"
+    return {
+        **document,
+        "error": {"code": job.error_code, "message": job.error_message} if failed else None,
+        "progress": progress(search) if search else None,
+        "verdict": found.sentence if found else None,
+        "matched": bool(search and search.matched),
+        "spec": search.spec if search else None,
+        "evidence": search.evidence if search else None,
+        "result": job.result or None,
+    }
