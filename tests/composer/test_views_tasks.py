@@ -251,6 +251,11 @@ def test_odd_values_in_address_and_form_are_no_fault_of_ours(
     assert client.post(reverse("composer:task_preview"), odd).status_code == 200
 
 
+def test_the_preview_outlives_a_new_session(typed: dict[str, Any]) -> None:
+    """Saving makes a visitor a guest, with a new token; a preview may still bring the old one."""
+    assert Client(enforce_csrf_checks=True).post(PREVIEW, typed).status_code == 200
+
+
 def test_the_preview_needs_a_post(client: Client) -> None:
     assert client.get(PREVIEW).status_code == 405
 
