@@ -1,5 +1,6 @@
 """What the API takes and answers: tasks, jobs and recipes as JSON."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rest_framework import serializers
@@ -17,7 +18,21 @@ from hub_site.jobs.models import Job
 from modules.models import BaseModel
 
 
-class ExampleSerializer(serializers.Serializer):
+class Given(serializers.Serializer):
+    """What a program sends. A name we do not know is an error, not a setting silently ignored."""
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        unknown = sorted(set(data) - set(self.fields)) if isinstance(data, Mapping) else []
+        if unknown:
+            known = ", ".join(name for name, field in self.fields.items() if not field.read_only)
+            raise serializers.ValidationError(
+                {name: [f"Unknown field. Known here: {known}."] for name in unknown}
+            )
+        found: dict[str, Any] = super().to_internal_value(data)
+        return found
+
+
+class ExampleSerializer(Given):
     input = serializers.CharField(trim_whitespace=False, allow_blank=True)
     target = serializers.CharField(trim_whitespace=False, allow_blank=True)
 
@@ -32,7 +47,7 @@ class BaseModelField(serializers.SlugRelatedField):
         return found
 
 
-class TaskSerializer(serializers.Serializer):
+class TaskSerializer(Given):
     """A few-shot task with its examples."""
 
     id = serializers.UUIDField(read_only=True)
@@ -73,7 +88,7 @@ class TaskSummarySerializer(serializers.Serializer):
     created_at = serializers.DateTimeField()
 
 
-class ModuleChoiceSerializer(serializers.Serializer):
+class ModuleChoiceSerializer(Given):
     how = serializers.ChoiceField(["all", "random", "hand"], default="all")
     count = serializers.IntegerField(min_value=1, max_value=MOST_MODULES, default=20)
     seed = serializers.IntegerField(min_value=0, default=0)
@@ -85,7 +100,7 @@ class ModuleChoiceSerializer(serializers.Serializer):
     )
 
 
-class SettingsSerializer(serializers.Serializer):
+class SettingsSerializer(Given):
     """Settings that differ from the preset's."""
 
     budget = serializers.IntegerField(min_value=1, required=False)
@@ -100,7 +115,7 @@ class SettingsSerializer(serializers.Serializer):
     population = serializers.IntegerField(required=False)
 
 
-class NewJobSerializer(serializers.Serializer):
+class NewJobSerializer(Given):
     task = serializers.UUIDField()
     preset = serializers.ChoiceField(list(PRESETS), default="recommended")
     modules = ModuleChoiceSerializer(required=False)
@@ -161,7 +176,7 @@ class JobSerializer(JobSummarySerializer):
     result = serializers.JSONField(allow_null=True)
 
 
-class PublishSerializer(serializers.Serializer):
+class PublishSerializer(Given):
     title = serializers.CharField(max_length=120)
     description = serializers.CharField(max_length=2000, required=False, allow_blank=True)
     show_examples = serializers.BooleanField(
@@ -169,7 +184,7 @@ class PublishSerializer(serializers.Serializer):
     )
 
 
-class TrialSerializer(serializers.Serializer):
+class TrialSerializer(Given):
     input = serializers.CharField(max_length=MOST_TRIAL_CHARACTERS, trim_whitespace=False)
 
 

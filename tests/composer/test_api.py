@@ -190,6 +190,8 @@ def test_it_accepts_a_job_once_for_a_key(program: Program, task: FewShotTask) ->
         ({"task": "x"}, "invalid"),
         ({"preset": "best"}, "invalid"),
         ({"preset": "\ud800"}, "invalid"),
+        ({"budget": 20}, "invalid"),
+        ({"settings": {"bugdet": 20}}, "invalid"),
         ({"settings": {"budget": 0}}, "invalid"),
         ({"settings": {"bound": 0.5}}, "bad_config"),
         ({"settings": {"budget": 5000}}, "over_limit"),
@@ -205,6 +207,13 @@ def test_it_says_what_is_wrong_with_a_job(
     answer = program.post("jobs/", {"task": str(task.pk)} | change)
     assert is_error(answer, 429 if code == "over_limit" else 422, code), answer.content
     assert not Job.objects.exists()
+
+
+def test_it_names_what_it_does_not_know(program: Program, task: FewShotTask) -> None:
+    answer = program.post("jobs/", {"task": str(task.pk), "budget": 20})
+    assert answer.json()["fields"]["budget"] == [
+        "Unknown field. Known here: task, preset, modules, settings."
+    ]
 
 
 @pytest.mark.parametrize("key", ["x" * 201, "a\0b"])
