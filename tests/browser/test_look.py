@@ -1,6 +1,7 @@
 """The small things that every page shares: hints, menu, copy buttons, colours."""
 
 from collections.abc import Callable
+from urllib.parse import urljoin
 
 from playwright.sync_api import BrowserContext, expect
 
@@ -79,3 +80,13 @@ def test_a_module_keeps_its_hue_from_theme_to_theme(site: str, new_context: NewC
         seen[scheme] = page.evaluate(colour)
     assert seen["light"] != seen["dark"]
     assert seen["light"].split()[-1] == seen["dark"].split()[-1]
+
+
+def test_a_double_click_starts_one_composition(result: Result, new_context: NewContext) -> None:
+    page = new_context(storage_state=result.state).new_page()
+    page.goto(urljoin(result.url, "/"))
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.method))
+    page.locator("form[action^='/try/'] button").first.dblclick()
+    page.wait_for_url("**/jobs/**")
+    assert sent.count("POST") == 1
