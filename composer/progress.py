@@ -61,7 +61,8 @@ class Progress:
 def progress(search: Search) -> Progress:
     """Read where a search stands. Seconds left are those of the search, not of the measuring."""
     job = search.job
-    generations = list(search.generations.all())
+    # Without the records: a page that polls must not read every candidate of every generation.
+    generations = list(search.generations.defer("record"))
     budget = int(search.spec["search"]["budget"])
     last = generations[-1] if generations else None
     done = last.evaluations if last else 0

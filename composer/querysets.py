@@ -62,7 +62,7 @@ class SearchQuerySet(QuerySet):
         ingredients = "recipe__ingredients__lora_module__repo__owner"
         return self.select_related(
             "job", "task__base_model", "recipe__base_model"
-        ).prefetch_related("generations", ingredients)
+        ).prefetch_related(ingredients)
 
 
 class RecipeQuerySet(QuerySet):

@@ -79,7 +79,7 @@ def _answer_result(request: HttpRequest, search: Search, recipe: Recipe) -> Http
         "facts": facts(search.spec),
         "ingredients": recipe.ingredients.all(),
         "all_zero": not any(recipe.document["weights"]),
-        "generations": search.generations.all(),
+        "generations": search.generations.defer("record"),
         "snippet": artifacts.snippet(recipe, site_address(request)),
         "base_model": recipe.base_model,
     }
