@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.http import HttpResponseBase, StreamingHttpResponse
+from django.http import HttpResponseBase
 from django.shortcuts import get_object_or_404
 from django.urls import path, re_path, reverse
 from drf_spectacular.types import OpenApiTypes
@@ -19,7 +19,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
-from composer import artifacts, services
+from composer import services
+from composer.downloads import adapter_zip
 from composer.models import FewShotTask, Recipe, Search
 from composer.module_choice import ModuleChoice
 from composer.serializers import (
@@ -282,15 +283,6 @@ class TryJob(generics.GenericAPIView):
         return _accepted(job)
 
 
-def zip_response(recipe: Recipe, search: Search | None = None) -> HttpResponseBase:
-    """The adapter as a download; pages and API answer with it."""
-    response = StreamingHttpResponse(
-        artifacts.zip_adapter(recipe, search), content_type="application/zip"
-    )
-    response["Content-Disposition"] = f'attachment; filename="{artifacts.zip_name(recipe)}"'
-    return response
-
-
 @extend_schema_view(
     get=extend_schema(
         summary="The composed adapter: a PEFT folder as a zip",
@@ -303,7 +295,7 @@ class JobAdapter(generics.GenericAPIView):
 
     def get(self, request: Request, pk: str) -> HttpResponseBase:
         search = _own_search(request, pk)
-        return zip_response(services.finished_recipe(search), search)
+        return adapter_zip(request, services.finished_recipe(search), search)
 
 
 # --- recipes -----------------------------------------------------------------------------------
@@ -339,7 +331,7 @@ class RecipeAdapter(generics.GenericAPIView):
 
     def get(self, request: Request, digest: str) -> HttpResponseBase:
         recipes = Recipe.objects.visible_to(request.user).filter(adapter__isnull=False)
-        return zip_response(get_object_or_404(recipes, pk=digest))
+        return adapter_zip(request, get_object_or_404(recipes, pk=digest))
 
 
 DIGEST = r"(?P<digest>[0-9a-f]{64})"

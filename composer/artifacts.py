@@ -187,14 +187,14 @@ def zip_name(recipe: Recipe) -> str:
     return f"adapter-{recipe.digest[:12]}.zip"
 
 
-def zip_adapter(recipe: Recipe, search: Search | None = None) -> Iterator[bytes]:
-    """The adapter as a zip, in chunks. The same recipe and evidence always give the same bytes."""
+def zip_adapter(recipe: Recipe, search: Search | None = None, *, site: str = "") -> Iterator[bytes]:
+    """The adapter as a zip, in chunks. The same recipe, evidence and site give the same bytes."""
     if recipe.adapter is None:
         raise CommonsError("This recipe's adapter has not been built.")
     document = recipe_json(recipe, search)
     texts = {
         CONFIG_NAME: _json_text(recipe.adapter_config),
-        "README.md": card(recipe, document.get("evidence", {})),
+        "README.md": card(recipe, document.get("evidence", {}), site),
         "recipe.json": _json_text(document),
     }
     weights = local.open(recipe.adapter.sha256)
@@ -249,7 +249,7 @@ def _json_text(document: Any) -> str:
 # --- words that go with an adapter -------------------------------------------------------------
 
 
-def card(recipe: Recipe, evidence: Mapping[str, Any]) -> str:
+def card(recipe: Recipe, evidence: Mapping[str, Any], site: str) -> str:
     """The README.md of an adapter, with the front matter that the Hub reads."""
     pinned = recipe.document["spec"]["base_model"]
     front = {
@@ -270,7 +270,7 @@ def card(recipe: Recipe, evidence: Mapping[str, Any]) -> str:
         *_verdict_lines(evidence),
         "## How it is loaded",
         "```python",
-        snippet(recipe),
+        snippet(recipe, site),
         "```",
         "",
         "## Ingredients",

@@ -1,9 +1,10 @@
-"""One URL serves a page and its part."""
+"""What every page needs: its part at the same URL, and the address people use."""
 
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
@@ -28,3 +29,8 @@ def page_or_part(
     # The same address has two answers: no cache may mix them up.
     response.headers["Vary"] = ", ".join(filter(None, [response.headers.get("Vary"), "HX-Target"]))
     return response
+
+
+def site_address(request: HttpRequest) -> str:
+    """Where this site is, for links and snippets that leave it; no slash at the end."""
+    return (settings.SITE_URL or request.build_absolute_uri("/")).rstrip("/")

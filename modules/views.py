@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
 
 from hub_site.accounts.models import Namespace
-from hub_site.pages import page_or_part
+from hub_site.pages import page_or_part, site_address
 from modules import cards, keyset, services, snippets
 from modules.forms import BEST, SORTS, ModuleFilterForm, active, facets
 from modules.models import BaseModel, Commit, LoraModule, Repo
@@ -60,7 +59,7 @@ def repo(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     context = _files(found, commit) | {
         "repo": found,
         "commit": commit,
-        "site": settings.SITE_URL or request.build_absolute_uri("/"),
+        "site": site_address(request),
         "is_owner": Repo.objects.editable_by(request.user).filter(pk=found.pk).exists(),
     }
     if found.kind == Repo.BASE:

@@ -14,15 +14,16 @@ from django.views.decorators.http import require_http_methods, require_safe
 from django_htmx.http import HttpResponseClientRefresh
 
 from composer import artifacts, plots, services
+from composer.downloads import adapter_zip
 from composer.engine.errors import CommonsError
 from composer.forms import PublishForm, TryForm, add_commons_error
 from composer.job_words import job_words
 from composer.models import Recipe, Search
 from composer.progress import Progress, progress
-from composer.views.request import acts_on_job, find_done, find_search, site_address
+from composer.views.request import acts_on_job, find_done, find_search
 from composer.views.results import evidence_context, facts, predictions_context
 from hub_site.jobs.models import Job, Worker
-from hub_site.pages import page_or_part
+from hub_site.pages import page_or_part, site_address
 
 RESULT_PARTS = {
     "predictions": "composer/_predictions.html",
@@ -163,17 +164,8 @@ def job_publish(request: HttpRequest, pk: str) -> HttpResponse:
     return render(request, "composer/publish.html", context, status=status)
 
 
-def adapter_zip(recipe: Recipe, search: Search | None = None) -> StreamingHttpResponse:
-    response = StreamingHttpResponse(
-        artifacts.zip_adapter(recipe, search), content_type="application/zip"
-    )
-    name = artifacts.zip_name(recipe)
-    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-    return response
-
-
 @require_safe
 @login_required
 def job_adapter(request: HttpRequest, pk: str) -> StreamingHttpResponse:
     search = find_done(request, pk)
-    return adapter_zip(search.recipe, search)
+    return adapter_zip(request, search.recipe, search)

@@ -6,10 +6,11 @@ from django.views.decorators.http import require_safe
 
 from composer import artifacts
 from composer.citation import bibtex
+from composer.downloads import adapter_zip
 from composer.models import Recipe
-from composer.views.jobs import adapter_zip
-from composer.views.request import find_recipe, page_of, site_address
+from composer.views.request import find_recipe, page_of
 from composer.views.results import evidence_context, facts, predictions_context
+from hub_site.pages import site_address
 
 
 @require_safe
@@ -54,4 +55,4 @@ def recipe_adapter(request: HttpRequest, digest: str) -> StreamingHttpResponse:
     found = find_recipe(request, digest)
     if found.adapter_id is None:
         raise Http404
-    return adapter_zip(found)
+    return adapter_zip(request, found)

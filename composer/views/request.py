@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import wraps
 
-from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
 from django.core.paginator import Page, Paginator
 from django.db.models import QuerySet
@@ -22,10 +21,6 @@ PER_PAGE = 20
 def visitor(request: HttpRequest) -> User:
     """Who acts: the one signed in, or a guest made for this session."""
     return request.user if request.user.is_authenticated else guests.start_guest(request)
-
-
-def site_address(request: HttpRequest) -> str:
-    return settings.SITE_URL or request.build_absolute_uri("/").rstrip("/")
 
 
 def page_of(request: HttpRequest, rows: QuerySet) -> Page:
