@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from django.db.models import F
+
 from composer.models import Generation, Search
 
 STAGES = {
@@ -61,8 +63,9 @@ class Progress:
 def progress(search: Search) -> Progress:
     """Read where a search stands. Seconds left are those of the search, not of the measuring."""
     job = search.job
-    # Without the records: a page that polls must not read every candidate of every generation.
-    generations = list(search.generations.defer("record"))
+    # A page that polls must not read every candidate of every generation.
+    rows = search.generations.annotate(best_weights=F("record__best_weights")).defer("record")
+    generations = list(rows)
     budget = int(search.spec["search"]["budget"])
     last = generations[-1] if generations else None
     done = last.evaluations if last else 0
@@ -96,7 +99,7 @@ def current_weights(search: Search, last: Generation | None) -> list[ModuleWeigh
     if last is None:
         return []
     names = [ingredient["repo"] for ingredient in search.spec["ingredients"]]
-    weights = [float.fromhex(weight) for weight in last.record["best_weights"]]
+    weights = [float.fromhex(weight) for weight in last.best_weights]
     found = [ModuleWeight(*pair) for pair in zip(names, weights, strict=True)]
     return sorted(found, key=lambda each: -abs(each.weight))
 
