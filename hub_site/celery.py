@@ -49,6 +49,7 @@ app.conf.update(
     worker_disable_prefetch=settings.CELERY_BROKER_URL.startswith("redis"),
     worker_lost_wait=1,  # seconds until a dead child's task is given up; ours is only a doorbell
     worker_enable_remote_control=False,
+    worker_pool="hub_site.jobs.pool:TaskPool",  # also what `--pool prefork` gives
     worker_hijack_root_logger=False,
     timezone="UTC",
 )

@@ -24,6 +24,7 @@ SHORT = {
     "JOB_HEARTBEAT_MS": "700",
     "JOB_REAPER_MS": "500",
     "JOB_REWAKE_MS": "1000",
+    "JOB_DEAF_MS": "10000",
 }
 PATIENCE = 120  # seconds until a wait is given up; machines that run tests can be very slow
 
@@ -126,3 +127,4 @@ def start_worker(transactional_db: None, tmp_path: Path) -> Iterator[Callable[..
         with contextlib.suppress(ProcessLookupError):
             os.killpg(worker.process.pid, signal.SIGKILL)
         worker.process.wait()
+        print(f"--- {worker.log.name}\n{worker.log.read_text()}")  # shown when the test failed

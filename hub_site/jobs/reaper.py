@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -49,6 +50,7 @@ class Reaper(bootsteps.StartStopStep):
         # Plain flags: a signal handler must not wait for a lock.
         self._stopping = self._look_now = False
         self._told: set[int] = set()
+        self._rings_since: float | None = None  # when ringing in vain began
         self._thread = threading.Thread(target=self._watch, name="reaper", daemon=True)
 
     def start(self, parent: Any) -> None:
@@ -119,6 +121,7 @@ class Reaper(bootsteps.StartStopStep):
                     # The thread must outlive whatever happens: without it, lost jobs stay lost.
                     logger.exception("The reaper goes on after an error")
                     connection.close()
+                    self._rings_since = None  # a child that waits for the database is not deaf
                 time.sleep(TICK)
             self._see_off()
         finally:
@@ -150,12 +153,27 @@ class Reaper(bootsteps.StartStopStep):
         queue.reap()
 
     def _wake(self) -> None:
-        """Ring for jobs that wait while a child of ours is free."""
+        """Ring for jobs that wait while a child of ours is free, and replace a child that is deaf.
+
+        A free child claims within moments. One that does not is stuck where no signal of ours
+        reaches it, so it is ended, and the pool starts another.
+        """
         from hub_site.jobs import queue
 
-        free = len(self._children()) - queue.running_on(self.name).count()
-        if free > 0 and queue.waiting().exists():
-            queue.ring()
+        busy = {pid_of(job.owner) for job in queue.running_on(self.name)}
+        free = self._children() - busy
+        if not free or not queue.waiting().exists():
+            self._rings_since = None
+            return
+        now = time.monotonic()
+        self._rings_since = self._rings_since or now
+        if now - self._rings_since > settings.JOB_DEAF_SECONDS:
+            logger.error("No free child answers; ending %s", ", ".join(map(str, sorted(free))))
+            self._rings_since = None
+            for pid in free:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        queue.ring()
 
     def _see_off(self) -> None:
         from django.db import Error

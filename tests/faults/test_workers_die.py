@@ -42,6 +42,28 @@ def test_it_takes_a_job_up_again_when_the_child_is_killed(start_worker: Start) -
     assert worker.process.poll() is None
 
 
+def test_it_takes_jobs_after_an_idle_child_was_killed(start_worker: Start) -> None:
+    """It dies waiting for work, and must not take the lock of the pool's pipe with it."""
+    worker = start_worker(JOB_DEAF_MS="600000")
+    for _ in range(3):
+        job = count_job(steps=2, seconds=0)
+        assert_counted_once(job)
+        time.sleep(0.3)  # it says that it is done, and goes to wait
+        worker.kill_child(job)
+
+
+def test_it_replaces_a_child_that_hears_nothing(start_worker: Start) -> None:
+    start_worker(JOB_DEAF_MS="3000")
+    before = count_job(steps=2, seconds=0)
+    assert_counted_once(before)
+    deaf = pid_of(before.owner)
+    os.kill(deaf, signal.SIGSTOP)
+    job = count_job(steps=2, seconds=0)
+    assert_counted_once(job)
+    assert pid_of(job.owner) != deaf
+    assert job.crashes == 0
+
+
 def test_it_takes_a_job_up_again_when_the_whole_worker_is_killed(start_worker: Start) -> None:
     worker = start_worker()
     job = count_job()

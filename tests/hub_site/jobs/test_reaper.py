@@ -96,7 +96,9 @@ def test_it_says_that_it_is_there(reaper: Reaper) -> None:
     assert first.name == reaper.name
 
 
-def test_it_rings_when_jobs_wait_and_a_child_is_free(reaper: Reaper, child: int) -> None:
+def test_it_rings_when_jobs_wait_and_a_child_is_free(
+    reaper: Reaper, child: int, dead: int
+) -> None:
     before = bells()
     reaper._wake()
     assert bells() == before
@@ -105,7 +107,7 @@ def test_it_rings_when_jobs_wait_and_a_child_is_free(reaper: Reaper, child: int)
     before = bells()
     reaper._wake()
     assert bells() == before + 1
-    queue.claim_next(f"{reaper.name}:0")
+    queue.claim_next(f"{reaper.name}:{dead}")
     queue.submit("test_idle", params={})
     before = bells()
     reaper._wake()
