@@ -163,7 +163,6 @@ class LoraModuleList(generics.ListAPIView):
 
     serializer_class = LoraModuleSerializer
     pagination_class = KeysetPagination
-    filter_backends: list[Any] = []
     queryset = LoraModule.objects.none()
 
     def get_queryset(self) -> LoraModuleQuerySet:
@@ -200,7 +199,6 @@ class BaseModelList(generics.ListAPIView):
     """Base models that modules can be composed on here."""
 
     serializer_class = BaseModelSerializer
-    filter_backends: list[Any] = []
     queryset = BaseModel.objects.none()
 
     def get_queryset(self) -> QuerySet:

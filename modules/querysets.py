@@ -53,8 +53,9 @@ def prefix_query(text: str) -> SearchQuery | None:
 
 class RepoQuerySet(QuerySet):
     def visible_to(self, user: Visitor) -> Self:
-        """Public repos, and one's own. A private one is to strangers as if it were not there."""
-        public = Q(visibility="public")
+        """Public repos, and one's own. A private or hidden one is to strangers as if it were not
+        there."""
+        public = Q(visibility="public", hidden_at=None)
         return self.filter(public | Q(owner__user=user) if user.is_authenticated else public)
 
     def editable_by(self, user: Visitor) -> Self:
@@ -72,7 +73,7 @@ class RepoQuerySet(QuerySet):
 
 class LoraModuleQuerySet(QuerySet):
     def visible_to(self, user: Visitor) -> Self:
-        public = Q(repo__visibility="public")
+        public = Q(repo__visibility="public", repo__hidden_at=None)
         return self.filter(public | Q(repo__owner__user=user) if user.is_authenticated else public)
 
     def editable_by(self, user: Visitor) -> Self:
@@ -181,6 +182,24 @@ class LoraModuleQuerySet(QuerySet):
             ),
             "target": _targets(found),
         }
+
+
+class CollectionQuerySet(QuerySet):
+    def visible_to(self, user: Visitor) -> Self:
+        public = Q(visibility="public", hidden_at=None)
+        return self.filter(public | Q(owner__user=user) if user.is_authenticated else public)
+
+    def editable_by(self, user: Visitor) -> Self:
+        return self.filter(owner__user=user) if user.is_authenticated else self.none()
+
+    def named(self, owner: str, name: str) -> Self:
+        if "\0" in owner + name:
+            return self.none()
+        return (
+            self.select_related("owner")
+            .alias(owner_lower=Lower("owner__name"), name_lower=Lower("name"))
+            .filter(owner_lower=owner.lower(), name_lower=name.lower())
+        )
 
 
 class TagQuerySet(QuerySet):

@@ -36,6 +36,10 @@ class User(AbstractUser):
 
     is_guest = models.BooleanField(default=False)
     bio = models.TextField(blank=True, max_length=500)
+    notify_by_email = models.BooleanField(default=False)
+    # A moderator's decision: the account may do everything but upload.
+    uploads_banned_at = models.DateTimeField(null=True, blank=True)
+    uploads_banned_reason = models.CharField(max_length=500, blank=True)
 
     objects = Users()
 
@@ -46,10 +50,14 @@ class User(AbstractUser):
 class Namespace(models.Model):
     """The first segment of a repo's address: a user's name, or an organisation's."""
 
-    USER, ORGANISATION = "user", "organisation"
+    USER, ORGANISATION, FORMER = "user", "organisation", "former"
 
     name = models.CharField(max_length=96)
-    kind = models.CharField(max_length=16, choices=[(USER, "user"), (ORGANISATION, "organisation")])
+    # FORMER keeps the modules of somebody who deleted the account and left them to the public.
+    kind = models.CharField(
+        max_length=16,
+        choices=[(USER, "user"), (ORGANISATION, "organisation"), (FORMER, "former user")],
+    )
     user = models.OneToOneField(
         settings.AUTH_USER_MODEL, models.CASCADE, null=True, blank=True, related_name="namespace"
     )
@@ -59,7 +67,7 @@ class Namespace(models.Model):
         constraints = [
             models.UniqueConstraint(Lower("name"), name="namespace_name_ci"),
             models.CheckConstraint(
-                condition=models.Q(kind="organisation") | models.Q(user__isnull=False),
+                condition=~models.Q(kind="user") | models.Q(user__isnull=False),
                 name="namespace_of_a_user_has_one",
             ),
         ]
@@ -87,3 +95,22 @@ class AccessToken(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.hint}…)"
+
+
+class Notice(models.Model):
+    """A line for a user: something of theirs came to an end, or a moderator acted."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="notices")
+    text = models.CharField(max_length=300)
+    address = models.CharField(max_length=300, blank=True)  # a path of this site
+    created_at = models.DateTimeField(auto_now_add=True)
+    read_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+        indexes = [
+            models.Index("user", condition=models.Q(read_at__isnull=True), name="notice_unread")
+        ]
+
+    def __str__(self) -> str:
+        return self.text

@@ -1,10 +1,9 @@
-"""The library: repos with commits of files, and what they hold, LoRA modules or base models."""
+"""What the library holds: base models, and LoRA modules with what was read from their files."""
 
 import math
 from typing import Any
 from urllib.parse import urlencode
 
-from django.conf import settings
 from django.contrib.postgres.indexes import GinIndex
 from django.contrib.postgres.search import SearchVectorField
 from django.db import models
@@ -12,141 +11,9 @@ from django.db.models.functions import Lower
 from django.urls import reverse
 
 from composer.engine.errors import CommonsError
-from hub_site.accounts.models import Namespace
 from hub_site.jobs.models import Job
-from modules.querysets import BaseModelQuerySet, LoraModuleQuerySet, RepoQuerySet, TagQuerySet
-
-
-class Repo(models.Model):
-    """A named place for versions of files: `{owner}/{name}`, as on the Hub."""
-
-    LORA, BASE = "lora", "base"
-    PUBLIC, PRIVATE = "public", "private"
-
-    owner = models.ForeignKey(Namespace, models.CASCADE, related_name="repos")
-    name = models.CharField(max_length=96)
-    kind = models.CharField(max_length=8, choices=[(LORA, "LoRA module"), (BASE, "base model")])
-    visibility = models.CharField(
-        max_length=8, choices=[(PUBLIC, "public"), (PRIVATE, "private")], default=PUBLIC
-    )
-    downloads = models.PositiveBigIntegerField(default=0)
-    created_at = models.DateTimeField(auto_now_add=True)
-    updated_at = models.DateTimeField(auto_now=True)
-
-    objects = RepoQuerySet.as_manager()
-
-    class Meta:
-        constraints = [models.UniqueConstraint("owner", Lower("name"), name="repo_name_ci")]
-        indexes = [models.Index(Lower("name"), "id", name="repo_by_name")]
-
-    def __str__(self) -> str:
-        return f"{self.owner.name}/{self.name}"
-
-    def get_absolute_url(self) -> str:
-        return reverse("modules:repo", args=[self.owner.name, self.name])
-
-    @property
-    def is_private(self) -> bool:
-        return self.visibility == self.PRIVATE
-
-    def head(self, branch: str = "main") -> "Commit | None":
-        """The newest commit of a branch; None while the repo is empty."""
-        ref = self.refs.filter(kind=Ref.BRANCH, name=branch).select_related("commit").first()
-        return ref.commit if ref else None
-
-    def at_revision(self, revision: str) -> "Commit | None":
-        """The commit that a full commit id, a branch or a tag names.
-
-        The id goes first: whoever pins one gets it, whatever branches are called later.
-        """
-        if "\0" in revision:
-            return None
-        if commit := self.commits.filter(sha=revision).first():
-            return commit
-        ref = self.refs.filter(name=revision).order_by("kind").select_related("commit").first()
-        return ref.commit if ref else None
-
-
-class Blob(models.Model):
-    """Bytes by their hash. The store holds the bytes; this row says that it does."""
-
-    sha256 = models.CharField(max_length=64, primary_key=True)
-    size = models.PositiveBigIntegerField()
-    git_sha1 = models.CharField(max_length=40)
-    created_at = models.DateTimeField(auto_now_add=True)
-
-    def __str__(self) -> str:
-        return self.sha256[:12]
-
-
-class Grant(models.Model):
-    """This user uploaded these bytes. A hash alone is no capability: see `services.commit`."""
-
-    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
-    blob = models.ForeignKey(Blob, models.CASCADE, related_name="grants")
-    created_at = models.DateTimeField(auto_now_add=True)
-
-    class Meta:
-        constraints = [models.UniqueConstraint("user", "blob", name="grant_once")]
-
-    def __str__(self) -> str:
-        return f"{self.blob_id[:12]} of {self.user_id}"
-
-
-class Commit(models.Model):
-    """One version of a repo's files, never changed."""
-
-    repo = models.ForeignKey(Repo, models.CASCADE, related_name="commits")
-    sha = models.CharField(max_length=40)
-    parent = models.ForeignKey("self", models.RESTRICT, null=True, blank=True, related_name="+")
-    author = models.ForeignKey(
-        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
-    )
-    title = models.CharField(max_length=200)
-    message = models.TextField(blank=True)
-    created_at = models.DateTimeField()
-
-    class Meta:
-        ordering = ["-id"]
-        constraints = [models.UniqueConstraint("repo", "sha", name="commit_sha_in_repo")]
-
-    def __str__(self) -> str:
-        return f"{self.sha[:7]} {self.title}"
-
-    def sha256_of(self, path: str) -> str | None:
-        return self.files.filter(path=path).values_list("blob_id", flat=True).first()
-
-
-class CommitFile(models.Model):
-    """A path of a commit and its bytes."""
-
-    commit = models.ForeignKey(Commit, models.CASCADE, related_name="files")
-    path = models.CharField(max_length=500)
-    blob = models.ForeignKey(Blob, models.PROTECT, related_name="+")
-
-    class Meta:
-        ordering = ["path"]
-        constraints = [models.UniqueConstraint("commit", "path", name="file_once_per_commit")]
-
-    def __str__(self) -> str:
-        return self.path
-
-
-class Ref(models.Model):
-    """A branch or tag: a name that points at a commit."""
-
-    BRANCH, TAG = "branch", "tag"
-
-    repo = models.ForeignKey(Repo, models.CASCADE, related_name="refs")
-    kind = models.CharField(max_length=8, choices=[(BRANCH, "branch"), (TAG, "tag")])
-    name = models.CharField(max_length=120)
-    commit = models.ForeignKey(Commit, models.RESTRICT, related_name="+")
-
-    class Meta:
-        constraints = [models.UniqueConstraint("repo", "kind", "name", name="ref_once")]
-
-    def __str__(self) -> str:
-        return self.name
+from modules.models.repos import Commit, Repo
+from modules.querysets import BaseModelQuerySet, LoraModuleQuerySet, TagQuerySet
 
 
 class BaseModel(models.Model):
@@ -227,6 +94,13 @@ class LoraModule(models.Model):
     checks = models.JSONField(default=list, blank=True)
     check_job = models.ForeignKey(Job, models.SET_NULL, null=True, blank=True, related_name="+")
     published_at = models.DateTimeField()
+    # Public, not hidden and not rejected: what lists show to everybody. Kept by services.
+    is_listed = models.BooleanField(default=True)
+    # The repo's downloads and the likes, counted here too so that one table sorts the lists.
+    downloads = models.PositiveBigIntegerField(default=0)
+    likes = models.PositiveIntegerField(default=0)
+    # Recent downloads and likes, decayed: see `LoraModuleQuerySet.update_trending`.
+    trending = models.FloatField(default=0)
     # Name, owner, tags, summary and card as words, kept by services: see querysets.search_words.
     search = SearchVectorField(null=True, editable=False)
 
@@ -242,10 +116,17 @@ class LoraModule(models.Model):
     parameters = models.PositiveBigIntegerField(default=0)
     weights_size = models.PositiveBigIntegerField(default=0)
     weights_sha256 = models.CharField(max_length=64)
+    # The tensors' names, types, shapes and values, whatever else the file holds.
+    tensors_sha256 = models.CharField(max_length=64, blank=True)
+    # What else the config says: bias, use_dora, rank_pattern, alpha_pattern, modules_to_save, ...
+    variant = models.JSONField(default=dict, blank=True)
+    # Why it can be kept and shared but not composed exactly; empty when it can.
+    not_composable = models.CharField(max_length=500, blank=True)
 
     summary = models.CharField(max_length=300, blank=True)
     licence = models.CharField(max_length=60, blank=True)
     language = models.CharField(max_length=40, blank=True)
+    task = models.CharField(max_length=60, blank=True)
     tags = models.ManyToManyField(Tag, blank=True, related_name="lora_modules")
 
     objects = LoraModuleQuerySet.as_manager()
@@ -256,6 +137,7 @@ class LoraModule(models.Model):
             models.Index(fields=["-published_at", "-id"], name="lora_newest"),
             models.Index(fields=["base_model", "status"], name="lora_of_base"),
             models.Index(fields=["r"], name="lora_by_r"),
+            models.Index(fields=["tensors_sha256"], name="lora_by_tensors"),
             GinIndex(fields=["search"], name="lora_search"),
             GinIndex(fields=["target_modules"], name="lora_targets", opclasses=["jsonb_path_ops"]),
         ]

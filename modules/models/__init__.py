@@ -1,0 +1,31 @@
+"""Django finds an app's models here; each lives in the file of its subject."""
+
+from modules.models.community import (
+    Collection,
+    CollectionItem,
+    Download,
+    Like,
+    ModerationEvent,
+    Report,
+)
+from modules.models.library import BaseModel, LoraModule, Tag
+from modules.models.repos import Blob, Commit, CommitFile, Grant, OldAddress, Ref, Repo
+
+__all__ = [
+    "BaseModel",
+    "Blob",
+    "Collection",
+    "CollectionItem",
+    "Commit",
+    "CommitFile",
+    "Download",
+    "Grant",
+    "Like",
+    "LoraModule",
+    "ModerationEvent",
+    "OldAddress",
+    "Ref",
+    "Repo",
+    "Report",
+    "Tag",
+]
