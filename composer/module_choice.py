@@ -34,7 +34,7 @@ def modules_for(base_model: BaseModel, user: "Visitor", combination: str = "sum"
     visible = LoraModule.objects.visible_to(user).filter(base_model=base_model)
     # Sorted here: their order is part of a recipe's id, and databases collate differently.
     found = sorted(visible.select_related("repo__owner", "commit"), key=str)
-    usual = _usual_shape([module for module in found if module.status == LoraModule.READY])
+    usual = _usual_shape([module for module in found if module.is_composable])
     return [Fit(module, _misfit(module, combination, usual)) for module in found]
 
 
@@ -102,6 +102,8 @@ def _misfit(module: LoraModule, combination: str, usual: Shape | None) -> str:
         return "Its files are still being checked."
     if module.status == LoraModule.REJECTED:
         return module.rejected_reason or "Its files were rejected."
+    if module.not_composable:
+        return module.not_composable
     if usual is None or combination != "lorahub":
         return ""
     if module.r != usual[0]:

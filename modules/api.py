@@ -90,7 +90,7 @@ class LoraModuleSerializer(serializers.ModelSerializer):
         read_only_fields = fields
 
     def get_is_composable(self, module: LoraModule) -> bool:
-        return module.is_ready and module.base_model_id is not None
+        return module.is_composable
 
     def get_url(self, module: LoraModule) -> str:
         return self.context["request"].build_absolute_uri(module.get_absolute_url())

@@ -97,7 +97,7 @@ class LoraModuleQuerySet(QuerySet):
         return self.exclude(status="rejected")
 
     def composable_on(self, base_model: BaseModel) -> Self:
-        return self.ready().filter(base_model=base_model)
+        return self.ready().filter(base_model=base_model, not_composable="")
 
     def on_base(self, name: str) -> Self:
         """By the base model's name, also when the site does not hold that base model."""

@@ -10,7 +10,7 @@ from typing import IO
 
 from django.contrib.postgres.search import SearchVector
 from django.db import IntegrityError, transaction
-from django.db.models import F, Value
+from django.db.models import Case, Exists, F, OuterRef, Q, Value, When
 from django.utils import timezone
 
 from composer.engine.adapter_file import CONFIG_NAME, WEIGHTS_NAME
@@ -318,6 +318,7 @@ def _describe(
     if not same:
         facts |= {"status": LoraModule.CHECKING, "rejected_reason": "", "checks": []}
     module, _ = LoraModule.objects.update_or_create(repo=repo, defaults=facts)
+    update_listed(module)
     module.tags.set(_tags(card.tags))
     index(module, card)
     if not same and check_now:
@@ -350,6 +351,15 @@ def apply_checks(module: LoraModule, found: list[checks.Check]) -> None:
         module.reject(failed[0], lines)
     else:
         module.accept(lines)
+    update_listed(module)
+
+
+def update_listed(module: LoraModule) -> None:
+    """Call it after every change of a module's status, or of its repo's visibility or hiding."""
+    public = Repo.objects.filter(pk=OuterRef("repo_id"), visibility=Repo.PUBLIC, hidden_at=None)
+    shown = When(~Q(status=LoraModule.REJECTED) & Exists(public), then=True)
+    LoraModule.objects.filter(pk=module.pk).update(is_listed=Case(shown, default=False))
+    module.refresh_from_db(fields=["is_listed"])
 
 
 def index(module: LoraModule, card: cards.Card) -> None:

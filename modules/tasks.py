@@ -36,6 +36,7 @@ def check_module(job: Job, lease: Lease) -> None:
 
 def check_failed(job: Job) -> None:
     """The check died or was stopped: say so, and never leave a module being checked for ever."""
+    from modules import services
     from modules.models import LoraModule
 
     stuck = LoraModule.objects.filter(
@@ -49,3 +50,4 @@ def check_failed(job: Job) -> None:
             + (f": {job.error_message}" if job.error_message else ".")
             + " Upload it again; if that happens again, tell the people who run this site."
         )
+        services.update_listed(module)

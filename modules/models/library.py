@@ -153,6 +153,11 @@ class LoraModule(models.Model):
         return self.status == self.READY
 
     @property
+    def is_composable(self) -> bool:
+        """Whether a search may mix it now: see also `composable_on`."""
+        return self.is_ready and self.base_model_id is not None and not self.not_composable
+
+    @property
     def scaling(self) -> float:
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 

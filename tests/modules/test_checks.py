@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from django.utils import timezone
 from safetensors.numpy import save
 
 from composer.engine.errors import BadAdapter
@@ -147,6 +148,7 @@ def test_the_job_rejects_with_the_reason(alice: Any, base_model: Any, run_job: A
     assert run_job(module).state == "done"
     module.refresh_from_db()
     assert module.status == LoraModule.REJECTED and "NaN" in module.rejected_reason
+    assert not module.is_listed
     assert not LoraModule.objects.composable_on(base_model).exists()
 
 
@@ -208,6 +210,7 @@ def test_a_check_that_dies_leaves_nothing_being_checked(
     assert module.check_job is not None and module.check_job.state == "failed"
     assert module.status == LoraModule.REJECTED
     assert "died" in module.rejected_reason
+    assert not module.is_listed
 
 
 def test_a_cancelled_check_leaves_nothing_being_checked(alice: Any, base_model: Any) -> None:
@@ -218,6 +221,32 @@ def test_a_cancelled_check_leaves_nothing_being_checked(alice: Any, base_model: 
     queue.request_cancel(module.check_job)
     module.refresh_from_db()
     assert module.status == LoraModule.REJECTED
+
+
+def test_only_public_shown_and_accepted_modules_are_listed(
+    opposites: LoraModule, secret: LoraModule
+) -> None:
+    assert opposites.is_listed and not secret.is_listed
+    secret.repo.visibility = "public"
+    secret.repo.save()
+    services.update_listed(secret)
+    assert LoraModule.objects.filter(is_listed=True).count() == 2
+    secret.repo.hidden_at = timezone.now()
+    secret.repo.save()
+    opposites.reject("It is broken.")
+    for module in (opposites, secret):
+        services.update_listed(module)
+    assert not LoraModule.objects.filter(is_listed=True).exists()
+
+
+def test_a_module_that_cannot_be_composed_is_no_candidate(
+    opposites: LoraModule, base_model: Any
+) -> None:
+    assert opposites.is_composable
+    opposites.not_composable = "It uses DoRA."
+    opposites.save()
+    assert opposites.is_ready and not opposites.is_composable
+    assert not LoraModule.objects.composable_on(base_model).exists()
 
 
 def submit(author: Any, files: Any) -> LoraModule:
