@@ -7,5 +7,7 @@ class ComposerConfig(AppConfig):
     def ready(self) -> None:
         from hub_site.jobs import registry
 
-        registry.register("compose", "composer.runner.compose")
+        registry.register(
+            "compose", "composer.runner.compose", if_over="composer.services.tell_owner"
+        )
         registry.register("predict", "composer.runner.predict")

@@ -17,6 +17,7 @@ from composer.models import Example, FewShotTask, Recipe, Search
 from composer.module_choice import ModuleChoice, choose_modules, usual_choice
 from composer.task_checks import check_task, preview_prompt
 from hub_site.accounts.models import User
+from hub_site.accounts.notices import notify
 from hub_site.jobs import queue
 from hub_site.jobs.models import Job
 from modules.models import BaseModel, LoraModule
@@ -245,6 +246,15 @@ def cancel(search: Search) -> None:
 def cancel_job(job: Job) -> None:
     """Ask for the end of a job; a running one ends after its current generation."""
     queue.request_cancel(job)
+
+
+def tell_owner(job: Job, state: str) -> None:
+    """A notice of how a composition ended; whoever cancelled it knows."""
+    if state == "cancelled":
+        return
+    ended = "is done: see what it is worth." if state == "done" else "failed: " + job.error_message
+    for search in Search.objects.filter(pk=job.pk):
+        notify(job.user, f"“{search.title}” {ended}", search.get_absolute_url())
 
 
 def finished_recipe(search: Search) -> Recipe:

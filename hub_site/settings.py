@@ -64,6 +64,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "hub_site.accounts.notices.in_every_page",
             ],
             "builtins": ["hub_site.templatetags.commons"],
         },
@@ -137,6 +138,7 @@ JOB_REWAKE_SECONDS = env_int("JOB_REWAKE_MS", 10_000) / 1000
 JOB_DEAF_SECONDS = env_int("JOB_DEAF_MS", 60_000) / 1000
 JOB_MAX_CRASHES = env_int("JOB_MAX_CRASHES", 4)
 JOB_MAX_LOST = env_int("JOB_MAX_LOST", 8)
+JOB_SCHEDULE = env_bool("JOB_SCHEDULE", True)
 ENGINE_THREADS = env_int("ENGINE_THREADS", 0)  # 0: one for small models, else all
 
 # --- limits ------------------------------------------------------------------------------------

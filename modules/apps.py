@@ -8,5 +8,8 @@ class ModulesConfig(AppConfig):
         from hub_site.jobs import registry
 
         registry.register(
-            "check_module", "modules.tasks.check_module", if_stopped="modules.tasks.check_failed"
+            "check_module",
+            "modules.tasks.check_module",
+            if_stopped="modules.tasks.check_failed",
+            if_over="modules.tasks.tell_owner",
         )

@@ -51,3 +51,34 @@ def check_failed(job: Job) -> None:
             + " Upload it again; if that happens again, tell the people who run this site."
         )
         services.update_listed(module)
+
+
+def tell_owner(job: Job, state: str) -> None:
+    """A notice of how the check ended; none when a newer version came meanwhile."""
+    from hub_site.accounts.notices import notify
+    from modules.models import LoraModule
+
+    checked = LoraModule.objects.select_related("repo__owner__user").filter(
+        pk=job.params["lora_module"], commit__sha=job.params["commit"]
+    )
+    for module in checked.exclude(status=LoraModule.CHECKING):
+        found = "passed its checks" if module.is_ready else "did not pass its checks"
+        notify(module.repo.owner.user, f"{module} {found}.", module.get_absolute_url())
+
+
+def update_trending(job: Job, lease: Lease) -> None:
+    """Recent downloads and likes, decayed, of every module."""
+    from hub_site.jobs import queue
+    from modules.trending import update_trending
+
+    with queue.finish(job, {"changed": update_trending()}):
+        pass
+
+
+def prune_downloads(job: Job, lease: Lease) -> None:
+    """Forget who fetched what more than a month ago."""
+    from hub_site.jobs import queue
+    from modules.counting import prune_downloads
+
+    with queue.finish(job, {"deleted": prune_downloads()}):
+        pass

@@ -1,6 +1,6 @@
 from django import forms
 
-from hub_site.accounts.models import AccessToken
+from hub_site.accounts.models import AccessToken, User
 
 
 class TokenForm(forms.ModelForm):
@@ -18,3 +18,19 @@ class TokenForm(forms.ModelForm):
         super().__init__(*args, **options)
         self.fields["scope"].choices = AccessToken._meta.get_field("scope").choices
         self.fields["scope"].initial = AccessToken.READ
+
+
+class ProfileForm(forms.ModelForm):
+    class Meta:
+        model = User
+        fields = ["bio"]
+        labels = {"bio": "About you"}
+        help_texts = {"bio": "Stands on your profile, for everybody to read. 500 characters."}
+        widgets = {"bio": forms.Textarea(attrs={"rows": 3, "maxlength": 500})}
+
+
+class NoticesForm(forms.ModelForm):
+    class Meta:
+        model = User
+        fields = ["notify_by_email"]
+        labels = {"notify_by_email": "Also send me each notice by e-mail"}

@@ -207,6 +207,7 @@ def finish(job: Job, result: dict[str, Any]) -> Iterator[None]:
             raise _why_not(job)
         _log(job, "done")
         yield
+        registry.over(job, "done")
     job.state, job.result = "done", result
 
 
@@ -262,6 +263,7 @@ def request_cancel(job: Job) -> Job:
             )
             _log(now, "cancelled")
             registry.stopped(now)
+            registry.over(now, "cancelled")
         elif now.state == "running" and not now.cancel_requested:
             _at(now, "running").update(cancel_requested=True)
             _log(now, "cancel requested")
@@ -347,3 +349,4 @@ def _end(
         job.state, job.error_code, job.error_message = state, code, message
         if state != "done":
             registry.stopped(job)
+        registry.over(job, state)

@@ -13,18 +13,23 @@ Handler = Callable[["Job", "Lease"], None]
 
 _paths: dict[str, str] = {}
 _if_stopped: dict[str, str] = {}
+_if_over: dict[str, str] = {}
 
 
-def register(kind: str, handler: str, if_stopped: str = "") -> None:
+def register(kind: str, handler: str, if_stopped: str = "", if_over: str = "") -> None:
     """`handler` is a dotted path, so that the web process never imports what a worker needs.
 
     `if_stopped`, a path to a function of the job, is called in the transaction that makes the job
-    failed or cancelled: for kinds that leave something waiting for their end.
+    failed or cancelled: for kinds that leave something waiting for their end. `if_over`, a path to
+    a function of the job and its final state, is called last in that transaction or in the one
+    that makes the job done: for kinds whose end somebody should hear of.
     """
     if _paths.setdefault(kind, handler) != handler:
         raise ValueError(f"The job kind {kind!r} is already done by {_paths[kind]}.")
     if if_stopped:
         _if_stopped[kind] = if_stopped
+    if if_over:
+        _if_over[kind] = if_over
 
 
 def is_known(kind: str) -> bool:
@@ -42,3 +47,9 @@ def stopped(job: "Job") -> None:
     """Tell whoever waits that this job failed or was cancelled."""
     if path := _if_stopped.get(job.kind):
         import_string(path)(job)
+
+
+def over(job: "Job", state: str) -> None:
+    """Tell whoever wants to hear of it that this job is done, failed or cancelled."""
+    if path := _if_over.get(job.kind):
+        import_string(path)(job, state)
