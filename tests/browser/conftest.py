@@ -48,14 +48,12 @@ class Result:
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a site of this test run's own."""
-    var = tmp_path_factory.mktemp("site")
-    port = _free_port()
-    environment = {name: value for name, value in os.environ.items() if name not in OURS}
-    environment |= {
-        "VAR_DIR": str(var),
-        "PORT": str(port),
+def site_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the site of this test run is started with; its commands need the same."""
+    kept = {name: value for name, value in os.environ.items() if name not in OURS}
+    return kept | {
+        "VAR_DIR": str(tmp_path_factory.mktemp("site")),
+        "PORT": str(_free_port()),
         "HOST": "127.0.0.1",
         "ENV_FILE": os.devnull,
         "DJANGO_SETTINGS_MODULE": "hub_site.settings",
@@ -63,17 +61,22 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "OMP_NUM_THREADS": "1",
         "GUEST_QUEUED_JOBS": "20",
     }
-    log = var / "serve.log"
+
+
+@pytest.fixture(scope="session")
+def site(site_environment: dict[str, str]) -> Iterator[str]:
+    """The address of a site of this test run's own."""
+    log = Path(site_environment["VAR_DIR"], "serve.log")
     with log.open("wb") as output:
         server = subprocess.Popen(
             [sys.executable, "manage.py", "serve"],
             cwd=ROOT,
-            env=environment,
+            env=site_environment,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    address = f"http://127.0.0.1:{port}"
+    address = f"http://127.0.0.1:{site_environment['PORT']}"
     try:
         _wait_until_ready(address, server, log)
         yield address
