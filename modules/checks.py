@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -69,10 +69,16 @@ def refuse_pickle(path: str, first_bytes: bytes = b"") -> None:
         )
 
 
-def quick(config: Path, weights: Path) -> Reading:
-    """Read config and header alone; raises BadAdapter with the first thing that is wrong."""
-    with weights.open("rb") as file:
-        refuse_pickle(WEIGHTS_NAME, file.read(4))
+def quick(config: Path | bytes, weights: Path | BinaryIO) -> Reading:
+    """Read config and header alone; raises BadAdapter with the first thing that is wrong.
+
+    An upload that is not stored yet comes as bytes and as a stream.
+    """
+    if isinstance(weights, Path):
+        with weights.open("rb") as file:
+            return quick(config, file)
+    weights.seek(0)
+    refuse_pickle(WEIGHTS_NAME, weights.read(4))
     read = read_config(config)
     return Reading(read, inspect(read, read_header(weights)))
 

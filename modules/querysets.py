@@ -25,7 +25,7 @@ from django.db.models.functions import Cast, Coalesce, Lower
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser
 
-    from hub_site.accounts.models import User
+    from hub_site.accounts.models import Namespace, User
     from modules.models import BaseModel
 
     Visitor: TypeAlias = User | AnonymousUser
@@ -182,6 +182,11 @@ class LoraModuleQuerySet(QuerySet):
             ),
             "target": _targets(found),
         }
+
+
+class OldAddressQuerySet(QuerySet):
+    def named(self, owner: Namespace, name: str) -> Self:
+        return self.alias(name_lower=Lower("name")).filter(owner=owner, name_lower=name.lower())
 
 
 class CollectionQuerySet(QuerySet):

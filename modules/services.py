@@ -6,19 +6,31 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import IO
+from pathlib import Path
+from typing import IO, BinaryIO, cast
 
 from django.contrib.postgres.search import SearchVector
 from django.db import IntegrityError, transaction
 from django.db.models import Case, Exists, F, OuterRef, Q, Value, When
 from django.utils import timezone
 
-from composer.engine.adapter_file import CONFIG_NAME, WEIGHTS_NAME
+from composer.engine.adapter_file import CONFIG_LIMIT, CONFIG_NAME, WEIGHTS_NAME
 from composer.engine.errors import BadAdapter, CommonsError
 from hub_site.accounts.models import Namespace, User
 from hub_site.jobs import queue
-from modules import cards, checks
-from modules.models import BaseModel, Blob, Commit, CommitFile, Grant, LoraModule, Ref, Repo, Tag
+from modules import cards, checks, intake
+from modules.models import (
+    BaseModel,
+    Blob,
+    Commit,
+    CommitFile,
+    Grant,
+    LoraModule,
+    OldAddress,
+    Ref,
+    Repo,
+    Tag,
+)
 from modules.querysets import search_words
 from modules.storage import local
 
@@ -64,6 +76,8 @@ def create_repo(*, owner: Namespace, name: str, kind: str, visibility: str = Rep
     check_repo_name(name)
     try:
         with transaction.atomic():
+            # A new repo takes the name over: links to one that had it before end here.
+            OldAddress.objects.named(owner, name).delete()
             return Repo.objects.create(owner=owner, name=name, kind=kind, visibility=visibility)
     except IntegrityError as error:
         raise NameTaken(
@@ -110,19 +124,25 @@ def commit(
     _refuse_stale(repo.head(branch), parent, repo)  # before bytes travel; again under the lock
     streams = {p: a for p, a in additions.items() if not isinstance(a, Blob)}
     named = {p: a for p, a in additions.items() if isinstance(a, Blob)}
+    intake.check(author, map(intake.size_of, streams.values()), limit=limit)
+    if repo.kind == Repo.LORA and branch == "main":
+        _read_first(repo.head(branch), streams, named, deletions)
     stored = {path: local.put(stream, limit=limit) for path, stream in streams.items()}
     for path, blob in stored.items():
         _refuse_pickle(path, blob.sha256)
     with transaction.atomic():
+        intake.hold_store()
         repo = Repo.objects.select_for_update().select_related("owner").get(pk=repo.pk)
         head = repo.head(branch)
         _refuse_stale(head, parent, repo)
-        blobs = _blobs(stored, author)
+        blobs = intake.own(author, stored)
         blobs |= {p: _granted(repo, author, p, blob) for p, blob in named.items()}
         before = dict(head.files.values_list("path", "blob_id")) if head else {}
         after = _tree(before, blobs, deletions)
         if head is not None and after == before:
             return head
+        if repo.kind == Repo.LORA and author is not None:
+            intake.check_module_size(_size(after))
         made = _write(repo, head, author, title.strip() or "Upload", message, after)
         Ref.objects.update_or_create(
             repo=repo, kind=Ref.BRANCH, name=branch, defaults={"commit": made}
@@ -200,19 +220,42 @@ def _refuse_pickle(path: str, sha256: str) -> None:
         checks.refuse_pickle(path, file.read(4))
 
 
-def _blobs(stored: Mapping[str, local.StoredBlob], author: User | None) -> dict[str, Blob]:
-    """Rows for bytes just stored, and the note that this user had them."""
-    blobs = {
-        path: Blob(sha256=b.sha256, size=b.size, git_sha1=b.git_sha1) for path, b in stored.items()
-    }
-    # In one order everywhere: two commits of the same bytes must not wait for each other.
-    unique = sorted({b.sha256: b for b in blobs.values()}.values(), key=lambda b: b.sha256)
-    Blob.objects.bulk_create(unique, ignore_conflicts=True)
-    if author is not None:
-        Grant.objects.bulk_create(
-            [Grant(user=author, blob=blob) for blob in unique], ignore_conflicts=True
-        )
-    return blobs
+def _read_first(
+    head: Commit | None,
+    streams: Mapping[str, IO[bytes]],
+    named: Mapping[str, Blob],
+    deletions: Iterable[str],
+) -> None:
+    """Refuse what is wrong while it is still an upload: of a refused adapter no byte is kept.
+
+    Bytes named by their hash, or that come as a stream that cannot be read twice, are read in the
+    store instead.
+    """
+    for path, stream in streams.items():
+        if stream.seekable():
+            checks.refuse_pickle(path, stream.read(4))
+            stream.seek(0)
+    both = {CONFIG_NAME, WEIGHTS_NAME}
+    if both & {*named, *deletions} or not both & set(streams):
+        return
+    kept = dict(head.files.values_list("path", "blob_id")) if head else {}
+    if not all(name in kept or name in streams and streams[name].seekable() for name in both):
+        return
+    config: Path | bytes
+    if CONFIG_NAME in streams:
+        config = streams[CONFIG_NAME].read(CONFIG_LIMIT + 1)
+        streams[CONFIG_NAME].seek(0)
+    else:
+        config = local.local_path(kept[CONFIG_NAME])
+    weights = streams.get(WEIGHTS_NAME) or local.local_path(kept[WEIGHTS_NAME])
+    checks.quick(config, cast("Path | BinaryIO", weights))
+    if WEIGHTS_NAME in streams:
+        streams[WEIGHTS_NAME].seek(0)
+
+
+def _size(files: Mapping[str, str]) -> int:
+    sizes = dict(Blob.objects.filter(pk__in=set(files.values())).values_list("pk", "size"))
+    return sum(sizes[sha256] for sha256 in files.values())
 
 
 def _granted(repo: Repo, author: User | None, path: str, blob: Blob) -> Blob:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from modules.models import BaseModel, Commit, CommitFile
 
 CHUNK = 1 << 18
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class WrongBytes(CommonsError):
@@ -36,6 +37,13 @@ class FileTooLarge(CommonsError):
 class StoreFull(CommonsError):
     code = "store_full"
     status = 507
+
+    @classmethod
+    def on_disk(cls) -> StoreFull:
+        return cls(
+            "The site's disk is full, so the file was not kept. Nothing was changed; "
+            "try again later, or tell whoever runs this site."
+        )
 
 
 class BytesMissing(CommonsError):
@@ -75,11 +83,8 @@ def put(
         _move_in(temporary, local_path(sha256))
         return stored
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreFull(
-                "The site's disk is full, so the file was not kept. Nothing was changed; "
-                "try again later, or tell whoever runs this site."
-            ) from error
+        if error.errno in NO_ROOM:
+            raise StoreFull.on_disk() from error
         raise
     finally:
         if temporary is not None:

@@ -1,0 +1,171 @@
+"""Bytes on their way in: may this user upload them, and the note that the store holds them.
+
+Pages, API and later protocols call `check` before bytes travel and `keep` (or, inside a commit,
+`own`) when they have come. Nobody else writes Blob and Grant rows.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import IO
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import Q, Sum
+from django.utils import timezone
+
+from composer.engine.errors import CommonsError
+from hub_site.accounts.models import User
+from hub_site.figures import size as file_size
+from modules.models import Blob, Grant
+from modules.storage import local
+
+# Whoever adds to the store holds this lock with others; pruning holds it alone.
+STORE_LOCK = 0x10A_C0DE
+
+
+class UploadsBanned(CommonsError):
+    code = "uploads_banned"
+    status = 403
+
+
+class OverLimit(CommonsError):
+    code = "over_limit"
+    status = 413
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a user may still upload, beside what the site takes at all."""
+
+    used: int
+    used_today: int
+
+    @property
+    def file(self) -> int:
+        return settings.MAX_FILE_BYTES
+
+    @property
+    def module(self) -> int:
+        return settings.MAX_MODULE_BYTES
+
+    @property
+    def total(self) -> int:
+        return settings.USER_MAX_BYTES
+
+    @property
+    def a_day(self) -> int:
+        return settings.USER_BYTES_A_DAY
+
+    @property
+    def left(self) -> int:
+        return max(0, self.total - self.used)
+
+    @property
+    def left_today(self) -> int:
+        return max(0, self.a_day - self.used_today)
+
+    @property
+    def largest_upload(self) -> int:
+        """The most bytes that one request of this user can be worth reading."""
+        return min(self.module, self.left, self.left_today)
+
+
+def room(user: User) -> Room:
+    """Counted by the bytes this user brought: the same bytes twice cost nothing."""
+    since = timezone.now() - timedelta(days=1)
+    sums = Grant.objects.filter(user=user).aggregate(
+        used=Sum("blob__size"), today=Sum("blob__size", filter=Q(created_at__gte=since))
+    )
+    return Room(used=sums["used"] or 0, used_today=sums["today"] or 0)
+
+
+def check(user: User | None, sizes: Iterable[int] = (), *, limit: int | None = None) -> None:
+    """May this user upload files of these sizes? Operators' commits have no user and no limit."""
+    if user is None:
+        return
+    if user.uploads_banned_at is not None:
+        why = f": {user.uploads_banned_reason}" if user.uploads_banned_reason else "."
+        raise UploadsBanned(f"A moderator has stopped uploads from your account{why}")
+    sizes = list(sizes)
+    limit = settings.MAX_FILE_BYTES if limit is None else limit
+    if sizes and max(sizes) > limit:
+        raise local.FileTooLarge(
+            f"A file of {file_size(max(sizes))} is larger than {file_size(limit)}, the most this "
+            "site takes for one file."
+        )
+    _check_sum(user, sum(sizes))
+
+
+def check_module_size(size: int) -> None:
+    if size > settings.MAX_MODULE_BYTES:
+        raise OverLimit(
+            f"The files of one version have {file_size(size)} together; "
+            f"{file_size(settings.MAX_MODULE_BYTES)} are the most this site takes for a module."
+        )
+
+
+def keep(user: User | None, streams: Mapping[str, IO[bytes]]) -> dict[str, Blob]:
+    """Store these bytes, all of them or none, and note that this user brought them."""
+    check(user, map(size_of, streams.values()))
+    stored = {path: local.put(stream) for path, stream in streams.items()}
+    with transaction.atomic():
+        hold_store()
+        return own(user, stored)
+
+
+def own(user: User | None, stored: Mapping[str, local.StoredBlob]) -> dict[str, Blob]:
+    """Rows for bytes just stored, and the grant that lets their user name them by hash.
+
+    Inside a transaction that holds the store. Two uploads of one user at once go through here one
+    after the other, so that they cannot step over a limit together.
+    """
+    blobs = {
+        path: Blob(sha256=b.sha256, size=b.size, git_sha1=b.git_sha1) for path, b in stored.items()
+    }
+    # In one order everywhere: two commits of the same bytes must not wait for each other.
+    unique = sorted({b.sha256: b for b in blobs.values()}.values(), key=lambda b: b.sha256)
+    if any(not local.local_path(blob.sha256).exists() for blob in unique):
+        raise local.BytesMissing("The files were cleared away while they came in. Try again.")
+    Blob.objects.bulk_create(unique, ignore_conflicts=True)
+    if user is not None and unique:
+        User.objects.select_for_update(no_key=True).get(pk=user.pk)
+        grants = [Grant(user=user, blob=blob) for blob in unique]
+        Grant.objects.bulk_create(grants, ignore_conflicts=True)
+        _check_sum(user, 0)
+    return blobs
+
+
+def hold_store() -> None:
+    """Until this transaction ends, nothing is pruned."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", [STORE_LOCK])
+
+
+def size_of(stream: IO[bytes]) -> int:
+    """How long a stream is, when it can tell; otherwise the store counts while it reads."""
+    if not stream.seekable():
+        return 0
+    here = stream.tell()
+    size = stream.seek(0, io.SEEK_END) - here
+    stream.seek(here)
+    return size
+
+
+def _check_sum(user: User, coming: int) -> None:
+    found = room(user)
+    if found.used + coming > found.total:
+        raise OverLimit(
+            f"Your files would come to {file_size(found.used + coming)}; "
+            f"{file_size(found.total)} are the most for one person. Delete modules that you no "
+            "longer need: their bytes stop counting within a day."
+        )
+    if found.used_today + coming > found.a_day:
+        raise OverLimit(
+            f"You uploaded {file_size(found.used_today)} in the last 24 hours; with these "
+            f"{file_size(coming)} it would be more than {file_size(found.a_day)}, the most for "
+            "one day. Come back tomorrow."
+        )
