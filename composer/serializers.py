@@ -1,6 +1,5 @@
 """What the API takes and answers: tasks, jobs and recipes as JSON."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from rest_framework import serializers
@@ -14,22 +13,9 @@ from composer.module_choice import MOST_MODULES
 from composer.progress import progress
 from composer.services import MOST_TRIAL_CHARACTERS
 from composer.verdict import verdict
+from hub_site.api import Given
 from hub_site.jobs.models import Job
 from modules.models import BaseModel
-
-
-class Given(serializers.Serializer):
-    """What a program sends. A name we do not know is an error, not a setting silently ignored."""
-
-    def to_internal_value(self, data: Any) -> dict[str, Any]:
-        unknown = sorted(set(data) - set(self.fields)) if isinstance(data, Mapping) else []
-        if unknown:
-            known = ", ".join(name for name, field in self.fields.items() if not field.read_only)
-            raise serializers.ValidationError(
-                {name: [f"Unknown field. Known here: {known}."] for name in unknown}
-            )
-        found: dict[str, Any] = super().to_internal_value(data)
-        return found
 
 
 class ExampleSerializer(Given):

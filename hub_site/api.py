@@ -1,10 +1,11 @@
 """What every endpoint under /api/v1/ shares: pages, who may do what, and how errors look."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import PermissionDenied
 from django.http import Http404
-from rest_framework import exceptions, parsers
+from rest_framework import exceptions, parsers, serializers
 from rest_framework.pagination import PageNumberPagination
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
@@ -36,6 +37,20 @@ class JSONParser(parsers.JSONParser):
             raise exceptions.ParseError("This JSON is nested too deeply.") from None
 
 
+class Given(serializers.Serializer):
+    """What a program sends. A name we do not know is an error, not a setting silently ignored."""
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        unknown = sorted(set(data) - set(self.fields)) if isinstance(data, Mapping) else []
+        if unknown:
+            known = ", ".join(name for name, field in self.fields.items() if not field.read_only)
+            raise serializers.ValidationError(
+                {name: [f"Unknown field. Known here: {known}."] for name in unknown}
+            )
+        found: dict[str, Any] = super().to_internal_value(data)
+        return found
+
+
 class ReadOrOwnWrite(BasePermission):
     """Anybody reads what is public; writing needs a session or a token of write scope.
 
@@ -43,6 +58,7 @@ class ReadOrOwnWrite(BasePermission):
     what is not yours is answered 404.
     """
 
+    code = "read_only_token"
     message = "This token may only read. Make one with write scope."
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
