@@ -1,12 +1,15 @@
 """Adapter files, read and checked without torch: the config, the header, what they mean.
 
-The weights' values are not read, so that a request can judge an upload of any size.
+The weights' values are not read, so that a request can judge an upload of any size. `survey` takes
+every LoRA that PEFT writes, and says what keeps it from being composed; `inspect` takes only those
+that compose exactly.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,10 +31,12 @@ __all__ = [
     "AdapterConfig",
     "AdapterFacts",
     "LayerShape",
+    "Obstacle",
     "TensorInfo",
     "inspect",
     "read_config",
     "read_header",
+    "survey",
 ]
 
 CONFIG_NAME = "adapter_config.json"
@@ -42,10 +47,14 @@ PREFIX = "base_model.model."
 # Inits that leave the base model as it was; others (pissa, olora, corda, loftq, ...) change its
 # weights when the adapter is attached, so the file alone does not say what the module does.
 PLAIN_INITS: tuple[object, ...] = (None, True, False, "gaussian", "eva", "orthogonal")
-# Settings that change what the weights mean. Empty or false is fine; anything else is refused.
+BIASES = ("none", "all", "lora_only")
+MOST_RANK = 65536
+PLAIN = "Train it as a plain LoRA."
+PLAIN_NAME = re.compile(r"\^?[\w.-]+\$?")
+# Settings that change what the weights mean. Empty or false is fine; anything else is in the way.
 UNSUPPORTED = {
-    "use_dora": "it uses DoRA",
-    "lora_bias": "it trains LoRA biases",
+    "use_dora": "it uses DoRA (use_dora)",
+    "lora_bias": "it trains LoRA biases (lora_bias)",
     "modules_to_save": "it carries whole retrained layers (modules_to_save)",
     "rank_pattern": "its rank differs between layers (rank_pattern)",
     "alpha_pattern": "its alpha differs between layers (alpha_pattern)",
@@ -53,11 +62,11 @@ UNSUPPORTED = {
     "trainable_token_indices": "it retrains token embeddings (trainable_token_indices)",
     "layer_replication": "it replicates layers (layer_replication)",
     "alora_invocation_tokens": "it is an activated LoRA (alora_invocation_tokens)",
-    "use_qalora": "it uses QALoRA",
+    "use_qalora": "it uses QALoRA (use_qalora)",
     "megatron_config": "it is made for Megatron layers",
     "velora_config": "it uses VeLoRA",
     "monteclora_config": "it uses MonteCLoRA",
-    "use_bdlora": "it uses BD-LoRA",
+    "use_bdlora": "it uses BD-LoRA (use_bdlora)",
     "arrow_config": "it routes between adapters (Arrow)",
     "kasa_config": "it uses KaSA",
 }
@@ -74,7 +83,7 @@ class AdapterConfig:
     use_dora: bool
     bias: str
     modules_to_save: tuple[str, ...]
-    rank_pattern: Mapping[str, Any]
+    rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, Any]
     task_type: str | None
     base_model: str | None
@@ -97,8 +106,16 @@ class LayerShape:
 
 
 @dataclass(frozen=True)
+class Obstacle:
+    """Why an adapter cannot be composed exactly, and what its author can do."""
+
+    reason: str
+    advice: str
+
+
+@dataclass(frozen=True)
 class AdapterFacts:
-    """What an adapter is, once it has been found composable."""
+    """What an adapter is; it can be composed exactly when there are no obstacles."""
 
     r: int
     lora_alpha: float
@@ -106,6 +123,16 @@ class AdapterFacts:
     layers: dict[str, LayerShape]
     parameters: int
     dtypes: tuple[str, ...]
+    obstacles: tuple[Obstacle, ...] = ()
+
+    @property
+    def not_composable(self) -> str:
+        """Why not, in a sentence or two; empty when it can be composed."""
+        if not self.obstacles:
+            return ""
+        reasons = "; ".join(obstacle.reason for obstacle in self.obstacles)
+        advice = " ".join(dict.fromkeys(obstacle.advice for obstacle in self.obstacles))
+        return f"cannot be composed exactly: {reasons}. {advice}"
 
 
 def read_config(source: Path | bytes) -> AdapterConfig:
@@ -117,7 +144,7 @@ def read_config(source: Path | bytes) -> AdapterConfig:
             "shared here. Is this the folder that PEFT's save_pretrained wrote?"
         )
     r, alpha = raw.get("r"), raw.get("lora_alpha")
-    if not isinstance(r, int) or isinstance(r, bool) or not 1 <= r <= 65536:
+    if not isinstance(r, int) or isinstance(r, bool) or not 1 <= r <= MOST_RANK:
         raise BadAdapter(f"r is {r!r} in {CONFIG_NAME}; it must be a whole number of 1 or more.")
     if (
         not isinstance(alpha, int | float)
@@ -131,9 +158,9 @@ def read_config(source: Path | bytes) -> AdapterConfig:
         target_modules=_target_modules(raw.get("target_modules")),
         use_rslora=bool(raw.get("use_rslora")),
         use_dora=bool(raw.get("use_dora")),
-        bias=str(raw.get("bias") or "none"),
+        bias=_bias(raw.get("bias")),
         modules_to_save=_strings(raw.get("modules_to_save"), "modules_to_save"),
-        rank_pattern=_mapping(raw.get("rank_pattern"), "rank_pattern"),
+        rank_pattern=_ranks(_mapping(raw.get("rank_pattern"), "rank_pattern")),
         alpha_pattern=_mapping(raw.get("alpha_pattern"), "alpha_pattern"),
         task_type=_optional_text(raw.get("task_type"), "task_type"),
         base_model=_optional_text(raw.get("base_model_name_or_path"), "base_model_name_or_path"),
@@ -144,20 +171,48 @@ def read_config(source: Path | bytes) -> AdapterConfig:
 
 def inspect(config: AdapterConfig, header: Mapping[str, TensorInfo]) -> AdapterFacts:
     """Say what this adapter is, or raise BadAdapter with the reason why it cannot be composed."""
-    _refuse_other_kinds(config)
+    facts = survey(config, header)
+    if facts.obstacles:
+        raise BadAdapter(f"This adapter {facts.not_composable}")
+    return facts
+
+
+def survey(config: AdapterConfig, header: Mapping[str, TensorInfo]) -> AdapterFacts:
+    """Say what this adapter is, also when it cannot be composed; BadAdapter when it is no LoRA."""
+    obstacles = list(_config_obstacles(config))
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    embeddings: set[str] = set()
+    faults = _Faults()
     for key, info in header.items():
-        layer, factor = _layer_and_factor(key)
+        layer, factor, is_embedding = _layer_and_factor(key)
+        if not factor:
+            obstacles.append(_tensor_obstacle(key, config))
+            continue
         if info.dtype not in FLOATS:
-            raise BadAdapter(
-                f"Tensor {key!r} has dtype {info.dtype}; use F32, F16 or BF16 for LoRA weights."
+            faults.add(
+                "dtype",
+                f"Tensor {key!r} has dtype {info.dtype}; use F32, F16 or BF16 for LoRA weights.",
             )
         if factor in shapes.setdefault(layer, {}):
-            raise BadAdapter(f"The file holds lora_{factor} of layer {layer!r} twice.")
+            faults.add("twice", f"The file holds lora_{factor} of layer {layer!r} twice.")
         shapes[layer][factor] = info.shape
+        if is_embedding:
+            embeddings.add(layer)
+            obstacles.append(_tensor_obstacle(key, config))
     if not shapes:
-        raise BadAdapter("The weights file holds no tensors. Save the adapter again.")
-    layers = {name: _layer_shape(name, shapes[name], config) for name in sorted(shapes)}
+        raise BadAdapter(
+            f"{WEIGHTS_NAME} holds no tensors of a LoRA as PEFT names them, such as "
+            f"{PREFIX}….lora_A.weight. Save the adapter again with PEFT's save_pretrained."
+        )
+    layers = {}
+    for name in sorted(shapes):
+        if shape := _layer_shape(name, shapes[name], config, faults):
+            layers[name] = shape
+        if any(len(each) > 2 for each in shapes[name].values()):
+            obstacles.append(Obstacle("it adapts convolutions", PLAIN))
+        if name not in embeddings:
+            _find_unnamed(name, config, faults)
+    faults.refuse()
     return AdapterFacts(
         r=config.r,
         lora_alpha=config.lora_alpha,
@@ -165,76 +220,148 @@ def inspect(config: AdapterConfig, header: Mapping[str, TensorInfo]) -> AdapterF
         layers=layers,
         parameters=sum(math.prod(info.shape) for info in header.values()),
         dtypes=tuple(sorted({info.dtype for info in header.values()})),
+        obstacles=tuple({obstacle.reason: obstacle for obstacle in obstacles}.values()),
     )
 
 
-def _refuse_other_kinds(config: AdapterConfig) -> None:
-    if config.bias != "none":
+class _Faults:
+    """What is wrong with a file: the first of each kind, and how many more there are."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, str] = {}
+        self.count: dict[str, int] = {}
+
+    def add(self, kind: str, message: str) -> None:
+        self.first.setdefault(kind, message)
+        self.count[kind] = self.count.get(kind, 0) + 1
+
+    def refuse(self) -> None:
+        if not self.first:
+            return
         raise BadAdapter(
-            f"This adapter cannot be composed exactly: it trains biases (bias={config.bias!r}). "
-            "Train it with bias='none'."
+            " ".join(
+                message
+                if self.count[kind] == 1
+                else f"{message} The same is wrong in {self.count[kind] - 1:,} more places."
+                for kind, message in self.first.items()
+            )
         )
+
+
+def _config_obstacles(config: AdapterConfig) -> Iterator[Obstacle]:
+    if config.bias != "none":
+        yield Obstacle(_biases(config), PLAIN)
     for name, reason in UNSUPPORTED.items():
         if config.raw.get(name):
-            raise BadAdapter(
-                f"This adapter cannot be composed exactly: {reason}. "
-                f"Train it without {name}, as a plain LoRA."
-            )
+            yield Obstacle(reason, PLAIN)
     init = config.raw.get("init_lora_weights")
     if not (init is None or isinstance(init, bool) or init in PLAIN_INITS):
-        raise BadAdapter(
-            f"This adapter cannot be composed exactly: init_lora_weights={init!r} changes the "
-            "base model's weights. Convert it to a plain LoRA when you save it (PEFT: "
-            "save_pretrained(path_initial_model_for_weight_conversion=...))."
+        yield Obstacle(
+            f"init_lora_weights={str(init)[:60]!r} changes the base model's weights",
+            "Convert it to a plain LoRA when you save it (PEFT: "
+            "save_pretrained(path_initial_model_for_weight_conversion=...)).",
         )
 
 
-def _layer_and_factor(key: str) -> tuple[str, str]:
-    """'base_model.model.encoder.q.lora_A.weight' -> ('encoder.q', 'A')."""
-    for factor in ("A", "B"):
-        for ending in (f".lora_{factor}.weight", f".lora_{factor}.default.weight"):
-            if key.startswith(PREFIX) and key.endswith(ending):
-                return key[len(PREFIX) : -len(ending)], factor
+def _biases(config: AdapterConfig) -> str:
+    return f"it trains biases (bias={config.bias!r})"
+
+
+def _layer_and_factor(key: str) -> tuple[str, str, bool]:
+    """'base_model.model.encoder.q.lora_A.weight' -> ('encoder.q', 'A', False); an embedding's
+    factors are called lora_embedding_A, without '.weight'; no factor: ('', '', False)."""
+    if key.startswith(PREFIX):
+        for factor in ("A", "B"):
+            for ending in (f".lora_{factor}.weight", f".lora_{factor}.default.weight"):
+                if key.endswith(ending):
+                    return key[len(PREFIX) : -len(ending)], factor, False
+            for ending in (f".lora_embedding_{factor}", f".lora_embedding_{factor}.default"):
+                if key.endswith(ending):
+                    return key[len(PREFIX) : -len(ending)], factor, True
+    return "", "", False
+
+
+def _tensor_obstacle(key: str, config: AdapterConfig) -> Obstacle:
+    """The reason is one of a few, and the config's own where it announced such a tensor: a file
+    with many of them has one obstacle."""
     if "lora_embedding_" in key:
         reason = "it adapts an embedding"
     elif "lora_magnitude_vector" in key:
-        reason = "it uses DoRA"
+        reason = UNSUPPORTED["use_dora"]
+    elif key.endswith((".lora_B.bias", ".lora_B.default.bias")):
+        reason = UNSUPPORTED["lora_bias"]
     elif ".bias" in key:
-        reason = "it carries biases"
+        reason = _biases(config) if config.bias != "none" else "it carries biases"
     elif ".lora_" not in key:
+        for setting in ("modules_to_save", "trainable_token_indices"):
+            if config.raw.get(setting):
+                return Obstacle(UNSUPPORTED[setting], PLAIN)
         reason = "it carries weights that are not LoRA factors"
     else:
-        reason = "we do not know this tensor"
-    raise BadAdapter(f"This adapter cannot be composed exactly: {reason} ({key!r}).")
+        reason = "it carries tensors that we do not know"
+    return Obstacle(reason, PLAIN)
 
 
 def _layer_shape(
-    name: str, shapes: Mapping[str, tuple[int, ...]], config: AdapterConfig
-) -> LayerShape:
+    name: str, shapes: Mapping[str, tuple[int, ...]], config: AdapterConfig, faults: _Faults
+) -> LayerShape | None:
     if len(shapes) != 2:
         missing = "B" if "A" in shapes else "A"
-        raise BadAdapter(f"Layer {name!r} has no lora_{missing}. The file is incomplete.")
+        faults.add(
+            "missing",
+            f"Layer {name!r} has no lora_{missing} in {WEIGHTS_NAME}. The file is incomplete: "
+            "save the adapter again.",
+        )
+        return None
     A, B = shapes["A"], shapes["B"]
-    if len(A) != 2 or len(B) != 2 or A[0] != B[1]:
-        raise BadAdapter(
+    if not _are_factors(A, B) and not config.raw.get("use_bdlora"):  # that one's are in blocks
+        faults.add(
+            "shapes",
             f"Layer {name!r} has lora_A {list(A)} and lora_B {list(B)}; expected [r, inputs] and "
-            "[outputs, r]."
+            "[outputs, r]. Was the adapter saved from a model spread over several machines?",
         )
-    if A[0] != config.r:
-        raise BadAdapter(
-            f"Layer {name!r} has rank {A[0]}, but {CONFIG_NAME} says r = {config.r}. "
-            "The two files do not belong together."
+        return None
+    ranks = _possible_ranks(name, config)
+    if A[0] not in ranks and not config.raw.get("target_parameters"):  # r for each expert there
+        said = " or ".join(map(str, sorted(ranks)))
+        faults.add(
+            "rank",
+            f"Layer {name!r} has rank {A[0]}, but {CONFIG_NAME} says r = {said}. "
+            "The two files do not belong together.",
         )
-    _refuse_unnamed(name, config)
     return LayerShape(r=A[0], d_in=A[1], d_out=B[0])
 
 
-def _refuse_unnamed(name: str, config: AdapterConfig) -> None:
+def _are_factors(A: tuple[int, ...], B: tuple[int, ...]) -> bool:
+    """A (r, d_in) and B (d_out, r); of a convolution, A has its window and B one of size 1."""
+    if len(A) != len(B) or len(A) < 2 or 0 in A + B:
+        return False
+    return A[0] == B[1] and all(n == 1 for n in B[2:])
+
+
+def _possible_ranks(name: str, config: AdapterConfig) -> set[int]:
+    """r, or what rank_pattern says of this layer: its first name that fits, as in PEFT.
+
+    A name there can be a pattern. We never run a stranger's regular expression, so then any of
+    the ranks is possible.
+    """
+    if all(PLAIN_NAME.fullmatch(each) for each in config.rank_pattern):
+        for each, r in config.rank_pattern.items():
+            whole = each.startswith("^")
+            each = each.strip("^$")
+            if name == each or (not whole and name.endswith(f".{each}")):
+                return {r}
+        return {config.r}
+    return {config.r, *config.rank_pattern.values()}
+
+
+def _find_unnamed(name: str, config: AdapterConfig, faults: _Faults) -> None:
     """Where config and weights disagree, PEFT would load less than the file holds."""
     targets, excluded = config.target_modules, config.raw.get("exclude_modules") or []
     chosen = config.raw.get("layers_to_transform")
     # A text is a pattern: we never run a stranger's regular expression here.
-    if isinstance(targets, tuple) and not _is_named(name, targets):
+    is_bare = bool(config.raw.get("target_parameters"))  # these name parameters, not layers
+    if isinstance(targets, tuple) and not is_bare and not _is_named(name, targets):
         setting, value = "target_modules", ", ".join(targets)
     elif isinstance(excluded, list) and _is_named(name, excluded):
         setting, value = "exclude_modules", ", ".join(map(str, excluded))
@@ -242,9 +369,10 @@ def _refuse_unnamed(name: str, config: AdapterConfig) -> None:
         setting, value = "layers_to_transform", str(chosen)
     else:
         return
-    raise BadAdapter(
-        f"The file holds weights for layer {name!r}, which {setting} in {CONFIG_NAME} ({value}) "
-        "leaves out: PEFT would ignore them."
+    faults.add(
+        "unnamed",
+        f"The file holds weights for layer {name!r}, which {setting} in {CONFIG_NAME} "
+        f"({value[:200]}) leaves out: PEFT would ignore them.",
     )
 
 
@@ -292,6 +420,26 @@ def _mapping(value: Any, name: str) -> Mapping[str, Any]:
     if value is not None and not isinstance(value, dict):
         raise BadAdapter(f"{name} in {CONFIG_NAME} must be an object.")
     return value or {}
+
+
+def _ranks(pattern: Mapping[str, Any]) -> Mapping[str, int]:
+    for name, r in pattern.items():
+        if not isinstance(r, int) or isinstance(r, bool) or not 1 <= r <= MOST_RANK:
+            raise BadAdapter(
+                f"rank_pattern in {CONFIG_NAME} gives {name[:100]!r} the rank {str(r)[:40]!r}; it "
+                "must be a whole number of 1 or more."
+            )
+    return pattern
+
+
+def _bias(value: Any) -> str:
+    if value in (None, False):
+        return "none"
+    if value not in BIASES:
+        raise BadAdapter(
+            f"bias is {str(value)[:40]!r} in {CONFIG_NAME}; PEFT knows {', '.join(BIASES)}."
+        )
+    return str(value)
 
 
 def _optional_text(value: Any, name: str) -> str | None:

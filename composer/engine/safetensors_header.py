@@ -16,12 +16,18 @@ from typing import Any, BinaryIO, TypeGuard
 from composer.engine.errors import BadAdapter
 
 WEIGHTS_NAME = "adapter_model.safetensors"
+# An adapter of 7 layers in each of 80 blocks holds 1,120 tensors. One that adapts every expert of
+# a mixture (48 blocks of 128 experts, 3 layers each) holds 37,000, in a header of 7 MB.
 HEADER_LIMIT = 16 << 20
 TENSOR_LIMIT = 50_000
+# Brackets and commas of that many entries. JSON of nothing else grows 24 times when it is read.
+SIGN_LIMITS = {b"{": 4 * TENSOR_LIMIT, b"[": 4 * TENSOR_LIMIT, b",": 16 * TENSOR_LIMIT}
+FIELDS = {"dtype", "shape", "data_offsets"}
 NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
 ITEM_SIZE = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2,
-    "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8,
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1,
+    "F8_E5M2FNUZ": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "F32": 4,
+    "F64": 8, "I64": 8, "U64": 8, "C64": 8,
 }  # fmt: skip
 
 
@@ -39,7 +45,8 @@ def read_header(source: Path | BinaryIO) -> dict[str, TensorInfo]:
     """Read the header of a safetensors file, from its path, its folder, or a seekable stream.
 
     Strict: bounded sizes, known dtypes, offsets that fit dtype and shape, and tensors that fill
-    the data region without a gap or an overlap, as the format demands.
+    the data region without a gap or an overlap, as the format demands. Whatever is taken here is
+    taken by safetensors' own reader too; a few oddities that it lets pass are refused.
     """
     if isinstance(source, Path):
         path = source / WEIGHTS_NAME if source.is_dir() else source
@@ -61,7 +68,7 @@ def read_header(source: Path | BinaryIO) -> dict[str, TensorInfo]:
             f"The safetensors header has {length} bytes; the limit is {HEADER_LIMIT}. "
             "An adapter's header is far smaller: is this an adapter?"
         )
-    header = json_object(source.read(length), "The safetensors header")
+    header = json_object(_few_signs(source.read(length)), "The safetensors header", unsigned=True)
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(x, str) for x in metadata.values()):
         raise BadAdapter("The safetensors header's __metadata__ must hold only text.")
@@ -84,7 +91,17 @@ def read_header(source: Path | BinaryIO) -> dict[str, TensorInfo]:
     return tensors
 
 
-def json_object(data: bytes, what: str) -> dict[str, Any]:
+def _few_signs(header: bytes) -> bytes:
+    for sign, limit in SIGN_LIMITS.items():
+        if header.count(sign) > limit:
+            raise BadAdapter(
+                f"The safetensors header lists more than {TENSOR_LIMIT:,} tensors need. "
+                "Is this an adapter?"
+            )
+    return header
+
+
+def json_object(data: bytes, what: str, *, unsigned: bool = False) -> dict[str, Any]:
     """Parse one JSON object; names may stand in it only once, and NaN is not JSON.
 
     Texts must be ones that a database can keep: no U+0000, no half of a surrogate pair.
@@ -99,9 +116,17 @@ def json_object(data: bytes, what: str) -> dict[str, Any]:
     def no_constant(text: str) -> None:
         raise ValueError(f"{text} is not a JSON number")
 
+    def whole(text: str) -> int:
+        if unsigned and text.startswith("-"):
+            raise ValueError(f"{text} is less than nothing")
+        return int(text)
+
     try:
         parsed = json.loads(
-            data.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant
+            data.decode("utf-8"),
+            object_pairs_hook=unique,
+            parse_constant=no_constant,
+            parse_int=whole,
         )
         if b"\\u" in data and any(NOT_TEXT.search(text) for text in _texts(parsed)):
             raise ValueError("a text in it holds a character that is not text")
@@ -114,19 +139,24 @@ def json_object(data: bytes, what: str) -> dict[str, Any]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from value
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
+    left = [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            left += value.keys()
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
 
 
 def _tensor(name: str, entry: Any) -> TensorInfo:
     if not isinstance(entry, dict):
         raise BadAdapter(f"The header's entry for tensor {name!r} is not an object.")
+    if set(entry) != FIELDS:
+        odd = ", ".join(sorted(set(entry) ^ FIELDS))[:200]
+        raise BadAdapter(f"The header's entry for tensor {name!r} lacks or adds {odd}.")
     dtype: Any = entry.get("dtype")
     shape: Any = entry.get("shape")
     offsets: Any = entry.get("data_offsets")

@@ -18,6 +18,7 @@ from composer.engine.adapter_file import (
     inspect,
     read_config,
     read_header,
+    survey,
 )
 from composer.engine.errors import BadAdapter
 
@@ -46,6 +47,14 @@ def factors(r: int = 2, name: str = Q) -> dict[str, torch.Tensor]:
     return {
         f"{name}.lora_A.weight": torch.zeros(r, 6),
         f"{name}.lora_B.weight": torch.zeros(5, r),
+    }
+
+
+def embedding() -> dict[str, torch.Tensor]:
+    name = "base_model.model.shared"
+    return {
+        f"{name}.lora_embedding_A": torch.zeros(2, 9),
+        f"{name}.lora_embedding_B": torch.zeros(6, 2),
     }
 
 
@@ -123,7 +132,7 @@ def test_it_refuses_a_config_that_is_not_plain_json(raw: bytes) -> None:
         ({"bias": "lora_only"}, "biases"),
         ({"lora_bias": True}, "lora_bias"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"rank_pattern": {"q": 4}}, "rank_pattern"),
+        ({"rank_pattern": {"v": 4}}, "rank_pattern"),
         ({"alpha_pattern": {"q": 4}}, "alpha_pattern"),
         ({"target_parameters": ["w"]}, "target_parameters"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
@@ -194,7 +203,7 @@ def test_it_takes_the_layers_that_layers_to_transform_names() -> None:
         ({}, "no tensors"),
         ({f"{Q}.lora_A.weight": torch.zeros(2, 6)}, "no lora_B"),
         ({**factors(), f"{Q}.lora_magnitude_vector": torch.zeros(5)}, "DoRA"),
-        ({**factors(), "base_model.model.e.lora_embedding_A": torch.zeros(2, 9)}, "embedding"),
+        ({**factors(), **embedding()}, "embedding"),
         ({**factors(), f"{Q}.bias": torch.zeros(5)}, "biases"),
         ({**factors(), "base_model.model.lm_head.weight": torch.zeros(5)}, "not LoRA factors"),
         ({**factors(), "block.0.v.lora_A.weight": torch.zeros(2, 6)}, "do not know"),
@@ -211,6 +220,108 @@ def test_it_takes_the_layers_that_layers_to_transform_names() -> None:
 def test_it_refuses_weights_with_the_reason(tensors: dict[str, torch.Tensor], words: str) -> None:
     with pytest.raises(BadAdapter, match=words):
         inspect(config(), header(tensors))
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "words"),
+    [
+        ({"use_dora": True}, {f"{Q}.lora_magnitude_vector": torch.zeros(5)}, "DoRA"),
+        ({"bias": "all"}, {f"{Q}.bias": torch.zeros(5)}, "bias='all'"),
+        ({"lora_bias": True}, {f"{Q}.lora_B.bias": torch.zeros(5)}, "LoRA biases"),
+        (
+            {"modules_to_save": ["lm_head"]},
+            {"base_model.model.lm_head.weight": torch.zeros(9, 6)},
+            "modules_to_save",
+        ),
+        ({"rank_pattern": {"k": 4}}, factors(4, "base_model.model.block.0.k"), "rank_pattern"),
+        ({"rank_pattern": {".*k": 4}}, factors(4, "base_model.model.block.0.k"), "rank_pattern"),
+        ({"rank_pattern": {"^block.0.k": 4}}, factors(4, "base_model.model.block.0.k"), "rank"),
+        ({"alpha_pattern": {"q": 9}}, {}, "alpha_pattern"),
+        ({"init_lora_weights": "pissa"}, {}, "pissa"),
+        ({"target_modules": ["q", "shared"]}, embedding(), "embedding"),
+        (
+            {},
+            {
+                "base_model.model.conv.q.lora_A.weight": torch.zeros(2, 3, 5, 5),
+                "base_model.model.conv.q.lora_B.weight": torch.zeros(7, 2, 1, 1),
+            },
+            "convolutions",
+        ),
+        ({"target_parameters": ["e.w"]}, factors(8, "base_model.model.block.0.e"), "parameters"),
+    ],
+)
+def test_a_survey_takes_every_lora_and_says_what_is_in_the_way(
+    change: dict[str, Any], more: dict[str, torch.Tensor], words: str
+) -> None:
+    settings = config(**{"target_modules": ["q", "k"], **change})
+    tensors = header({**factors(), **more})
+    facts = survey(settings, tensors)
+    assert facts.layers["block.0.q"] == LayerShape(2, 6, 5)
+    assert len(facts.obstacles) == 1 and words in facts.not_composable
+    with pytest.raises(BadAdapter, match=words):
+        inspect(settings, tensors)
+
+
+@pytest.mark.parametrize(
+    ("change", "tensors", "words"),
+    [
+        ({"rank_pattern": {"q": 4}}, factors(), "rank 2.*r = 4"),
+        ({"rank_pattern": {"block.1.q": 4}}, factors(4), "rank 4.*r = 2"),
+        ({"rank_pattern": {"^q": 4}}, factors(4), "rank 4.*r = 2"),
+        ({"rank_pattern": {"q|k": 4}}, factors(3), "rank 3.*r = 2 or 4"),
+        ({"use_dora": True}, {f"{Q}.lora_magnitude_vector": torch.zeros(5)}, "no tensors of a L"),
+        ({}, {"shared.weight": torch.zeros(5, 5)}, "no tensors of a LoRA"),
+        ({}, {**factors(), **dict([*embedding().items()][:1])}, "'shared' has no lora_B"),
+        ({}, {k: t[:, :0] for k, t in factors().items()}, "expected"),
+    ],
+)
+def test_a_survey_refuses_what_does_not_fit_together(
+    change: dict[str, Any], tensors: dict[str, torch.Tensor], words: str
+) -> None:
+    with pytest.raises(BadAdapter, match=words):
+        survey(config(**change), header(tensors))
+
+
+def test_it_says_each_kind_of_fault_once_and_how_often() -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    for n in range(4):
+        tensors |= factors(3, f"base_model.model.block.{n}.q")
+    del tensors["base_model.model.block.3.q.lora_B.weight"]
+    with pytest.raises(BadAdapter) as found:
+        survey(config(), header(tensors))
+    assert "block.0.q" in str(found.value) and "2 more places" in str(found.value)
+    assert "no lora_B" in str(found.value) and "block.1.q" not in str(found.value)
+
+
+@pytest.mark.parametrize("change", [{"bias": "some"}, {"rank_pattern": {"q": 0}}])
+def test_it_refuses_settings_that_peft_does_not_know(change: dict[str, Any]) -> None:
+    with pytest.raises(BadAdapter, match=r"in adapter_config\.json"):
+        config(**change)
+
+
+def test_it_reads_every_variant_that_peft_writes(tmp_path: Path) -> None:
+    """DoRA, biases, ranks by layer, an embedding and a whole layer, as save_pretrained writes."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    tiny = T5Config(vocab_size=32, d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4)
+    for number, (change, words) in enumerate([
+        ({"use_dora": True}, ["DoRA"]),
+        ({"bias": "all"}, ["bias='all'"]),
+        ({"lora_bias": True}, ["LoRA biases"]),
+        ({"rank_pattern": {"v": 3}, "alpha_pattern": {"v": 9}}, ["rank_", "alpha_"]),
+        ({"modules_to_save": ["lm_head"]}, ["modules_to_save"]),
+        ({"target_modules": ["q", "shared"]}, ["embedding"]),
+        ({"init_lora_weights": "pissa"}, ["pissa"]),
+        ({"trainable_token_indices": [1, 2]}, ["token embeddings"]),
+    ]):  # fmt: skip
+        settings: Any = {"r": 2, "lora_alpha": 4, "target_modules": ["q", "v"], **change}
+        model = get_peft_model(T5ForConditionalGeneration(tiny), LoraConfig(**settings))
+        folder = tmp_path / str(number)
+        model.save_pretrained(folder)
+        facts = survey(read_config(folder), read_header(folder))
+        assert all(word in facts.not_composable for word in words), facts.not_composable
+        assert facts.layers["encoder.block.0.layer.0.SelfAttention.q"].r == 2
 
 
 def entry(**changes: Any) -> str:
@@ -245,6 +356,8 @@ def entry(**changes: Any) -> str:
         file_with(entry(data_offsets=[1, 9]), bytes(9)),
         file_with(entry(), bytes(7)),
         file_with(entry(), bytes(9)),
+        file_with(entry(extra=1), bytes(8)),
+        file_with(entry().replace("[0, 8]", "[-0, 8]"), bytes(8)),
         file_with('{"t":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},' + entry()[1:], bytes(8)),
         file_with(
             '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
