@@ -354,6 +354,7 @@ def _describe(
         "summary": card.summary,
         "licence": card.licence,
         "language": card.language,
+        "task": card.task,
     }
     same = module is not None and all(
         before.get(name) == after[name] for name in (CONFIG_NAME, WEIGHTS_NAME)
