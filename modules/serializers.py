@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.core.files.uploadedfile import UploadedFile
+from django.urls import reverse
+from django.utils.http import urlencode
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from modules.models import BaseModel, LoraModule
+from hub_site.api import Given
+from modules.models import BaseModel, Commit, LoraModule, Repo
 from modules.storage import local
+
+MOST_UPLOADS = 20
+OFFERED = [Repo.PUBLIC, Repo.PRIVATE]
 
 
 class LoraModuleSerializer(serializers.ModelSerializer):
@@ -30,7 +37,7 @@ class LoraModuleSerializer(serializers.ModelSerializer):
             "name", "owner", "url", "visibility", "status", "rejected_reason", "is_composable",
             "revision", "published_at", "summary", "base_model", "r", "lora_alpha", "use_rslora",
             "task_type", "target_modules", "parameters", "weights_size", "weights_sha256",
-            "licence", "language", "tags", "downloads", "recipe_count",
+            "licence", "language", "tags", "downloads", "likes", "recipe_count",
         ]  # fmt: skip
         read_only_fields = fields
 
@@ -74,6 +81,62 @@ class LoraModulePageSerializer(LoraModuleSerializer):
             blob = file.blob
             rows.append({"path": file.path, "size": blob.size, "sha256": blob.sha256, "url": url})
         return rows
+
+
+class NewVersionSerializer(Given):
+    """A version's files. What an earlier version holds and this one does not send, stays."""
+
+    files = serializers.ListField(
+        child=serializers.FileField(max_length=255),
+        allow_empty=False,
+        max_length=MOST_UPLOADS,
+        help_text="adapter_config.json and adapter_model.safetensors as PEFT writes them, and "
+        "README.md; each part's filename says which it is.",
+    )
+    message = serializers.CharField(
+        max_length=200, required=False, help_text="What this version is, or what changed in it."
+    )
+
+    def validate_files(self, files: list[UploadedFile]) -> dict[str, UploadedFile]:
+        """By their names, as the store wants them."""
+        named = {str(file.name): file for file in files}
+        if len(named) < len(files):
+            raise serializers.ValidationError("Two of the files have the same name.")
+        return named
+
+
+class NewModuleSerializer(NewVersionSerializer):
+    name = serializers.CharField(max_length=96, help_text="The last part of its address.")
+    visibility = serializers.ChoiceField(OFFERED, default=Repo.PUBLIC)
+
+
+class VersionSerializer(serializers.ModelSerializer):
+    revision = serializers.CharField(source="sha", read_only=True)
+    author = serializers.CharField(source="author.username", read_only=True, default=None)
+    url = serializers.SerializerMethodField()
+    download_url = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Commit
+        fields = ["revision", "title", "message", "author", "created_at", "url", "download_url"]
+        read_only_fields = fields
+
+    def get_url(self, commit: Commit) -> str:
+        return self._address("modules:repo", commit)
+
+    def get_download_url(self, commit: Commit) -> str:
+        return self._address("modules:archive", commit)
+
+    def _address(self, name: str, commit: Commit) -> str:
+        repo: Repo = self.context["repo"]
+        path = reverse(name, args=[repo.owner.name, repo.name])
+        found: str = self.context["request"].build_absolute_uri(path)
+        return f"{found}?{urlencode({'revision': commit.sha})}"
+
+
+class LikeSerializer(serializers.Serializer):
+    liked = serializers.BooleanField()
+    likes = serializers.IntegerField()
 
 
 class BaseModelSerializer(serializers.ModelSerializer):
