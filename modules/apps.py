@@ -1,3 +1,5 @@
+from datetime import timedelta
+
 from django.apps import AppConfig
 
 
@@ -5,7 +7,7 @@ class ModulesConfig(AppConfig):
     name = "modules"
 
     def ready(self) -> None:
-        from hub_site.jobs import registry
+        from hub_site.jobs import registry, schedule
 
         registry.register(
             "check_module",
@@ -13,3 +15,9 @@ class ModulesConfig(AppConfig):
             if_stopped="modules.tasks.check_failed",
             if_over="modules.tasks.tell_owner",
         )
+        for kind, period in {
+            "update_trending": timedelta(hours=1),
+            "prune_downloads": timedelta(days=1),
+        }.items():
+            registry.register(kind, f"modules.tasks.{kind}")
+            schedule.every(period, kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import wraps
+from typing import TYPE_CHECKING
 
 from django.http import (
     HttpRequest,
@@ -19,9 +20,12 @@ from django.views.decorators.http import require_safe
 from composer.engine.errors import CommonsError
 from hub_site.accounts import tokens
 from modules import archive as zips
-from modules import services
+from modules import counting
 from modules.models import Commit, CommitFile, Repo
 from modules.storage import local
+
+if TYPE_CHECKING:
+    from modules.querysets import Visitor
 
 # Strangers' files: they must not run as pages of this site.
 POLICY = "sandbox; default-src 'none'"
@@ -47,7 +51,8 @@ def _told_to_programs(
     @wraps(view)
     def told(request: HttpRequest, owner: str, name: str, **rest: str) -> HttpResponseBase:
         try:
-            return view(request, _repo(request, owner, name), **rest)
+            user = _user(request)
+            return view(request, user, _repo(user, owner, name), **rest)
         except CommonsError as error:
             answer = JsonResponse(
                 {"error": error.user_message}, status=getattr(error, "status", 422)
@@ -61,13 +66,13 @@ def _told_to_programs(
 
 @require_safe
 @_told_to_programs
-def resolve(request: HttpRequest, repo: Repo, rest: str) -> HttpResponseBase:
+def resolve(request: HttpRequest, user: Visitor, repo: Repo, rest: str) -> HttpResponseBase:
     """`resolve/{revision}/{path}`: a branch's name may hold slashes, so known names go first."""
     commit, path = _split(repo, rest)
     file = commit.files.select_related("blob").filter(path=path.replace("\0", "")).first()
     if file is None:
         raise NotThere("EntryNotFound", f"{repo} has no file {path!r} at {commit.sha[:10]}.")
-    answer = _answer(request, file)
+    answer = _answer(request, user, file)
     answer["X-Repo-Commit"] = commit.sha
     answer["X-Linked-ETag"] = answer["ETag"]
     answer["X-Linked-Size"] = str(file.blob.size)
@@ -76,13 +81,13 @@ def resolve(request: HttpRequest, repo: Repo, rest: str) -> HttpResponseBase:
 
 @require_safe
 @_told_to_programs
-def archive(request: HttpRequest, repo: Repo) -> HttpResponseBase:
+def archive(request: HttpRequest, user: Visitor, repo: Repo) -> HttpResponseBase:
     """All files of a version, `?revision=…` or the newest."""
     commit = _commit(repo, request.GET.get("revision") or "main")
     answer: HttpResponseBase = HttpResponse()
     if request.method == "GET":
-        services.count_download(repo)
-        answer = StreamingHttpResponse(zips.chunks(commit))
+        chunks = zips.chunks(commit)
+        answer = StreamingHttpResponse(counting.when_read(chunks, request, user, commit))
     answer["Content-Type"] = "application/zip"
     answer["Content-Disposition"] = content_disposition_header(
         True, f"{repo.name}-{commit.sha[:10]}.zip"
@@ -91,9 +96,8 @@ def archive(request: HttpRequest, repo: Repo) -> HttpResponseBase:
     return _guarded(answer, repo)
 
 
-def _repo(request: HttpRequest, owner: str, name: str) -> Repo:
-    """A private repo is to strangers as if it were not there."""
-    user = request.user
+def _user(request: HttpRequest) -> Visitor:
+    """Whose token came along, or who is signed in."""
     scheme, _, plain = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         token = tokens.find(plain.strip())
@@ -101,7 +105,12 @@ def _repo(request: HttpRequest, owner: str, name: str) -> Repo:
             error = NotThere("BadToken", "This token is not known, or it was revoked.")
             error.status = 401
             raise error
-        user = token.user
+        return token.user
+    return request.user
+
+
+def _repo(user: Visitor, owner: str, name: str) -> Repo:
+    """A private or hidden repo is to strangers as if it were not there."""
     repo = Repo.objects.visible_to(user).named(owner, name).first()
     if repo is None:
         raise NotThere("RepoNotFound", f"There is no {owner}/{name}, or it is not yours to see.")
@@ -122,7 +131,7 @@ def _split(repo: Repo, rest: str) -> tuple[Commit, str]:
     return _commit(repo, revision), rest[len(revision) + 1 :]
 
 
-def _answer(request: HttpRequest, file: CommitFile) -> HttpResponseBase:
+def _answer(request: HttpRequest, user: Visitor, file: CommitFile) -> HttpResponseBase:
     sha256, size = file.blob_id, file.blob.size
     etag = f'"{sha256}"'
     if etag in request.headers.get("If-None-Match", ""):
@@ -141,9 +150,10 @@ def _answer(request: HttpRequest, file: CommitFile) -> HttpResponseBase:
         if request.method == "HEAD":
             answer = HttpResponse()
         else:
-            answer = StreamingHttpResponse(local.open(sha256, start, end))
-            if whole and file.path in COUNTED:
-                services.count_download(file.commit.repo)
+            chunks = local.open(sha256, start, end)
+            if not _is_range(wanted) and file.path in COUNTED:
+                chunks = counting.when_read(chunks, request, user, file.commit)
+            answer = StreamingHttpResponse(chunks)
         answer["Content-Length"] = str(end - start)
         if size and (not whole or _is_range(wanted)):
             answer.status_code = 206
@@ -174,6 +184,7 @@ def _range(header: str, size: int) -> tuple[int, int]:
 def _guarded(answer: HttpResponseBase, repo: Repo) -> HttpResponseBase:
     answer["X-Content-Type-Options"] = "nosniff"
     answer["Content-Security-Policy"] = POLICY
-    answer["Cache-Control"] = "private, no-cache" if repo.is_private else "no-cache"
+    for_all = not (repo.is_private or repo.is_hidden)
+    answer["Cache-Control"] = "no-cache" if for_all else "private, no-cache"
     answer["Vary"] = "Authorization, Cookie"
     return answer

@@ -23,6 +23,7 @@ from hub_site.settings import INSTALLED_APPS as OURS  # noqa: E402
 
 INSTALLED_APPS = [*OURS, "tests.kinds_app.TestKinds"]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+JOB_SCHEDULE = False  # tests that want the site's own jobs submit them
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},

@@ -106,3 +106,13 @@ class Worker(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class ScheduledJob(models.Model):
+    """When a kind of job is due again: see `schedule.py`."""
+
+    kind = models.CharField(max_length=40, primary_key=True)
+    next_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return self.kind

@@ -1,8 +1,8 @@
 """A thread in every worker's main process that looks after jobs nobody looks after.
 
 It takes expired leases away, wakes workers for waiting jobs whose doorbell was lost, strikes the
-jobs of children that died, and says that this worker is there. There is no central scheduler
-that could be down.
+jobs of children that died, submits the site's own jobs when they are due, and says that this
+worker is there. There is no central scheduler that could be down.
 """
 
 import logging
@@ -142,7 +142,7 @@ class Reaper(bootsteps.StartStopStep):
     def _reap(self) -> None:
         from django.db.models.functions import Now
 
-        from hub_site.jobs import queue
+        from hub_site.jobs import queue, schedule
         from hub_site.jobs.models import Worker
 
         Worker.objects.update_or_create(
@@ -151,6 +151,8 @@ class Reaper(bootsteps.StartStopStep):
         )
         Worker.objects.filter(seen_at__lt=Now() - FORGOTTEN).delete()
         queue.reap()
+        if settings.JOB_SCHEDULE:
+            schedule.submit_due()
 
     def _wake(self) -> None:
         """Ring for jobs that wait while a child of ours is free, and replace a child that is deaf.

@@ -1,6 +1,14 @@
 """The doorbell. It carries nothing: the worker claims the next job itself."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from celery import shared_task
+
+if TYPE_CHECKING:
+    from hub_site.jobs.models import Job
+    from hub_site.jobs.worker import Lease
 
 
 @shared_task
@@ -8,3 +16,11 @@ def wake() -> None:
     from hub_site.jobs.worker import work_until_idle
 
     work_until_idle()
+
+
+def prune_jobs(job: Job, lease: Lease) -> None:
+    """Forget the site's own jobs of more than a week ago."""
+    from hub_site.jobs import queue, schedule
+
+    with queue.finish(job, {"deleted": schedule.prune_jobs()}):
+        pass

@@ -1,0 +1,19 @@
+"""What workers do for accounts. The jobs' registry knows these by their dotted paths."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hub_site.jobs.models import Job
+    from hub_site.jobs.worker import Lease
+
+
+def prune_guests(job: Job, lease: Lease) -> None:
+    """Forget guests who have been away for GUEST_DAYS days."""
+    from hub_site.accounts import guests
+    from hub_site.jobs import queue
+
+    deleted = guests.prune()  # one by one; a second run goes on where this one stopped
+    with queue.finish(job, {"deleted": deleted}):
+        pass
