@@ -46,6 +46,13 @@ def env_int(name: str, default: int, *, minimum: int | None = 0, maximum: int | 
     return value
 
 
+def env_choice(name: str, default: str, choices: list[str]) -> str:
+    value = env_str(name, default).lower()
+    if value not in choices:
+        raise BadSetting(f'{name} is "{value}". Set it to one of: {", ".join(choices)}.')
+    return value
+
+
 def env_list(name: str, default: list[str]) -> list[str]:
     """Values with commas between them."""
     text = env_str(name)

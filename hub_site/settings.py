@@ -3,7 +3,16 @@
 from pathlib import Path
 
 from hub_site import embedded
-from hub_site.env import env_bool, env_int, env_list, env_secret, env_str, read_env_file
+from hub_site.env import (
+    BadSetting,
+    env_bool,
+    env_choice,
+    env_int,
+    env_list,
+    env_secret,
+    env_str,
+    read_env_file,
+)
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 read_env_file(Path(env_str("ENV_FILE", str(BASE_DIR / ".env"))))
@@ -24,6 +33,8 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "allauth",
     "allauth.account",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
     "django_htmx",
     "drf_spectacular",
     "drf_spectacular_sidecar",
@@ -87,15 +98,50 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 ACCOUNT_ADAPTER = "hub_site.accounts.adapter.AccountAdapter"
 ACCOUNT_LOGIN_METHODS = {"username", "email"}
-ACCOUNT_SIGNUP_FIELDS = ["username*", "email", "password1*"]
-ACCOUNT_EMAIL_VERIFICATION = "none"
+ACCOUNT_EMAIL_VERIFICATION = env_choice("EMAIL_CONFIRMATION", "optional", ["optional", "mandatory"])
+ACCOUNT_SIGNUP_FIELDS = [
+    "username*",
+    "email*" if ACCOUNT_EMAIL_VERIFICATION == "mandatory" else "email",
+    "password1*",
+]
+ACCOUNT_CHANGE_EMAIL = True  # one address; a new one replaces it once it is confirmed
+ACCOUNT_EMAIL_NOTIFICATIONS = True
+ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False  # no mail to strangers
+ACCOUNT_EMAIL_SUBJECT_PREFIX = "LoRA Commons: "
+REGISTRATION_OPEN = env_choice("REGISTRATION", "open", ["open", "closed"]) == "open"
+GUESTS = env_bool("GUESTS", True)
 ACCOUNT_LOGOUT_ON_GET = False
 ACCOUNT_AUTHENTICATED_LOGIN_REDIRECTS = False  # guests may come in: accounts/views.py
 ACCOUNT_PRESERVE_USERNAME_CASING = True
 LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "home"
 ACCOUNT_LOGOUT_REDIRECT_URL = "home"
-EMAIL_BACKEND = env_str("EMAIL_BACKEND", "django.core.mail.backends.console.EmailBackend")
+
+# Signing in with a Hugging Face account, when an OAuth app of the Hub is named.
+SOCIALACCOUNT_ADAPTER = "hub_site.accounts.adapter.SocialAccountAdapter"
+HF_OAUTH_CLIENT_ID = env_str("HF_OAUTH_CLIENT_ID")
+HF_OAUTH_CLIENT_SECRET = env_secret("HF_OAUTH_CLIENT_SECRET")
+if bool(HF_OAUTH_CLIENT_ID) != bool(HF_OAUTH_CLIENT_SECRET):
+    raise BadSetting("Set both HF_OAUTH_CLIENT_ID and HF_OAUTH_CLIENT_SECRET, or neither.")
+HUGGING_FACE = {
+    "provider_id": "huggingface",
+    "name": "Hugging Face",
+    "client_id": HF_OAUTH_CLIENT_ID,
+    "secret": HF_OAUTH_CLIENT_SECRET,
+    "settings": {"server_url": "https://huggingface.co"},
+}
+SOCIALACCOUNT_PROVIDERS = {"openid_connect": {"APPS": [HUGGING_FACE] if HF_OAUTH_CLIENT_ID else []}}
+
+EMAIL_HOST = env_str("EMAIL_HOST")
+EMAIL_BACKEND = env_str(
+    "EMAIL_BACKEND", f"django.core.mail.backends.{'smtp' if EMAIL_HOST else 'console'}.EmailBackend"
+)
+EMAIL_TLS = env_choice("EMAIL_TLS", "starttls", ["starttls", "ssl", "off"])
+EMAIL_USE_TLS, EMAIL_USE_SSL = EMAIL_TLS == "starttls", EMAIL_TLS == "ssl"
+EMAIL_PORT = env_int("EMAIL_PORT", {"starttls": 587, "ssl": 465, "off": 25}[EMAIL_TLS])
+EMAIL_HOST_USER = env_str("EMAIL_USER")
+EMAIL_HOST_PASSWORD = env_secret("EMAIL_PASSWORD")
+EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env_str("DEFAULT_FROM_EMAIL", "commons@localhost")
 
 SECURE_COOKIES = env_bool("SECURE_COOKIES", False)

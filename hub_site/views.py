@@ -1,7 +1,9 @@
 """The home page and the pages for what went wrong."""
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.views.decorators.http import require_safe
 
 from composer.models import FewShotTask, Recipe
 from modules.models import LoraModule
@@ -21,6 +23,12 @@ def home(request: HttpRequest) -> HttpResponse:
         "newest_recipe": recipes[0] if recipes else None,
     }
     return render(request, "home.html", context)
+
+
+@require_safe
+def about(request: HttpRequest, page: str) -> HttpResponse:
+    """What an operator may want to write anew: templates/about/ holds the texts."""
+    return render(request, f"about/{page}.html", {"guest_days": settings.GUEST_DAYS})
 
 
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:

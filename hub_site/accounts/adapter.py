@@ -1,17 +1,48 @@
 """How allauth signs people up and in here: names are namespaces, and guests keep their work."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from smtplib import SMTPException
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
+from allauth.core.exceptions import ImmediateHttpResponse
+from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
+from allauth.socialaccount.models import SocialLogin
+from allauth.socialaccount.providers.base import AuthProcess
+from django.conf import settings
+from django.contrib import messages
+from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.forms import BaseForm
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
 
 from hub_site.accounts import guests, names, services
 from hub_site.accounts.models import User
 
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def _with_a_namespace(user: User) -> Iterator[None]:
+    """What the body saves is kept only if the user's name can be owned too."""
+    try:
+        with transaction.atomic():
+            yield
+            services.own_namespace(user)
+    except IntegrityError:  # somebody took the name since the form looked
+        raise services.NameTaken(
+            f'The name "{user.username}" is taken. Choose another one.'
+        ) from None
+
 
 class AccountAdapter(DefaultAccountAdapter):
+    def is_open_for_signup(self, request: HttpRequest) -> bool:
+        return settings.REGISTRATION_OPEN
+
     def clean_username(self, username: str, shallow: bool = False) -> str:
         username = username.strip()
         names.check(username)
@@ -29,29 +60,87 @@ class AccountAdapter(DefaultAccountAdapter):
         self, request: HttpRequest, user: User, form: BaseForm, commit: bool = True
     ) -> User:
         user.is_guest = False
-        try:
-            with transaction.atomic():
-                super().save_user(request, user, form, commit=commit)
-                if commit:
-                    services.own_namespace(user)
-        except IntegrityError:  # somebody took the name since the form looked
-            raise services.NameTaken(
-                f'The name "{user.username}" is taken. Choose another one.'
-            ) from None
+        if not commit:
+            return super().save_user(request, user, form, commit=False)
+        with _with_a_namespace(user):
+            super().save_user(request, user, form)
         return user
 
     def pre_login(self, request: HttpRequest, user: User, **options: Any) -> HttpResponse | None:
         """Signing in to an account takes along what the guest of this session made."""
         if answer := super().pre_login(request, user, **options):
             return answer
-        visitor = request.user
-        if visitor.is_authenticated and visitor.is_guest and visitor.pk != user.pk:
-            guests.hand_over(User.objects.get(pk=visitor.pk), user)
+        guest = _guest_of(request, (options.get("signal_kwargs") or {}).get("sociallogin"))
+        if guest is not None and guest.pk != user.pk:
+            guests.hand_over(guest, user)
         return None
 
     def logout(self, request: HttpRequest) -> None:
         """A guest who leaves has no way back, so nothing is kept."""
         guest = User.objects.filter(pk=request.user.pk, is_guest=True).first()
         super().logout(request)
-        if guest is not None:
+        if guest is not None and not getattr(request, "guest_comes_along", False):
             guests.forget(guest)
+
+    def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
+        """A mail server that is down must not take signing up down with it."""
+        try:
+            super().send_mail(template_prefix, email, context)
+        except (OSError, SMTPException):
+            logger.exception("The mail %s was not sent", template_prefix)
+            self.request.mail_was_not_sent = True
+            text = f"We could not send a mail to {email} just now. Please try again later."
+            messages.error(self.request, text)
+
+    def add_message(self, request: HttpRequest, *args: Any, **options: Any) -> None:
+        """Those of allauth's messages that say something the page does not."""
+        template = options.get("message_template") or (args[1] if len(args) > 1 else "")
+        sent = template == "account/messages/email_confirmation_sent.txt"
+        if not (sent and getattr(request, "mail_was_not_sent", False)):
+            super().add_message(request, *args, **options)
+
+    def get_password_change_redirect_url(self, request: HttpRequest) -> str:
+        return reverse("account_settings")
+
+
+class SocialAccountAdapter(DefaultSocialAccountAdapter):
+    """Signing in with another site's account; the name there is only a suggestion here."""
+
+    def new_user(self, request: HttpRequest, sociallogin: SocialLogin) -> User:
+        return User()
+
+    def pre_social_login(self, request: HttpRequest, sociallogin: SocialLogin) -> None:
+        """allauth signs whoever is there out first: remember the guest, whose work comes along."""
+        guest = _guest_of(request)
+        if guest is None:
+            return
+        if sociallogin.state.get("process") == AuthProcess.CONNECT:
+            raise ImmediateHttpResponse(redirect("account_signup"))
+        sociallogin.state["guest"] = guest.pk
+        request.guest_comes_along = True
+
+    def is_auto_signup_allowed(self, request: HttpRequest, sociallogin: SocialLogin) -> bool:
+        """A name that is not free here leads to a form, never to another name."""
+        return name_problem(sociallogin.user.username) == ""
+
+    def save_user(
+        self, request: HttpRequest, sociallogin: SocialLogin, form: BaseForm | None = None
+    ) -> User:
+        with _with_a_namespace(sociallogin.user):
+            return super().save_user(request, sociallogin, form)
+
+
+def name_problem(name: str) -> str:
+    """Why this name cannot be taken, or "" when it can."""
+    try:
+        names.check(name)
+        names.check_free(name)
+    except ValidationError as error:
+        return " ".join(error.messages)
+    return ""
+
+
+def _guest_of(request: HttpRequest, sociallogin: SocialLogin | None = None) -> User | None:
+    """The guest who sits there, or did until signing in elsewhere began."""
+    pk = request.user.pk or (sociallogin.state.get("guest") if sociallogin else None)
+    return User.objects.filter(pk=pk, is_guest=True).first() if pk else None

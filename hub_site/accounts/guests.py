@@ -14,16 +14,24 @@ from django.db import IntegrityError, models, transaction
 from django.http import HttpRequest
 from django.utils import timezone
 
+from composer.engine.errors import CommonsError
 from hub_site.accounts.models import User
 from hub_site.accounts.names import GUEST_PREFIX
 
 logger = logging.getLogger(__name__)
 
 
+class SignInFirst(CommonsError):
+    code = "sign_in_first"
+    status = 403
+
+
 def start_guest(request: HttpRequest) -> User:
     """Sign a visitor in as a new guest; whoever is signed in already stays who they are."""
     if request.user.is_authenticated:
         return request.user
+    if not settings.GUESTS:
+        raise SignInFirst("Trying without an account is switched off here. Sign in first.")
     guest = User(username=GUEST_PREFIX + secrets.token_hex(6), is_guest=True)
     guest.set_unusable_password()
     guest.save()

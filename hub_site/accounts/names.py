@@ -11,7 +11,7 @@ GUEST_PREFIX = "guest-"
 
 # A test walks the URLconf and holds that every first segment of ours stands here.
 OURS = {
-    "accounts", "admin", "api", "docs", "favicon.ico", "healthz", "help", "home", "jobs",
+    "about", "accounts", "admin", "api", "docs", "favicon.ico", "healthz", "help", "home", "jobs",
     "media", "modules", "privacy", "recipes", "robots.txt", "search", "static", "tasks", "terms",
     "try",
 }  # fmt: skip

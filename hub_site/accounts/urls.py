@@ -1,12 +1,29 @@
 """Ours before allauth's: these addresses win over the same ones there."""
 
+from allauth.account import views as allauth_views
 from django.urls import path
 
 from hub_site.accounts import views
+from hub_site.accounts.views import account_only
 
 urlpatterns = [
     path("login/", views.LoginView.as_view(), name="account_login"),
     path("signup/", views.SignupView.as_view(), name="account_signup"),
+    path("email/", account_only(allauth_views.email), name="account_email"),
+    path(
+        "confirm-email/<str:key>/", views.ConfirmEmailView.as_view(), name="account_confirm_email"
+    ),
+    path(
+        "password/change/",
+        account_only(allauth_views.password_change),
+        name="account_change_password",
+    ),
+    path("password/set/", account_only(allauth_views.password_set), name="account_set_password"),
+    path(
+        "reauthenticate/", account_only(allauth_views.reauthenticate), name="account_reauthenticate"
+    ),
+    path("3rdparty/", views.connections, name="socialaccount_connections"),
+    path("3rdparty/signup/", views.SocialSignupView.as_view(), name="socialaccount_signup"),
     path("notices/", views.notice_list, name="account_notices"),
     path("notices/read/", views.notices_read, name="account_notices_read"),
     path("notices/<int:pk>/", views.notice, name="account_notice"),

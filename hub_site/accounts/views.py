@@ -1,12 +1,18 @@
 """Signing in and up while being a guest, and the page of a user's tokens."""
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
+from urllib.parse import urlsplit
 
 from allauth.account import views as allauth_views
+from allauth.socialaccount import views as social_views
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.contrib.auth.views import redirect_to_login
 from django.forms import ModelForm
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -15,8 +21,10 @@ from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from hub_site.accounts import notices, tokens
+from hub_site.accounts.adapter import name_problem
 from hub_site.accounts.forms import NoticesForm, ProfileForm, TokenForm
 from hub_site.accounts.models import AccessToken, User
+from hub_site.headers import POLICY
 
 
 class _OpenToGuests:
@@ -31,11 +39,80 @@ class _OpenToGuests:
         return super().dispatch(request, *args, **kwargs)  # type: ignore[misc]
 
 
-class LoginView(_OpenToGuests, allauth_views.LoginView):
+class _OffersHuggingFace:
+    """The button is there when the operator named an OAuth app; then forms may lead there."""
+
+    def get_context_data(self, **options: Any) -> dict[str, Any]:
+        found: dict[str, Any] = super().get_context_data(**options)  # type: ignore[misc]
+        return found | {"hugging_face": _hugging_face(), "registration": settings.REGISTRATION_OPEN}
+
+    def render_to_response(self, context: dict[str, Any], **options: Any) -> HttpResponse:
+        response: HttpResponse = super().render_to_response(context, **options)  # type: ignore[misc]
+        return _may_lead_to_hugging_face(response)
+
+
+def _hugging_face() -> dict[str, Any] | None:
+    """The OAuth app at Hugging Face, if there is one."""
+    apps = settings.SOCIALACCOUNT_PROVIDERS["openid_connect"]["APPS"]
+    return apps[0] if apps else None
+
+
+def _may_lead_to_hugging_face(response: HttpResponse) -> HttpResponse:
+    """Chromium holds a form to the policy even where the answer to it leads elsewhere."""
+    if app := _hugging_face():
+        there = urlsplit(app["settings"]["server_url"])
+        here = "form-action 'self'"
+        policy = POLICY.replace(here, f"{here} {there.scheme}://{there.netloc}")
+        response.headers["Content-Security-Policy"] = policy
+    return response
+
+
+class LoginView(_OffersHuggingFace, _OpenToGuests, allauth_views.LoginView):
     pass
 
 
-class SignupView(_OpenToGuests, allauth_views.SignupView):
+class SignupView(_OffersHuggingFace, _OpenToGuests, allauth_views.SignupView):
+    pass
+
+
+class ConfirmEmailView(allauth_views.ConfirmEmailView):
+    def logout_other_user(self, confirmation: Any) -> None:
+        """A guest stays: signing out would delete what they made, and they only followed a link."""
+        if not getattr(self.request.user, "is_guest", False):
+            super().logout_other_user(confirmation)
+
+
+class SocialSignupView(social_views.SignupView):
+    """Choosing a name here, when the one at Hugging Face is not free."""
+
+    def get_context_data(self, **options: Any) -> dict[str, Any]:
+        name = self.sociallogin.user.username
+        why = name_problem(name) if name else ""
+        return super().get_context_data(**options) | {"their_name": name, "why": why}
+
+
+def account_only(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
+    """For pages of an account: a guest has none yet, and is led to where one is made."""
+
+    @wraps(view)
+    def guarded(request: HttpRequest, *args: Any, **options: Any) -> HttpResponseBase:
+        if not request.user.is_authenticated:
+            return redirect_to_login(request.get_full_path())
+        if request.user.is_guest:
+            return redirect("account_signup")
+        return view(request, *args, **options)
+
+    return guarded
+
+
+@account_only
+def connections(request: HttpRequest) -> HttpResponseBase:
+    if _hugging_face() is None:
+        raise Http404
+    return ConnectionsView.as_view()(request)
+
+
+class ConnectionsView(_OffersHuggingFace, social_views.ConnectionsView):
     pass
 
 
@@ -113,6 +190,8 @@ def _settings_page(request: HttpRequest, forms: dict[str, Any], status: int = 20
         "addresses": user.emailaddress_set.order_by("-primary", "pk"),
         "tokens_count": user.tokens.filter(revoked_at=None).count(),
         "has_password": user.has_usable_password(),
+        "hugging_face": _hugging_face(),
+        "connected": list(user.socialaccount_set.all()) if _hugging_face() else [],
     }
     return render(request, "account/settings.html", context, status=status)
 

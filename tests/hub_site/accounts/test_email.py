@@ -1,0 +1,260 @@
+"""E-mail addresses, lost passwords, and the doors of the site: what is mailed to whom, and when."""
+
+import re
+from typing import Any
+
+import pytest
+from allauth.account.models import EmailAddress
+from django.contrib.auth import SESSION_KEY
+from django.core.cache import cache
+from django.core.mail.backends.base import BaseEmailBackend
+from django.test import Client
+
+from composer.models import FewShotTask
+from hub_site.accounts.models import User
+from modules.models import BaseModel
+
+pytestmark = pytest.mark.django_db
+
+SIGNUP, LOGIN, EMAIL = "/accounts/signup/", "/accounts/login/", "/accounts/email/"
+RESET = "/accounts/password/reset/"
+PASSWORD, OTHER = "a-long-walk-home", "another-long-walk"
+
+
+class NoMailServer(BaseEmailBackend):
+    """As when the mail server is down."""
+
+    def send_messages(self, messages: Any) -> int:
+        raise ConnectionRefusedError("no mail server here")
+
+
+@pytest.fixture(autouse=True)
+def _no_limits_of_other_tests() -> None:
+    cache.clear()
+
+
+@pytest.fixture
+def ada() -> User:
+    user = User.objects.create_user("ada", email="ada@example.org", password=PASSWORD)
+    EmailAddress.objects.create(user=user, email=user.email, primary=True, verified=True)
+    return user
+
+
+@pytest.fixture
+def guest(client: Client) -> User:
+    """A guest who sits at `client`, with a task."""
+    guest = User(username="guest-1", is_guest=True)
+    guest.set_unusable_password()
+    guest.save()
+    client.force_login(guest)
+    base = BaseModel.objects.create(name="lora-commons/tiny", source=BaseModel.SITE)
+    FewShotTask.objects.create(owner=guest, name="a try", base_model=base)
+    return guest
+
+
+def sign_up(client: Client, email: str = "") -> Any:
+    return client.post(
+        SIGNUP, {"username": "bob", "password1": PASSWORD, "email": email}, follow=True
+    )
+
+
+def sign_in(client: Client, password: str = PASSWORD, login: str = "ada") -> bool:
+    client.post(LOGIN, {"login": login, "password": password})
+    return SESSION_KEY in client.session
+
+
+def link_in(mail: Any) -> str:
+    return re.search(r"https?://testserver(/\S+)", mail.body)[1]  # type: ignore[index]
+
+
+# --- confirming --------------------------------------------------------------------------------
+def test_an_address_typed_at_sign_up_is_confirmed_by_a_mail(
+    client: Client, mailoutbox: list[Any]
+) -> None:
+    assert "Confirmation email sent" in sign_up(client, "bob@example.org").text
+    assert SESSION_KEY in client.session
+    (mail,) = mailoutbox
+    assert mail.to == ["bob@example.org"]
+    assert mail.subject == "LoRA Commons: Confirm your e-mail address"
+    assert mail.body.startswith("Hello bob,")
+    link = link_in(mail)
+    assert "bob@example.org" in client.get(link).text
+    assert not EmailAddress.objects.get().verified  # looking is not confirming
+    client.post(link)
+    assert EmailAddress.objects.get().verified
+
+
+def test_no_address_is_fine(client: Client, mailoutbox: list[Any]) -> None:
+    sign_up(client)
+    assert SESSION_KEY in client.session
+    assert not mailoutbox
+
+
+def test_nobody_signs_in_before_confirming_where_that_is_mandatory(
+    client: Client, settings: Any, mailoutbox: list[Any]
+) -> None:
+    settings.ACCOUNT_EMAIL_VERIFICATION = "mandatory"
+    settings.ACCOUNT_SIGNUP_FIELDS = ["username*", "email*", "password1*"]
+    assert "required" in sign_up(client).text
+    assert "A mail with a link is on its way" in sign_up(client, "bob@example.org").text
+    assert not sign_in(client, login="bob")
+    client.post(link_in(mailoutbox[0]))
+    assert sign_in(client, login="bob")
+
+
+def test_a_broken_link_is_told_so(client: Client) -> None:
+    page = client.get("/accounts/confirm-email/nonsense/")
+    assert "This link does not work" in page.text
+
+
+def test_a_guest_who_follows_such_a_link_keeps_their_work(
+    client: Client, guest: User, mailoutbox: list[Any]
+) -> None:
+    sign_up(Client(), "bob@example.org")
+    link = link_in(mailoutbox[0])
+    client.get(link)
+    client.post(link)
+    assert EmailAddress.objects.get().verified
+    assert guest.tasks.exists()
+    assert int(client.session[SESSION_KEY]) == guest.pk
+
+
+def test_a_mail_server_that_is_down_does_not_stop_a_sign_up(client: Client, settings: Any) -> None:
+    settings.EMAIL_BACKEND = f"{__name__}.NoMailServer"
+    page = sign_up(client, "bob@example.org").text
+    assert "We could not send a mail to bob@example.org" in page
+    assert "Confirmation email sent" not in page
+    assert User.objects.get(username="bob").namespace.name == "bob"
+    assert SESSION_KEY in client.session
+
+
+# --- changing ----------------------------------------------------------------------------------
+def test_a_new_address_replaces_the_old_one_once_it_is_confirmed(
+    client: Client, ada: User, mailoutbox: list[Any]
+) -> None:
+    client.force_login(ada)
+    client.post(EMAIL, {"email": "new@example.org", "action_add": ""})
+    page = client.get(EMAIL).text
+    assert "ada@example.org" in page and "new@example.org</strong> is not confirmed yet" in page
+    client.post(link_in(mailoutbox[0]))
+    assert [a.email for a in ada.emailaddress_set.all()] == ["new@example.org"]
+    ada.refresh_from_db()
+    assert ada.email == "new@example.org"
+    # Both addresses hear of it: the old one may be the only one its owner reads.
+    assert {"ada@example.org"} <= {to for mail in mailoutbox for to in mail.to}
+
+
+def test_an_address_can_be_forgotten(client: Client, ada: User, mailoutbox: list[Any]) -> None:
+    client.force_login(ada)
+    assert "Remove ada@example.org" in client.get(EMAIL).text
+    client.post(EMAIL, {"email": "ada@example.org", "action_remove": ""})
+    assert not ada.emailaddress_set.exists()
+    assert "Your address" in client.get(EMAIL).text
+
+
+def test_a_bad_address_is_told_so(client: Client, ada: User) -> None:
+    client.force_login(ada)
+    page = client.post(EMAIL, {"email": "nowhere", "action_add": ""})
+    assert "valid email" in page.text and "nowhere" in page.text
+
+
+# --- passwords ---------------------------------------------------------------------------------
+def test_a_lost_password_is_reset_by_mail(client: Client, ada: User, mailoutbox: list[Any]) -> None:
+    assert "on its way" in client.post(RESET, {"email": ada.email}, follow=True).text
+    (mail,) = mailoutbox
+    assert mail.subject == "LoRA Commons: Choose a new password"
+    page = client.get(link_in(mail), follow=True)
+    action = page.context["action_url"]
+    answer = client.post(action, {"password1": OTHER, "password2": OTHER}, follow=True)
+    assert "Your password is changed" in answer.text
+    assert sign_in(client, OTHER)
+    assert mailoutbox[1].subject == "LoRA Commons: Your password was reset"
+    assert "no longer works" in Client().get(link_in(mail), follow=True).text
+
+
+def test_it_does_not_say_which_addresses_have_accounts(
+    client: Client, ada: User, mailoutbox: list[Any]
+) -> None:
+    texts = {
+        re.sub(r'value="[^"]{40,}"', "", client.post(RESET, {"email": email}, follow=True).text)
+        for email in ("nobody@example.org", ada.email)
+    }
+    assert len(texts) == 1
+    assert [mail.to for mail in mailoutbox] == [[ada.email]]
+
+
+def test_a_password_is_changed_by_whoever_knows_it(
+    client: Client, ada: User, mailoutbox: list[Any]
+) -> None:
+    client.force_login(ada)
+    url = "/accounts/password/change/"
+    new = {"password1": OTHER, "password2": OTHER}
+    assert "type your current password" in client.post(url, new | {"oldpassword": "wrong"}).text
+    answer = client.post(url, new | {"oldpassword": PASSWORD})
+    assert answer.headers["Location"] == "/accounts/settings/"
+    assert sign_in(Client(), OTHER) and not sign_in(Client())
+    assert mailoutbox[0].subject == "LoRA Commons: Your password was changed"
+
+
+# --- guests ------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "page",
+    [
+        "email",
+        "password/change",
+        "password/set",
+        "reauthenticate",
+        "settings",
+        "3rdparty",
+        "tokens",
+    ],
+)
+def test_pages_of_an_account_lead_a_guest_to_signing_up(
+    client: Client, guest: User, page: str
+) -> None:
+    url = f"/accounts/{page}/"
+    for answer in (client.get(url), client.post(url, {"password1": OTHER, "password2": OTHER})):
+        assert answer.headers["Location"] == SIGNUP
+    guest.refresh_from_db()
+    assert not guest.has_usable_password()
+    assert Client().get(url).headers["Location"].startswith(LOGIN)
+
+
+# --- doors -------------------------------------------------------------------------------------
+def test_closed_registration_is_said_and_held(client: Client, settings: Any) -> None:
+    settings.REGISTRATION_OPEN = False
+    assert "Sign-up is closed" in client.get(SIGNUP).text
+    assert "Sign-up is closed" in sign_up(client).text
+    assert not User.objects.exists()
+    assert f'href="{SIGNUP}"' not in client.get(LOGIN).text.split("<main")[1]
+
+
+def test_a_guest_stays_one_where_registration_is_closed(
+    client: Client, guest: User, settings: Any
+) -> None:
+    settings.REGISTRATION_OPEN = False
+    sign_up(client)
+    guest.refresh_from_db()
+    assert guest.is_guest and guest.tasks.exists()
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_visitors_try_without_an_account_only_where_they_may(
+    client: Client, settings: Any, allowed: bool
+) -> None:
+    settings.GUESTS = allowed
+    base = BaseModel.objects.create(name="lora-commons/tiny", source=BaseModel.SITE)
+    task = FewShotTask.objects.create(demo_key="x", name="Opposites", base_model=base)
+    answer = client.post(f"/tasks/{task.pk}/duplicate/")
+    assert User.objects.filter(is_guest=True).exists() == allowed
+    assert answer.status_code == (302 if allowed else 403)
+    assert allowed or "Sign in first" in answer.text
+
+
+# --- texts -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("page", ["terms", "privacy", "takedown"])
+def test_the_foot_leads_to_what_the_site_promises(client: Client, page: str) -> None:
+    url = f"/about/{page}/"
+    assert f'href="{url}"' in client.get(LOGIN).text
+    assert client.get(url).status_code == 200
+    assert client.post(url).status_code == 405
