@@ -1,10 +1,11 @@
 """Ours before allauth's: these addresses win over the same ones there."""
 
 from allauth.account import views as allauth_views
+from allauth.socialaccount.providers.openid_connect import views as oidc
 from django.urls import path
 
 from hub_site.accounts import views
-from hub_site.accounts.views import account_only
+from hub_site.accounts.views import account_only, when_reachable
 
 urlpatterns = [
     path("login/", views.LoginView.as_view(), name="account_login"),
@@ -21,6 +22,12 @@ urlpatterns = [
     path("password/set/", account_only(allauth_views.password_set), name="account_set_password"),
     path(
         "reauthenticate/", account_only(allauth_views.reauthenticate), name="account_reauthenticate"
+    ),
+    path("oidc/<str:provider_id>/login/", when_reachable(oidc.login), name="openid_connect_login"),
+    path(
+        "oidc/<str:provider_id>/login/callback/",
+        when_reachable(oidc.callback),
+        name="openid_connect_callback",
     ),
     path("3rdparty/", views.connections, name="socialaccount_connections"),
     path("3rdparty/signup/", views.SocialSignupView.as_view(), name="socialaccount_signup"),

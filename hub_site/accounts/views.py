@@ -1,5 +1,6 @@
 """Signing in and up while being a guest, and the page of a user's tokens."""
 
+import logging
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -19,12 +20,15 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from requests import RequestException
 
 from hub_site.accounts import notices, tokens
 from hub_site.accounts.adapter import name_problem
 from hub_site.accounts.forms import NoticesForm, ProfileForm, TokenForm
 from hub_site.accounts.models import AccessToken, User
 from hub_site.headers import POLICY
+
+logger = logging.getLogger(__name__)
 
 
 class _OpenToGuests:
@@ -89,6 +93,20 @@ class SocialSignupView(social_views.SignupView):
         name = self.sociallogin.user.username
         why = name_problem(name) if name else ""
         return super().get_context_data(**options) | {"their_name": name, "why": why}
+
+
+def when_reachable(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
+    """allauth takes a provider that is down for a bug."""
+
+    @wraps(view)
+    def patient(request: HttpRequest, *args: Any, **options: Any) -> HttpResponseBase:
+        try:
+            return view(request, *args, **options)
+        except RequestException:
+            logger.exception("The other site could not be reached")
+            return render(request, "socialaccount/authentication_error.html", status=502)
+
+    return patient
 
 
 def account_only(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
