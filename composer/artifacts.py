@@ -18,6 +18,7 @@ from composer.engine.errors import CommonsError
 from composer.engine.recipe import Recipe as PlainRecipe
 from composer.models import Recipe, Search
 from composer.verdict import methods, verdict
+from modules import snippets
 from modules.models import Blob
 from modules.storage import local
 from modules.storage.local import StoredBlob
@@ -289,40 +290,18 @@ def card(recipe: Recipe, evidence: Mapping[str, Any], site: str) -> str:
 
 
 def snippet(recipe: Recipe, site: str = "") -> str:
-    """Python that loads the adapter. Base models kept by this site are fetched from it, by name
-    never from anywhere else: there, the name could be a stranger's."""
-    base = recipe.base_model
-    kind = "AutoModelForSeq2SeqLM" if base.is_encoder_decoder else "AutoModelForCausalLM"
-    lines = ["from peft import PeftModel", f"from transformers import {kind}, AutoTokenizer", ""]
-    if base.source == base.SITE:
-        lines = ["from pathlib import Path", "from urllib.request import urlretrieve", "", *lines]
-        # The one that the recipe names: the base model may have moved on since.
-        revision = recipe.document["spec"]["base_model"]["revision"]
-        files = base.pinned_commit(revision).files.exclude(path="README.md")
-        names = sorted(path for path in files.values_list("path", flat=True) if "/" not in path)
-        address = f"{site or 'http://127.0.0.1:8000'}/{base.repo}/resolve/{revision}"
-        lines += [
-            'base = Path("base-model")',
-            "base.mkdir(exist_ok=True)",
-            f"for name in {json.dumps(names)}:",
-            f'    urlretrieve(f"{address}/{{name}}", base / name)',
-            "",
-        ]
-    else:
-        lines += [f'base = "path/to/{base.name}"', ""]
-    template = recipe.document["spec"]["template"]
-    lines += [
-        "tokenizer = AutoTokenizer.from_pretrained(base)",
-        f"model = {kind}.from_pretrained(base)",
-        'model = PeftModel.from_pretrained(model, "adapter")  # the folder of this file, unzipped',
-        "",
-        f"prompt = {json.dumps(template, ensure_ascii=False)}.replace("
-        '"{input}", "your input here")',
-        'inputs = tokenizer(prompt, return_tensors="pt")',
-        "answer = model.generate(**inputs, max_new_tokens=32)[0]",
-        "print(tokenizer.decode(answer, skip_special_tokens=True))",
-    ]
-    return "\n".join(lines)
+    """Python that loads the adapter, on the base model that the recipe names: it may have moved
+    on since."""
+    spec = recipe.document["spec"]
+    return snippets.python(
+        snippets.Loading(
+            site=site or "http://127.0.0.1:8000",
+            base=recipe.base_model,
+            base_revision=spec["base_model"]["revision"],
+            adapter='"adapter"  # the folder of this file, unzipped',
+            template=spec["template"],
+        )
+    )
 
 
 def _verdict_lines(evidence: Mapping[str, Any]) -> list[str]:

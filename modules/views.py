@@ -127,8 +127,7 @@ def _module_page(request: HttpRequest, found: Repo, context: dict[str, Any]) -> 
             "module": module,
             "is_newest": commit == module.commit,
             "recipes": module.published_recipes()[:RECIPES],
-            "snippet": snippets.for_module(module, commit, context["site"]),
-            "shell": snippets.for_shell(found, commit, context["site"]),
+            "snippets": snippets.for_module(module, commit, context["site"]),
         }
     return render(request, "modules/module.html", context)
 
@@ -142,7 +141,6 @@ def _base_model_page(request: HttpRequest, found: Repo, context: dict[str, Any])
             "base": base,
             "modules": modules.for_cards()[: keyset.SIZE],
             "modules_count": modules.count(),
-            "snippet": snippets.for_base_model(base, found, commit, context["site"]),
-            "shell": snippets.for_shell(found, commit, context["site"]),
+            "snippets": snippets.for_base_model(base, found, commit, context["site"]),
         }
     return render(request, "modules/base_model.html", context)

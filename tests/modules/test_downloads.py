@@ -1,9 +1,5 @@
 import io
-import os
-import subprocess
-import sys
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +7,7 @@ from django.test import Client
 
 from hub_site.accounts import tokens
 from hub_site.accounts.models import User
-from modules import base_models, services
+from modules import services
 from modules.models import LoraModule, Ref, Repo
 from modules.storage import local
 from tests.modules.conftest import weights_bytes
@@ -242,110 +238,3 @@ def test_bytes_that_the_store_lost_are_our_fault(client: Client, opposites: Lora
     local.delete(opposites.weights_sha256)
     answer = client.get(FILE)
     assert answer.status_code == 500 and "store" in answer.json()["error"]
-
-
-# --- the snippets, as they are shown ---
-
-PROBE = """
-from peft.utils import get_peft_model_state_dict
-from safetensors.torch import load_file
-import torch
-
-kept = load_file("expected.safetensors")
-loaded = get_peft_model_state_dict(model)
-assert kept.keys() == loaded.keys() and len(kept) > 0
-assert all(torch.equal(kept[name], loaded[name]) for name in kept)
-print("LOADED", len(kept))
-"""
-
-
-@pytest.fixture
-def real_module(db: None, alice: User, tmp_path: Path) -> LoraModule:
-    """A tiny T5 and a LoRA on it, both saved by their own libraries."""
-    script = """
-import sys, torch
-from peft import LoraConfig, get_peft_model
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
-torch.manual_seed(0)
-tokenizer = Tokenizer(models.WordLevel(
-    {"<pad>": 0, "</s>": 1, "<unk>": 2, "your": 3, "input": 4, "here": 5}, unk_token="<unk>"))
-tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>",
-    unk_token="<unk>").save_pretrained("base")
-model = T5ForConditionalGeneration(T5Config(vocab_size=6, d_model=8, d_kv=4, d_ff=8, num_layers=1,
-    num_decoder_layers=1, num_heads=2, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0))
-model.save_pretrained("base")
-tuned = get_peft_model(model, LoraConfig(r=2, target_modules=["q", "v"],
-    task_type="SEQ_2_SEQ_LM", base_model_name_or_path="lora-commons/real-t5",
-    init_lora_weights=False))
-tuned.peft_config["default"].base_model_name_or_path = "lora-commons/real-t5"
-tuned.save_pretrained("module")
-"""
-    run_python(script, tmp_path)
-    owner = base_models.organisation("lora-commons")
-    base_models.keep_base_model(
-        repo=base_models.repo_of(owner, "real-t5", Repo.BASE), folder=tmp_path / "base"
-    )
-    repo = services.create_repo(owner=alice.namespace, name="real", kind=Repo.LORA)
-    base_models.mirror(repo, tmp_path / "module", "First", check_now=True)
-    return LoraModule.objects.get(repo=repo)
-
-
-def run_python(code: str, folder: Path, **environment: str) -> str:
-    script = folder / "script.py"
-    script.write_text(code)
-    quiet = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HOME": str(folder)}
-    done = subprocess.run(
-        [sys.executable, script.name],
-        cwd=folder,
-        env=os.environ | quiet | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.django_db(transaction=True)
-def test_the_snippet_runs_and_loads_the_module_in_peft(
-    live_server: Any, client: Client, real_module: LoraModule, alice: User, tmp_path: Path
-) -> None:
-    assert real_module.status == LoraModule.READY, real_module.rejected_reason
-    page = client.get("/alice/real", headers={"Host": live_server.url.split("//")[1]})
-    snippet = page.context["snippet"]
-    assert snippet in page.content.decode().replace("&quot;", '"').replace("&#x27;", "'")
-    user_folder = tmp_path / "a user's folder"
-    user_folder.mkdir()
-    weights = local.local_path(real_module.weights_sha256)
-    (user_folder / "expected.safetensors").write_bytes(weights.read_bytes())
-    assert "LOADED" in run_python(snippet + "\n" + PROBE, user_folder)
-    assert downloads(real_module) == 1
-
-    # The same module made private: now the snippet sends the owner's token.
-    Repo.objects.filter(pk=real_module.repo_id).update(visibility=Repo.PRIVATE)
-    client.force_login(alice)
-    page = client.get("/alice/real", headers={"Host": live_server.url.split("//")[1]})
-    token = tokens.create_token(alice, name="t", scope="read")[1]
-    private = page.context["snippet"]
-    assert "COMMONS_TOKEN" in private and private != snippet
-    assert "LOADED" in run_python(private + "\n" + PROBE, user_folder, COMMONS_TOKEN=token)
-
-
-def test_a_snippet_never_asks_elsewhere_for_a_base_model(
-    client: Client, alice: User, base_model: Any, publish: Any
-) -> None:
-    publish(alice, "foreign", base_model_name_or_path="someone/else", task_type="CAUSAL_LM")
-    snippet = client.get("/alice/foreign").context["snippet"]
-    assert 'base = "path/to/someone/else"' in snippet and "AutoModelForCausalLM" in snippet
-    shell = client.get("/alice/foreign").context["shell"]
-    assert "curl -o foreign.zip" in shell
-
-
-def test_a_name_cannot_break_out_of_a_snippet(client: Client, alice: User, publish: Any) -> None:
-    publish(alice, "evil", base_model_name_or_path='x"\nimport os\nos.abort()\n"')
-    snippet = client.get("/alice/evil").context["snippet"]
-    assert "\nimport os" not in snippet
-    compile(snippet, "snippet", "exec")
