@@ -189,6 +189,8 @@ JOB_DEAF_SECONDS = env_int("JOB_DEAF_MS", 60_000) / 1000
 JOB_MAX_CRASHES = env_int("JOB_MAX_CRASHES", 4)
 JOB_MAX_LOST = env_int("JOB_MAX_LOST", 8)
 JOB_SCHEDULE = env_bool("JOB_SCHEDULE", True)
+CHECK_MEMORY_BYTES = env_int("CHECK_MEMORY_BYTES", 1024 * 1024 * 1024, minimum=1 << 20)
+CHECK_SECONDS = env_int("CHECK_SECONDS", 300, minimum=1)
 ENGINE_THREADS = env_int("ENGINE_THREADS", 0)  # 0: one for small models, else all
 
 # --- limits ------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from django.conf import settings
 from composer.engine.adapter_file import read_header
 from composer.engine.errors import BadBaseModel
 from hub_site.accounts.models import Namespace
+from modules.checking import recheck
 from modules.models import BaseModel, Commit, LoraModule, Ref, Repo
-from modules.services import NameTaken, check, commit, create_repo
+from modules.services import NameTaken, commit, create_repo
 
 
 def keep_base_model(
@@ -70,9 +71,7 @@ def _write_base_model(
     # Modules that came before their base model are found now, and checked against it.
     waiting = LoraModule.objects.filter(base_model=None).select_related("commit", "repo__owner")
     for module in waiting.by_base_name([name, *lowered]):
-        module.base_model, module.base_model_name = base_model, base_model.name
-        module.save(update_fields=["base_model", "base_model_name"])
-        check(module)
+        recheck(module)
     return base_model
 
 

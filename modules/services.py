@@ -6,21 +6,23 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from django.contrib.postgres.search import SearchVector
 from django.db import IntegrityError, transaction
-from django.db.models import Case, Exists, F, OuterRef, Q, Value, When
+from django.db.models import Value
+from django.db.models.expressions import Combinable
 from django.utils import timezone
 
 from composer.engine.adapter_file import CONFIG_LIMIT, CONFIG_NAME, WEIGHTS_NAME
-from composer.engine.errors import BadAdapter, CommonsError
+from composer.engine.errors import CommonsError
 from hub_site.accounts.models import Namespace, User
-from hub_site.jobs import queue
-from modules import cards, checks, intake
+from modules import base_match, cards, checking, checks, intake, tags
+from modules.checking import update_listed
 from modules.models import (
-    BaseModel,
     Blob,
     Commit,
     CommitFile,
@@ -29,12 +31,10 @@ from modules.models import (
     OldAddress,
     Ref,
     Repo,
-    Tag,
 )
 from modules.querysets import search_words
 from modules.storage import local
 
-CHECK = "check_module"
 CARD_NAME = "README.md"
 RESERVED_REPO_NAMES = frozenset(
     {"resolve", "tree", "blob", "raw", "commits", "settings", "download"}
@@ -77,7 +77,7 @@ def create_repo(*, owner: Namespace, name: str, kind: str, visibility: str = Rep
     try:
         with transaction.atomic():
             # A new repo takes the name over: links to one that had it before end here.
-            OldAddress.objects.named(owner, name).delete()
+            OldAddress.objects.filter(owner=owner, name__iexact=name).delete()
             return Repo.objects.create(owner=owner, name=name, kind=kind, visibility=visibility)
     except IntegrityError as error:
         raise NameTaken(
@@ -140,6 +140,7 @@ def commit(
         before = dict(head.files.values_list("path", "blob_id")) if head else {}
         after = _tree(before, blobs, deletions)
         if head is not None and after == before:
+            checking.check_again(repo, author)
             return head
         if repo.kind == Repo.LORA and author is not None:
             intake.check_module_size(_size(after))
@@ -217,7 +218,7 @@ def _refuse_stale(head: Commit | None, parent: str | None, repo: Repo) -> None:
 
 def _refuse_pickle(path: str, sha256: str) -> None:
     with local.local_path(sha256).open("rb") as file:
-        checks.refuse_pickle(path, file.read(4))
+        checks.refuse_pickle(path, file)
 
 
 def _read_first(
@@ -233,8 +234,7 @@ def _read_first(
     """
     for path, stream in streams.items():
         if stream.seekable():
-            checks.refuse_pickle(path, stream.read(4))
-            stream.seek(0)
+            checks.refuse_pickle(path, cast("BinaryIO", stream))
     both = {CONFIG_NAME, WEIGHTS_NAME}
     if both & {*named, *deletions} or not both & set(streams):
         return
@@ -248,7 +248,7 @@ def _read_first(
     else:
         config = local.local_path(kept[CONFIG_NAME])
     weights = streams.get(WEIGHTS_NAME) or local.local_path(kept[WEIGHTS_NAME])
-    checks.quick(config, cast("Path | BinaryIO", weights))
+    base_match.match(checks.quick(config, cast("Path | BinaryIO", weights)))
     if WEIGHTS_NAME in streams:
         streams[WEIGHTS_NAME].seek(0)
 
@@ -335,20 +335,14 @@ def _describe(
     reading = checks.quick(
         local.local_path(after[CONFIG_NAME]), local.local_path(after[WEIGHTS_NAME])
     )
-    named = reading.config.base_model or ""
-    base_model = BaseModel.objects.find_by_name(named)
+    base_model, base_model_name = base_match.match(reading)
     card = _card(after)
     facts = {
         "commit": made,
         "published_at": made.created_at,
         "base_model": base_model,
-        "base_model_name": (base_model.name if base_model else named)[:200],
-        "r": reading.facts.r,
-        "lora_alpha": reading.facts.lora_alpha,
-        "task_type": (reading.config.task_type or "")[:40],
-        "use_rslora": reading.config.use_rslora,
-        "target_modules": reading.target_modules,
-        "parameters": reading.facts.parameters,
+        "base_model_name": base_model_name,
+        **checking.facts_of(reading),
         "weights_size": Blob.objects.get(pk=after[WEIGHTS_NAME]).size,
         "weights_sha256": after[WEIGHTS_NAME],
         "summary": card.summary,
@@ -361,69 +355,38 @@ def _describe(
     )
     if not same:
         facts |= {"status": LoraModule.CHECKING, "rejected_reason": "", "checks": []}
+        facts |= {"tensors_sha256": ""}
     module, _ = LoraModule.objects.update_or_create(repo=repo, defaults=facts)
     update_listed(module)
-    module.tags.set(_tags(card.tags))
+    tags.set_tags(module, card.tags)
     index(module, card)
     if not same and check_now:
-        check(module)
+        checking.check(module)
     elif not same:
-        module.check_job = queue.submit(
-            CHECK, user=author, params={"lora_module": module.pk, "commit": made.sha}
-        )
-        module.save(update_fields=["check_job"])
+        checking.check_later(module, author)
 
 
-def check(module: LoraModule) -> None:
-    """The full check, here and now: ready, or rejected with the reason."""
-    apply_checks(module, run_checks(module))
+def index(module: LoraModule, card: cards.Card | None = None) -> None:
+    """Keep the module's words for search: its name before its tags, its card last.
+
+    Without a card it is read again: for a new name, say.
+    """
+    if card is None:
+        card = _card(dict(module.commit.files.values_list("path", "blob_id")))
+    name, owner = module.repo.name, module.repo.owner.name
+    head = {"A": name, "B": " ".join(module.tag_names), "C": owner}
+    every = head | {"C": f"{owner} {module.summary} {module.base_model_name}", "D": card.text}
+    LoraModule.objects.filter(pk=module.pk).update(
+        search=_vector(every), head=_vector(head), name_key=name.lower()
+    )
 
 
-def run_checks(module: LoraModule) -> list[checks.Check]:
-    """Read everything there is to read; writes nothing."""
-    try:
-        folder = local.materialise(module.commit)
-        return checks.full(folder, module.base_model, module.base_model_name)
-    except BadAdapter as error:
-        return [checks.Check("format", "Files", checks.FAILED, error.user_message)]
-
-
-def apply_checks(module: LoraModule, found: list[checks.Check]) -> None:
-    lines = [check.to_json() for check in found]
-    failed = [check.detail for check in found if check.state == checks.FAILED]
-    if failed:
-        module.reject(failed[0], lines)
-    else:
-        module.accept(lines)
-    update_listed(module)
-
-
-def update_listed(module: LoraModule) -> None:
-    """Call it after every change of a module's status, or of its repo's visibility or hiding."""
-    public = Repo.objects.filter(pk=OuterRef("repo_id"), visibility=Repo.PUBLIC, hidden_at=None)
-    shown = When(~Q(status=LoraModule.REJECTED) & Exists(public), then=True)
-    LoraModule.objects.filter(pk=module.pk).update(is_listed=Case(shown, default=False))
-    module.refresh_from_db(fields=["is_listed"])
-
-
-def index(module: LoraModule, card: cards.Card) -> None:
-    """Keep the module's words for search: its name before its tags, its card last."""
-    weighted = {
-        "A": module.repo.name,
-        "B": " ".join(card.tags),
-        "C": f"{module.repo.owner.name} {module.summary} {module.base_model_name}",
-        "D": card.text,
-    }
-    vector = None
-    for weight, text in weighted.items():
-        words = " ".join(search_words(text))
-        part = SearchVector(Value(words), weight=weight, config="simple")
-        vector = part if vector is None else vector + part
-    LoraModule.objects.filter(pk=module.pk).update(search=vector)
-
-
-def count_download(repo: Repo) -> None:
-    Repo.objects.filter(pk=repo.pk).update(downloads=F("downloads") + 1)
+def _vector(weighted: Mapping[str, str]) -> Combinable:
+    parts: list[Combinable] = [
+        SearchVector(Value(" ".join(search_words(text))), weight=weight, config="simple")
+        for weight, text in weighted.items()
+    ]
+    return reduce(add, parts)
 
 
 def _card(files: Mapping[str, str]) -> cards.Card:
@@ -431,14 +394,3 @@ def _card(files: Mapping[str, str]) -> cards.Card:
         return cards.Card()
     with local.local_path(files[CARD_NAME]).open("rb") as file:
         return cards.read(file.read(cards.LIMIT))
-
-
-def _tags(names: Iterable[str]) -> list[Tag]:
-    """Tags by name, capitals aside; the first spelling stays."""
-    wanted = {name.lower(): name for name in names}
-    if not wanted:
-        return []
-    Tag.objects.bulk_create(
-        [Tag(name=wanted[lower]) for lower in sorted(wanted)], ignore_conflicts=True
-    )
-    return list(Tag.objects.named(wanted))

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hub_site.jobs.models import Job
     from hub_site.jobs.worker import Lease
+    from modules.base_shapes import BaseShapes
+    from modules.checks import Found
 
 
 def check_module(job: Job, lease: Lease) -> None:
     """Check a module's files in full. A second run does no harm, nor does a late one."""
     from hub_site.jobs import queue
-    from modules import services
+    from modules import check_runner, checking
     from modules.models import LoraModule
 
     module = (
@@ -23,7 +27,11 @@ def check_module(job: Job, lease: Lease) -> None:
     if module is None:
         with queue.finish(job, {"outcome": "gone or replaced"}):
             return
-    found = services.run_checks(module)
+
+    def how(folder: Path, base: BaseShapes | None, name: str) -> Found:
+        return check_runner.check(folder, base, name, lease.check)
+
+    found = checking.run_checks(module, how)
     lease.check()
     with queue.finish(job, {"outcome": "checked"}):
         # The row again, locked: a newer version may have come while we read this one.
@@ -31,12 +39,12 @@ def check_module(job: Job, lease: Lease) -> None:
             pk=module.pk, commit__sha=job.params["commit"]
         )
         for current in now:
-            services.apply_checks(current, found)
+            checking.apply_checks(current, found)
 
 
 def check_failed(job: Job) -> None:
     """The check died or was stopped: say so, and never leave a module being checked for ever."""
-    from modules import services
+    from modules import checking
     from modules.models import LoraModule
 
     stuck = LoraModule.objects.filter(
@@ -50,7 +58,7 @@ def check_failed(job: Job) -> None:
             + (f": {job.error_message}" if job.error_message else ".")
             + " Upload it again; if that happens again, tell the people who run this site."
         )
-        services.update_listed(module)
+        checking.update_listed(module)
 
 
 def tell_owner(job: Job, state: str) -> None:

@@ -9,11 +9,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from hub_site import embedded
 
 pytest_plugins = ["tests.workers"]
+
+# No example may fail because the machine is slow; nothing is written beside the tests.
+hypothesis.settings.register_profile(
+    "commons",
+    deadline=None,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("commons")
 
 ROOT = Path(__file__).resolve().parent.parent
 

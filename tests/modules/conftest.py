@@ -150,3 +150,22 @@ def opposites(alice: User, base_model: BaseModel, publish: Publisher) -> LoraMod
 @pytest.fixture
 def secret(alice: User, base_model: BaseModel, publish: Publisher) -> LoraModule:
     return publish(alice, "secret", seed=7, private=True)
+
+
+@pytest.fixture
+def run_job() -> Any:
+    """Claim the module's job and run it as the worker does, in this process."""
+    from hub_site.jobs import queue, worker
+    from hub_site.jobs.models import Job
+
+    def run(module: LoraModule) -> Any:
+        assert module.check_job is not None
+        Job.objects.exclude(pk=module.check_job.pk).delete()
+        Job.objects.filter(pk=module.check_job.pk).update(state="queued", owner="")
+        job = queue.claim_next("test")
+        assert job is not None
+        worker.run(job)
+        job.refresh_from_db()
+        return job
+
+    return run

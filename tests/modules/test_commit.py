@@ -1,13 +1,18 @@
 import io
+import pickle
+from collections import OrderedDict
 from typing import Any
 
 import pytest
 
+from composer.engine.errors import BadAdapter
 from hub_site.accounts.models import User
 from hub_site.jobs.models import Job
 from modules import services
 from modules.models import Blob, Commit, Grant, LoraModule, Ref, Repo
 from tests.modules.conftest import adapter, config_bytes, weights_bytes
+
+PICKLE = pickle.dumps(OrderedDict(a=1))
 
 
 @pytest.fixture
@@ -166,10 +171,14 @@ def test_the_repo_itself_vouches_for_its_bytes(repo: Repo, alice: User) -> None:
 
 @pytest.mark.parametrize(
     ("path", "data"),
-    [("pytorch_model.bin", b"anything"), ("w.PT", b"x"), ("w.safetensors", b"PK\x03\x04zip")],
+    [
+        ("pytorch_model.bin", b"anything"),
+        ("w.PT", b"x"),
+        ("w.json", pickle.dumps(OrderedDict(a=1))),
+    ],
 )
 def test_it_refuses_pickles(repo: Repo, alice: User, path: str, data: bytes) -> None:
-    with pytest.raises(services.BadAdapter, match="safe_serialization"):
+    with pytest.raises(BadAdapter, match="safe_serialization"):
         write(repo, alice, {path: data})
     assert repo.head() is None
 
@@ -226,7 +235,7 @@ def test_it_finds_the_base_model_by_an_alias(alice: User, base_model: Any, publi
 
 
 def test_a_module_is_found_when_its_base_model_comes_later(
-    alice: User, publish: Any, base_folder: Any
+    alice: User, publish: Any, base_folder: Any, run_job: Any
 ) -> None:
     from modules import base_models
 
@@ -235,13 +244,16 @@ def test_a_module_is_found_when_its_base_model_comes_later(
     repo = base_models.repo_of(base_models.organisation("lora-commons"), "tiny-t5", Repo.BASE)
     base = base_models.keep_base_model(repo=repo, folder=base_folder)
     module.refresh_from_db()
-    assert module.base_model == base
+    assert module.base_model == base and module.status == LoraModule.CHECKING
+    run_job(module)
+    module.refresh_from_db()
+    assert module.is_composable
     assert "2 adapted layers are in lora-commons/tiny-t5" in str(module.checks)
 
 
 def test_a_bad_adapter_leaves_nothing_behind(lora_repo: Repo, alice: User) -> None:
-    files = adapter() | {"adapter_config.json": io.BytesIO(config_bytes(use_dora=True))}
-    with pytest.raises(services.BadAdapter, match="DoRA"):
+    files = adapter() | {"adapter_config.json": io.BytesIO(config_bytes(r=3))}
+    with pytest.raises(BadAdapter, match="rank 2"):
         services.publish_module(repo=lora_repo, author=alice, title="First", additions=files)
     assert not Commit.objects.exists() and not LoraModule.objects.exists()
     assert not Blob.objects.exists() and not Job.objects.exists()
