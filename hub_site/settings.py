@@ -59,6 +59,7 @@ MIDDLEWARE = [
     "django_htmx.middleware.HtmxMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "hub_site.errors.CommonsErrorMiddleware",
+    "modules.addresses.MovedRepos",
     "hub_site.headers.ContentSecurityPolicyMiddleware",
 ]
 
@@ -174,7 +175,12 @@ MAX_FILE_BYTES = env_int("MAX_FILE_BYTES", 300 * 1024**2)
 MAX_MODULE_BYTES = env_int("MAX_MODULE_BYTES", 600 * 1024**2)
 USER_MAX_BYTES = env_int("USER_MAX_BYTES", 20 * 1024**3)
 USER_BYTES_A_DAY = env_int("USER_BYTES_A_DAY", 4 * 1024**3)
+# Uploads come in here as files without names: whatever breaks off is gone.
 FILE_UPLOAD_TEMP_DIR = VAR_DIR / "tmp"
+FILE_UPLOAD_HANDLERS = [
+    "django.core.files.uploadhandler.MemoryFileUploadHandler",
+    "modules.receiving.NamelessFiles",
+]
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 2_000
 

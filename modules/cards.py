@@ -142,7 +142,7 @@ def with_facts(text: str, facts: Facts) -> str:
     if facts.licence and "licence" in open_questions:
         changes["license"] = facts.licence
     if facts.language and "language" in open_questions:
-        changes["language"] = _one_or_more(facts.language)
+        changes["language"] = one_or_more(facts.language)
     if facts.base_model and not card.base_model:
         changes["base_model"] = facts.base_model
     if facts.tags and "tags" in open_questions:
@@ -188,6 +188,11 @@ def split(text: str) -> tuple[str | None, str]:
         if line.rstrip() == "---":
             return "".join(lines[1:index]), "".join(lines[index + 1 :])
     return None, text
+
+
+def front_matter(text: str) -> dict[str, Any]:
+    """What the front matter says, odd values and unknown keys included."""
+    return _front_matter(split(text)[0])
 
 
 def with_front_matter(text: str, changes: Mapping[str, Any]) -> str:
@@ -282,7 +287,7 @@ def _languages(value: Any) -> list[str]:
     return _lines(["no" if one is False else one for one in values])
 
 
-def _one_or_more(text: str) -> str | list[str]:
+def one_or_more(text: str) -> str | list[str]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     return parts[0] if len(parts) == 1 else parts
 

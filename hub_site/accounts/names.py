@@ -13,7 +13,7 @@ GUEST_PREFIX = "guest-"
 OURS = {
     "about", "accounts", "admin", "api", "docs", "favicon.ico", "healthz", "help", "home", "jobs",
     "media", "modules", "privacy", "recipes", "robots.txt", "search", "static", "tasks", "terms",
-    "try",
+    "try", "upload",
 }  # fmt: skip
 OF_THE_HUB = {
     "blog", "chat", "collections", "datasets", "enterprise", "inference", "join", "lfs", "login",

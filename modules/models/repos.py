@@ -6,7 +6,7 @@ from django.db.models.functions import Lower
 from django.urls import reverse
 
 from hub_site.accounts.models import Namespace
-from modules.querysets import OldAddressQuerySet, RepoQuerySet
+from modules.querysets import RepoQuerySet
 
 
 class Repo(models.Model):
@@ -77,8 +77,6 @@ class OldAddress(models.Model):
     name = models.CharField(max_length=96)
     repo = models.ForeignKey(Repo, models.CASCADE, related_name="old_addresses")
     created_at = models.DateTimeField(auto_now_add=True)
-
-    objects = OldAddressQuerySet.as_manager()
 
     class Meta:
         constraints = [models.UniqueConstraint("owner", Lower("name"), name="old_address_ci")]
