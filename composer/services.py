@@ -339,6 +339,28 @@ def publish(
     return recipe
 
 
+@transaction.atomic
+def forget_searches(user: User) -> None:
+    """Before somebody goes: what they published stays with its figures, without its author and
+    without texts that were private; every other search goes, and the recipes only they could see.
+    """
+    public = Recipe.objects.filter(published_search__job__user=user).order_by("pk")
+    for recipe in public.select_related("published_search"):
+        search = recipe.published_search
+        if not recipe.shows_examples:
+            search.examples = {"shots": [], "held_out": []}
+            search.evidence.pop("answers", None)
+            search.save(update_fields=["examples", "evidence"])
+        Job.objects.filter(pk=search.pk).update(user=None, idempotency_key=None)
+    theirs = Recipe.objects.filter(published_at=None, searches__job__user=user)
+    private = list(theirs.values_list("pk", flat=True))
+    user.jobs.all().delete()
+    left = Recipe.objects.filter(pk__in=private, searches=None, published_at=None).values("pk")
+    # One that somebody finds again just now is theirs.
+    unused = Recipe.objects.filter(pk__in=left).select_for_update(skip_locked=True)
+    Recipe.objects.filter(pk__in=[recipe.pk for recipe in unused]).delete()
+
+
 def private_ingredients(recipe: Recipe) -> list[str]:
     """Names of the ingredients that not everybody may see."""
     from django.contrib.auth.models import AnonymousUser

@@ -1,3 +1,5 @@
+from typing import Any
+
 from django import forms
 
 from hub_site.accounts.models import AccessToken, User
@@ -34,3 +36,46 @@ class NoticesForm(forms.ModelForm):
         model = User
         fields = ["notify_by_email"]
         labels = {"notify_by_email": "Also send me each notice by e-mail"}
+
+
+class DeleteForm(forms.Form):
+    """Nothing is chosen beforehand, and whoever asks shows once more that it is their account."""
+
+    KEEP, DELETE = "keep", "delete"
+
+    modules = forms.ChoiceField(
+        choices=[(KEEP, "Leave them to the community"), (DELETE, "Delete them too")],
+        widget=forms.RadioSelect,
+        label="Your public modules",
+        error_messages={"required": "Choose what happens to your public modules."},
+    )
+    password = forms.CharField(
+        label="Your password",
+        strip=False,
+        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
+    )
+    name = forms.CharField(label="Your user name", help_text="Type it to confirm.")
+
+    def __init__(
+        self, *args: Any, user: User, has_modules: bool, is_fresh: bool, **options: Any
+    ) -> None:
+        super().__init__(*args, **options)
+        self.user, self.is_fresh = user, is_fresh
+        if not has_modules:
+            del self.fields["modules"]
+        del self.fields["name" if user.has_usable_password() else "password"]
+
+    def clean_password(self) -> str:
+        if not self.user.check_password(self.cleaned_data["password"]):
+            raise forms.ValidationError("This is not your password. Type the one you sign in with.")
+        return ""
+
+    def clean_name(self) -> str:
+        if self.cleaned_data["name"] != self.user.username:
+            raise forms.ValidationError(f'Type "{self.user.username}", your own name.')
+        if not self.is_fresh:
+            raise forms.ValidationError(
+                "You signed in a while ago. Sign out, sign in again, and come back within ten "
+                "minutes: so nobody else deletes your account."
+            )
+        return ""

@@ -11,14 +11,14 @@ GUEST_PREFIX = "guest-"
 
 # A test walks the URLconf and holds that every first segment of ours stands here.
 OURS = {
-    "about", "accounts", "admin", "api", "docs", "favicon.ico", "healthz", "help", "home", "jobs",
-    "media", "modules", "privacy", "recipes", "robots.txt", "search", "static", "tasks", "terms",
-    "try", "upload",
+    "about", "accounts", "admin", "api", "collections", "docs", "favicon.ico", "healthz", "help",
+    "home", "jobs", "media", "modules", "privacy", "recipes", "robots.txt", "search", "static",
+    "tags", "tasks", "terms", "try", "upload",
 }  # fmt: skip
 OF_THE_HUB = {
-    "blog", "chat", "collections", "datasets", "enterprise", "inference", "join", "lfs", "login",
+    "blog", "chat", "datasets", "enterprise", "inference", "join", "lfs", "login",
     "logout", "models", "new", "oauth", "organizations", "papers", "posts", "pricing", "resolve",
-    "settings", "signup", "spaces", "storage", "tags", "v1", "v2", "welcome", "xet",
+    "settings", "signup", "spaces", "storage", "v1", "v2", "welcome", "xet",
 }  # fmt: skip
 NOBODYS = {
     "administrator", "anonymous", "guest", "lora-commons", "me", "moderator", "none",

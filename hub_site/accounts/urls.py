@@ -4,7 +4,7 @@ from allauth.account import views as allauth_views
 from allauth.socialaccount.providers.openid_connect import views as oidc
 from django.urls import path
 
-from hub_site.accounts import views
+from hub_site.accounts import own_views, views
 from hub_site.accounts.views import account_only, when_reachable
 
 urlpatterns = [
@@ -31,10 +31,12 @@ urlpatterns = [
     ),
     path("3rdparty/", views.connections, name="socialaccount_connections"),
     path("3rdparty/signup/", views.SocialSignupView.as_view(), name="socialaccount_signup"),
-    path("notices/", views.notice_list, name="account_notices"),
-    path("notices/read/", views.notices_read, name="account_notices_read"),
-    path("notices/<int:pk>/", views.notice, name="account_notice"),
-    path("settings/", views.settings_page, name="account_settings"),
-    path("tokens/", views.token_list, name="account_tokens"),
-    path("tokens/<int:pk>/revoke/", views.token_revoke, name="account_token_revoke"),
+    path("notices/", own_views.notice_list, name="account_notices"),
+    path("notices/read/", own_views.notices_read, name="account_notices_read"),
+    path("notices/<int:pk>/", own_views.notice, name="account_notice"),
+    path("settings/", own_views.settings_page, name="account_settings"),
+    path("export/", own_views.export_account, name="account_export"),
+    path("delete/", own_views.delete_account, name="account_delete"),
+    path("tokens/", own_views.token_list, name="account_tokens"),
+    path("tokens/<int:pk>/revoke/", own_views.token_revoke, name="account_token_revoke"),
 ]

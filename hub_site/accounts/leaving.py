@@ -1,0 +1,95 @@
+"""Deleting an account: what goes with it, and what stays without it."""
+
+from dataclasses import dataclass
+
+from django.db import transaction
+from django.db.models import QuerySet
+
+from composer.engine.errors import CommonsError
+from hub_site.accounts.models import Namespace, User
+
+
+class LastAdministrator(CommonsError):
+    code = "last_administrator"
+    status = 409
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """How much there is of everything, for the page that says what will happen to it."""
+
+    tasks: int
+    searches: int
+    recipes: int
+    public_modules: int
+    other_modules: int
+    collections: int
+    tokens: int
+
+
+def belongings(user: User) -> Belongings:
+    repos = _repos(user).filter(kind="lora")
+    public = _for_the_community(user).count()
+    space = Namespace.objects.filter(user=user).first()
+    return Belongings(
+        tasks=user.tasks.count(),
+        searches=user.jobs.filter(kind="compose").count(),
+        recipes=user.recipes.filter(published_at__isnull=False).count(),
+        public_modules=public,
+        other_modules=repos.count() - public,
+        collections=space.collections.count() if space else 0,
+        tokens=user.tokens.filter(revoked_at=None).count(),
+    )
+
+
+@transaction.atomic
+def delete_account(user: User, *, keep_public: bool) -> None:
+    """The user and everything private goes. Published recipes stay, without a name.
+
+    Public modules stay under the old name where their owner leaves them to the community. The name
+    is never free again for whoever shared anything: nobody else may stand at those addresses.
+    """
+    from composer.services import forget_searches
+    from modules.likes import take_back_all
+
+    others = User.objects.filter(is_superuser=True, is_active=True).exclude(pk=user.pk)
+    if user.is_superuser and not others.exists():
+        raise LastAdministrator(
+            "You are the only administrator of this site. Make somebody else one first: "
+            "manage.py createsuperuser."
+        )
+    list(user.jobs.order_by("pk").select_for_update())  # a worker finds its lease gone
+    take_back_all(user)
+    _leave_modules(user, keep_public)
+    forget_searches(user)
+    user.delete()
+
+
+def _leave_modules(user: User, keep_public: bool) -> None:
+    space = Namespace.objects.filter(user=user).first()
+    if space is None:
+        return
+    had_any = _repos(user).exists()
+    kept = _for_the_community(user) if keep_public else _repos(user).none()
+    # A check that is on its way goes on without an owner.
+    user.jobs.filter(pk__in=kept.values("lora_module__check_job")).update(
+        user=None, idempotency_key=None
+    )
+    # Base models are the operator's, whoever's name they stand under.
+    _repos(user).exclude(kind="base").exclude(
+        pk__in=list(kept.values_list("pk", flat=True))
+    ).delete()
+    space.collections.all().delete()
+    if had_any:
+        Namespace.objects.filter(pk=space.pk).update(kind=Namespace.FORMER, user=None)
+
+
+def _repos(user: User) -> QuerySet:
+    from modules.models import Repo
+
+    return Repo.objects.filter(owner__user=user)
+
+
+def _for_the_community(user: User) -> QuerySet:
+    """What everybody sees in lists: public, not hidden by a moderator, not refused by checks."""
+    return _repos(user).filter(kind="lora", lora_module__is_listed=True)
