@@ -11,7 +11,7 @@ from django.db.models import Case, Exists, OuterRef, Q, QuerySet, When
 from composer.engine.adapter_file import CONFIG_NAME, WEIGHTS_NAME
 from hub_site.accounts.models import User
 from hub_site.jobs import queue
-from modules import base_match, checks
+from modules import base_match, checks, tags
 from modules.base_shapes import BaseShapes
 from modules.checks import Found
 from modules.models import BaseModel, LoraModule, Repo
@@ -156,3 +156,4 @@ def update_listed(module: LoraModule) -> None:
     shown = When(~Q(status=LoraModule.REJECTED) & Exists(public), then=True)
     LoraModule.objects.filter(pk=module.pk).update(is_listed=Case(shown, default=False))
     module.refresh_from_db(fields=["is_listed"])
+    tags.recount(module.tags.all())

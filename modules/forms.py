@@ -1,24 +1,42 @@
-"""What visitors send to the library; pages and API read the same fields."""
+"""What visitors ask the library for; pages and API read the same fields."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from django import forms
-from django.db.models.functions import Lower
+from django.http import QueryDict
 
+from modules import facets
+from modules.facets import Choice
 from modules.keyset import Order
 from modules.querysets import LoraModuleQuerySet
 
-NEWEST, NAME, USED, BEST = "newest", "name", "used", "best"
-SORTS = {NEWEST: "Newest", NAME: "Name", USED: "Used in most recipes", BEST: "Best match"}
+TRENDING, DOWNLOADS, LIKES, NEWEST, NAME, BEST = (
+    "trending", "downloads", "likes", "newest", "name", "best",
+)  # fmt: skip
+SORTS = {
+    TRENDING: "Trending",
+    DOWNLOADS: "Downloads",
+    LIKES: "Likes",
+    NEWEST: "Newest",
+    NAME: "Name",
+    BEST: "Best match",
+}
 ORDERS = {
+    TRENDING: Order("trending"),
+    DOWNLOADS: Order("downloads"),
+    LIKES: Order("likes"),
     NEWEST: Order("published_at"),
     NAME: Order("name_key", descending=False),
-    USED: Order("recipe_count"),
     BEST: Order("rank"),
 }
+SEVERAL = ("tag", "target")  # a module can have several of these, and all can be asked for
+FILTERS = (
+    "base_model", "composable_with", "checked", "task", "r", "size", "tag", "target", "licence",
+    "language", "owner",
+)  # fmt: skip
+EXACT = ("base_model", "target")  # the others are kept in small letters
 
 
 class NamesField(forms.Field):
@@ -40,10 +58,22 @@ class ModuleFilterForm(forms.Form):
     q = forms.CharField(required=False, max_length=200, label="Search the modules")
     owner = forms.CharField(required=False, max_length=96)
     base_model = forms.CharField(required=False, max_length=200)
+    composable_with = forms.CharField(required=False, max_length=200)
+    checked = forms.BooleanField(required=False)
+    task = forms.CharField(required=False, max_length=60)
     r = forms.IntegerField(required=False, min_value=1, max_value=65536)
+    size = forms.ChoiceField(required=False, choices=list(facets.SIZES.items()))
+    licence = forms.CharField(required=False, max_length=60)
+    language = forms.CharField(required=False, max_length=40)
     tag = NamesField(required=False)
     target = NamesField(required=False)
     sort = forms.ChoiceField(required=False, choices=list(SORTS.items()))
+
+    def leave_out_errors(self) -> None:
+        """What could not be read is left out; the page says what that was."""
+        blank: dict[str, Any] = dict.fromkeys(self.fields, "")
+        blank |= {"tag": [], "target": [], "r": None, "checked": False}
+        self.cleaned_data = blank | self.cleaned_data
 
     @property
     def order(self) -> Order:
@@ -52,93 +82,83 @@ class ModuleFilterForm(forms.Form):
     @property
     def sort_by(self) -> str:
         """A search is sorted by how well it fits, unless another order was asked for."""
-        sort = self.cleaned_data.get("sort") or (BEST if self.has_words else NEWEST)
-        return NEWEST if sort == BEST and not self.has_words else sort
+        sort = self.cleaned_data.get("sort") or (BEST if self.has_words else TRENDING)
+        return TRENDING if sort == BEST and not self.has_words else sort
+
+    @property
+    def is_ranked(self) -> bool:
+        return self.sort_by == BEST
 
     @property
     def has_words(self) -> bool:
         return bool(self.cleaned_data.get("q"))
 
-    def find(self, modules: LoraModuleQuerySet) -> LoraModuleQuerySet:
-        """These modules, as far as they are what was asked for."""
+    @property
+    def words(self) -> list[str]:
+        """The filters as words of `LoraModule.facets`."""
         wanted = self.cleaned_data
-        found = modules.search(wanted["q"]).tagged(*wanted["tag"]).targeting(*wanted["target"])
-        if wanted["owner"]:
-            found = found.of_owner(wanted["owner"])
-        if wanted["base_model"]:
-            found = found.on_base(wanted["base_model"])
-        if wanted["r"]:
-            found = found.of_rank(wanted["r"])
-        return found
+        found = [
+            f"{name}:{value if name in EXACT else str(value).lower()}"
+            for name in facets.FACETS
+            for value in (wanted[name] if name in SEVERAL else [wanted[name]])
+            if value
+        ]
+        if wanted["composable_with"]:
+            found.append(f"composable:{wanted['composable_with']}")
+        return found + [facets.CHECKED] * bool(wanted["checked"])
 
-    def sort_rows(self, found: LoraModuleQuerySet) -> LoraModuleQuerySet:
-        """With what the order sorts by."""
-        return found.annotate(name_key=Lower("repo__name")) if self.sort_by == NAME else found
+    def narrow(self, modules: LoraModuleQuerySet) -> LoraModuleQuerySet:
+        """These modules, as far as the filters let them through."""
+        found = modules.with_facets(*self.words)
+        owner = self.cleaned_data["owner"]
+        return found.of_owner(owner) if owner else found
 
+    def chosen(self, name: str) -> list[str]:
+        value = self.cleaned_data[name]
+        return value if name in SEVERAL else [str(value)] if value else []
 
-@dataclass(frozen=True)
-class Choice:
-    """A value of a facet: following its link turns it on or off."""
+    def active(self) -> list[Choice]:
+        """The filters that are on, each as a link that takes it away."""
+        words = {"r": "rank {}", "checked": "checked", "composable_with": "composable with {}",
+                 "owner": "by {}"}  # fmt: skip
+        return [
+            Choice(
+                words.get(name, "{}").format(facets.label(name, value)),
+                0,
+                self.toggled(name, value),
+                True,
+            )
+            for name in FILTERS
+            for value in self.chosen(name)
+        ]
 
-    label: str
-    count: int
-    query: str
-    is_on: bool
+    def toggled(self, name: str, value: str) -> str:
+        """The list's query with this value turned on or off, back on the first page."""
+        query = self._query()
+        chosen = query.getlist(name)
+        on = [one for one in chosen if one.lower() == value.lower()]
+        if on or name == "checked" and chosen:
+            query.setlist(name, [one for one in chosen if one not in on and name != "checked"])
+        elif name in SEVERAL:
+            query.appendlist(name, value)
+        else:
+            query[name] = value
+        if name == "composable_with" and not on:
+            query.pop("base_model", None)
+        return self._short(query)
 
+    def without(self, name: str) -> str:
+        query = self._query()
+        query.pop(name, None)
+        return self._short(query)
 
-@dataclass(frozen=True)
-class Facet:
-    name: str
-    title: str
-    term: str
-    choices: list[Choice]
+    def _query(self) -> QueryDict:
+        query = self.data.copy()
+        query.pop("after", None)
+        return query
 
-
-FACETS = {
-    "base_model": ("Base model", "base model"),
-    "r": ("Rank", "rank"),
-    "tag": ("Tags", ""),
-    "target": ("Target modules", "target modules"),
-}
-
-
-def facets(form: ModuleFilterForm, found: LoraModuleQuerySet) -> list[Facet]:
-    """Links that narrow what was found, each with how much it would leave."""
-    counted = found.facets()
-    return [
-        Facet(name, title, term, [_choice(form, name, *pair) for pair in counted[name]])
-        for name, (title, term) in FACETS.items()
-        if counted[name]
-    ]
-
-
-def active(form: ModuleFilterForm) -> list[Choice]:
-    """The filters that are on, each as a link that takes it away."""
-    wanted = form.cleaned_data
-    chosen = [(name, str(wanted[name])) for name in ("owner", "base_model", "r") if wanted[name]]
-    chosen += [(name, value) for name in ("tag", "target") for value in wanted[name]]
-    return [
-        Choice(f"rank {value}" if name == "r" else value, 0, _toggled(form, name, value), True)
-        for name, value in chosen
-    ]
-
-
-def _choice(form: ModuleFilterForm, name: str, value: Any, count: int) -> Choice:
-    text = str(value)
-    return Choice(text, count, _toggled(form, name, text), text in form.data.getlist(name))
-
-
-def _toggled(form: ModuleFilterForm, name: str, value: str) -> str:
-    """The list's query with this value turned on or off, back on the first page."""
-    query = form.data.copy()
-    query.pop("after", None)
-    chosen = query.getlist(name)
-    if value in chosen:
-        query.setlist(name, [one for one in chosen if one != value])
-    elif name in ("tag", "target"):
-        query.appendlist(name, value)
-    else:
-        query[name] = value
-    for empty in [key for key in query if not any(query.getlist(key))]:
-        del query[empty]
-    return query.urlencode()
+    @staticmethod
+    def _short(query: QueryDict) -> str:
+        for empty in [key for key in query if not any(query.getlist(key))]:
+            del query[empty]
+        return query.urlencode()

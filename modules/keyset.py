@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db.models import Q, QuerySet
+from django.db.models import BooleanField, F, Func, QuerySet, Value
 
 from composer.engine.errors import CommonsError
 
@@ -40,19 +41,39 @@ class Page:
     next: str
 
 
-def cut(queryset: QuerySet, order: Order, cursor: str = "", size: int = SIZE) -> Page:
-    """One page, and the cursors of its neighbours; an empty cursor means there is none."""
+def cut(
+    queryset: QuerySet,
+    order: Order,
+    cursor: str = "",
+    size: int = SIZE,
+    load: Callable[[QuerySet], QuerySet] | None = None,
+) -> Page:
+    """One page, and the cursors of its neighbours; an empty cursor means there is none.
+
+    `load` says what a row needs to be shown. That is then read in a second query, for the rows of
+    this page alone, whatever the first one had to look through.
+    """
     back = False
     if cursor:
         back, value, pk = _position(cursor, order)
         try:
-            queryset = queryset.filter(_beyond(order, back, value, pk))
+            queryset = queryset.filter(_beyond(queryset, order, back, value, pk))
         except (ValueError, TypeError, OverflowError, ValidationError) as error:
             raise BadCursor(DAMAGED) from error
-    found = list(queryset.order_by(*order.by(reverse=back))[: size + 1])
+    ordered = queryset.order_by(*order.by(reverse=back))
+    is_annotation = order.key in queryset.query.annotations
+    if load:
+        ordered = ordered.only("pk", *([] if is_annotation else [order.key]))
+    found = list(ordered[: size + 1])
     more, found = len(found) > size, found[:size]
     if back:
         found.reverse()
+    if load and found:
+        loaded = load(queryset.model._default_manager.all()).in_bulk([row.pk for row in found])
+        if is_annotation:
+            for row in found:
+                setattr(loaded[row.pk], order.key, getattr(row, order.key))
+        found = [loaded[row.pk] for row in found]
     has_previous = more if back else bool(cursor)
     has_next = True if back else more
     return Page(
@@ -62,15 +83,36 @@ def cut(queryset: QuerySet, order: Order, cursor: str = "", size: int = SIZE) ->
     )
 
 
-def _beyond(order: Order, back: bool, value: Any, pk: int) -> Q:
-    lookup = "lt" if order.descending != back else "gt"
-    return Q(**{f"{order.key}__{lookup}": value}) | Q(**{order.key: value, f"pk__{lookup}": pk})
+class Beyond(Func):
+    """`(key, id) < (value, id)`: a comparison of rows, which an index on both walks from there."""
+
+    output_field = BooleanField()
+    conditional = True
+
+    def as_sql(self, compiler: Any, connection: Any, **context: Any) -> tuple[str, list[Any]]:
+        parts, parameters = [], []
+        for part in self.get_source_expressions():
+            sql, values = compiler.compile(part)
+            parts.append(sql)
+            parameters += values
+        key, pk, value, last = parts
+        return f"({key}, {pk}) {self.extra['sign']} ({value}, {last})", parameters
+
+
+def _beyond(queryset: QuerySet, order: Order, back: bool, value: Any, pk: int) -> Beyond:
+    sign = "<" if order.descending != back else ">"
+    annotation = queryset.query.annotations.get(order.key)
+    meta = queryset.model._meta
+    field = annotation.output_field if annotation else meta.get_field(order.key)
+    last = meta.pk
+    value, pk = field.get_prep_value(field.to_python(value)), last.get_prep_value(pk)
+    if not -(2**63) <= pk < 2**63 or isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise OverflowError("larger than the column")
+    return Beyond(F(order.key), F("pk"), Value(value, field), Value(pk, last), sign=sign)
 
 
 def _cursor(side: str, order: Order, row: Any) -> str:
-    value = row
-    for part in order.key.split("__"):
-        value = getattr(value, part)
+    value = getattr(row, order.key)
     if isinstance(value, datetime):
         value = {"time": value.isoformat()}
     text = json.dumps([side, order.key, value, row.pk])

@@ -5,19 +5,17 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from django.contrib.postgres.search import SearchQuery, SearchRank
 from django.db.models import (
     Count,
     F,
     FloatField,
-    Func,
     OuterRef,
     Q,
     QuerySet,
     Subquery,
-    TextField,
     Value,
 )
 from django.db.models.functions import Cast, Coalesce, Lower
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     Visitor: TypeAlias = User | AnonymousUser
 
 QUERY_WORDS = 8
+SHORT = 3
 WORD_LENGTH = 64  # PostgreSQL refuses words of more than 2,046 bytes
 
 
@@ -45,18 +44,34 @@ def search_words(text: str) -> list[str]:
 def prefix_query(text: str) -> SearchQuery | None:
     """All words must be there, each as the beginning of one; None when the text has no word."""
     words = search_words(text)[:QUERY_WORDS]
+    return _raw([f"{word}:*" for word in words]) if words else None
+
+
+def words_query(text: str) -> Q | None:
+    """What `search` asks of a module; None when the text has no word.
+
+    One or two letters begin half of all words: in a card they must be a word, and only in names and
+    tags may they be the beginning of one. Scripts without spaces are not meant.
+    """
+    words = search_words(text)[:QUERY_WORDS]
     if not words:
         return None
-    raw = " & ".join(f"{word}:*" for word in words)
-    return SearchQuery(raw, search_type="raw", config="simple")
+    is_short = [len(word) < SHORT and word.isascii() for word in words]
+    found = Q(
+        search=_raw([w if short else f"{w}:*" for w, short in zip(words, is_short, strict=True)])
+    )
+    return found | Q(head=prefix_query(text)) if any(is_short) else found
+
+
+def _raw(terms: Iterable[str]) -> SearchQuery:
+    return SearchQuery(" & ".join(terms), search_type="raw", config="simple")
 
 
 class RepoQuerySet(QuerySet):
     def visible_to(self, user: Visitor) -> Self:
         """Public repos, and one's own. A private or hidden one is to strangers as if it were not
-        there."""
-        public = Q(visibility="public", hidden_at=None)
-        return self.filter(public | Q(owner__user=user) if user.is_authenticated else public)
+        there; moderators see what was hidden, and nobody else's private ones."""
+        return self.filter(_shown_to(user))
 
     def editable_by(self, user: Visitor) -> Self:
         return self.filter(owner__user=user) if user.is_authenticated else self.none()
@@ -73,8 +88,7 @@ class RepoQuerySet(QuerySet):
 
 class LoraModuleQuerySet(QuerySet):
     def visible_to(self, user: Visitor) -> Self:
-        public = Q(repo__visibility="public", repo__hidden_at=None)
-        return self.filter(public | Q(repo__owner__user=user) if user.is_authenticated else public)
+        return self.filter(_shown_to(user, "repo__"))
 
     def editable_by(self, user: Visitor) -> Self:
         return self.filter(repo__owner__user=user) if user.is_authenticated else self.none()
@@ -96,6 +110,17 @@ class LoraModuleQuerySet(QuerySet):
         """What lists show: everything but what the checks refused."""
         return self.exclude(status="rejected")
 
+    def listed_to(self, user: Visitor) -> Self:
+        """What lists and searches show this visitor: all that is listed, and one's own.
+
+        One column answers for everybody else's, so that a sorted index can be walked.
+        """
+        if not user.is_authenticated:
+            return self.filter(is_listed=True)
+        repos = self.model._meta.get_field("repo").related_model.objects
+        own = Q(repo_id__in=repos.filter(owner__user=user).values("pk")) & ~Q(status="rejected")
+        return self.filter(Q(is_listed=True) | own)
+
     def composable_on(self, base_model: BaseModel) -> Self:
         return self.ready().filter(base_model=base_model, not_composable="")
 
@@ -108,34 +133,27 @@ class LoraModuleQuerySet(QuerySet):
         lowered = [name.lower() for name in names]
         return self.alias(base_lower=Lower("base_model_name")).filter(base_lower__in=lowered)
 
+    def with_facets(self, *words: str) -> Self:
+        """Modules that have every one of these: "tag:words", "r:16" (see `modules_facets`)."""
+        return self.filter(facets__contains=list(words)) if words else self
+
     def tagged(self, *tags: str) -> Self:
-        """Modules that carry every one of these tags."""
-        found = self
-        for tag in tags:
-            with_tag = self.model.tags.through.objects.alias(lower=Lower("tag__name")).filter(
-                lower=tag.lower()
-            )
-            found = found.filter(pk__in=with_tag.values("loramodule_id"))
-        return found
-
-    def of_rank(self, r: int) -> Self:
-        return self.filter(r=r)
-
-    def targeting(self, *target_modules: str) -> Self:
-        found = self
-        for target in target_modules:
-            found = found.filter(target_modules__contains=[target])
-        return found
+        return self.with_facets(*(f"tag:{tag.lower()}" for tag in tags))
 
     def search(self, text: str) -> Self:
-        """Full text over name, owner, tags, summary and card; `rank` says how well it fits."""
+        """Full text over name, owner, tags, summary and card."""
+        query = words_query(text)
+        if query is None:
+            return self.none() if text.strip() else self
+        return self.filter(query)
+
+    def with_rank(self, text: str) -> Self:
+        """`rank`: how well it fits these words."""
         query = prefix_query(text)
         if query is None:
-            return self.none().annotate(rank=Value(0.0)) if text.strip() else self
-        return self.filter(search=query).annotate(
-            # Exact in Python too, unlike the server's four-byte float: pages are cut at it.
-            rank=Cast(SearchRank(F("search"), query), FloatField())
-        )
+            return self.annotate(rank=Value(0.0))
+        # Exact in Python too, unlike the server's four-byte float: pages are cut at it.
+        return self.annotate(rank=Cast(SearchRank(F("search"), query), FloatField()))
 
     def with_recipe_count(self) -> Self:
         """`recipe_count`: in how many published recipes it is an ingredient."""
@@ -153,35 +171,21 @@ class LoraModuleQuerySet(QuerySet):
         return (
             self.with_recipe_count()
             .select_related("repo__owner", "base_model__repo__owner", "commit")
-            .prefetch_related("tags")
-            .defer("search", "checks", "base_model__config", "base_model__layers")
+            .defer("search", "head", "facets", "checks", "base_model__config", "base_model__layers")
         )
+
+    def update_trending(self) -> int:
+        """Score every module anew, in one statement; a worker does it every hour."""
+        from modules.trending import update_trending
+
+        return update_trending()
 
     def for_page(self) -> Self:
         return (
-            self.for_cards().defer(None).defer("search", "base_model__config", "base_model__layers")
+            self.for_cards()
+            .defer(None)
+            .defer("search", "head", "facets", "base_model__config", "base_model__layers")
         )
-
-    def facets(self) -> dict[str, list[tuple[Any, int]]]:
-        """For each facet, its values and how many of these modules have them; a query each."""
-        found = self.order_by()
-        targets = Count("pk", distinct=True)
-        return {
-            "base_model": list(
-                found.exclude(base_model=None, base_model_name="")
-                .values_list(Coalesce("base_model__name", "base_model_name"))
-                .annotate(n=Count("pk"))
-                .order_by("-n", "base_model__name")[:20]
-            ),
-            "r": list(found.values_list("r").annotate(n=Count("pk")).order_by("r")[:20]),
-            "tag": list(
-                found.filter(tags__isnull=False)
-                .values_list("tags__name")
-                .annotate(n=targets)
-                .order_by("-n", "tags__name")[:12]
-            ),
-            "target": _targets(found),
-        }
 
 
 class OldAddressQuerySet(QuerySet):
@@ -191,8 +195,10 @@ class OldAddressQuerySet(QuerySet):
 
 class CollectionQuerySet(QuerySet):
     def visible_to(self, user: Visitor) -> Self:
-        public = Q(visibility="public", hidden_at=None)
-        return self.filter(public | Q(owner__user=user) if user.is_authenticated else public)
+        return self.filter(_shown_to(user))
+
+    def listed(self) -> Self:
+        return self.filter(visibility="public", hidden_at=None)
 
     def editable_by(self, user: Visitor) -> Self:
         return self.filter(owner__user=user) if user.is_authenticated else self.none()
@@ -211,6 +217,16 @@ class TagQuerySet(QuerySet):
     def named(self, names: Iterable[str]) -> Self:
         lowered = [name.lower() for name in names]
         return self.alias(name_lower=Lower("name")).filter(name_lower__in=lowered)
+
+    def in_use(self) -> Self:
+        """A tag that only private or hidden modules carry is nobody's business."""
+        return self.filter(uses__gt=0)
+
+    def by_uses(self) -> Self:
+        return self.order_by("-uses", "name")
+
+    def beginning(self, start: str) -> Self:
+        return self.alias(name_lower=Lower("name")).filter(name_lower__startswith=start.lower())
 
 
 class BaseModelQuerySet(QuerySet):
@@ -243,15 +259,10 @@ class BaseModelQuerySet(QuerySet):
         return named.first() or self.filter(aliases__contains=[wanted]).first()
 
 
-def _targets(found: LoraModuleQuerySet) -> list[tuple[str, int]]:
-    """Each target module's name with its count: a function that unfolds the JSON list."""
-    target = Func(
-        F("target_modules"), function="jsonb_array_elements_text", output_field=TextField()
-    )
-    target.set_returning = True
-    return list(
-        found.annotate(target=target)
-        .values_list("target")
-        .annotate(n=Count("pk", distinct=True))
-        .order_by("-n", "target")[:20]
-    )
+def _shown_to(user: Visitor, repo: str = "") -> Q:
+    public = Q(**{f"{repo}visibility": "public"})
+    if not user.is_authenticated:
+        return public & Q(**{f"{repo}hidden_at": None})
+    if not user.is_staff:
+        public &= Q(**{f"{repo}hidden_at": None})
+    return public | Q(**{f"{repo}owner__user": user})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.files.uploadedfile import UploadedFile
 from django.urls import reverse
 from django.utils.http import urlencode
 from drf_spectacular.utils import extend_schema_field
@@ -27,7 +26,9 @@ class LoraModuleSerializer(serializers.ModelSerializer):
     base_model = serializers.CharField(source="base_model_name", read_only=True)
     is_composable = serializers.SerializerMethodField()
     recipe_count = serializers.IntegerField(read_only=True)
-    tags = serializers.SlugRelatedField("name", many=True, read_only=True)
+    tags = serializers.ListField(
+        source="tag_names", child=serializers.CharField(), read_only=True
+    )
     target_modules = serializers.ListField(child=serializers.CharField(), read_only=True)
     url = serializers.SerializerMethodField()
 
@@ -91,23 +92,56 @@ class NewVersionSerializer(Given):
         allow_empty=False,
         max_length=MOST_UPLOADS,
         help_text="adapter_config.json and adapter_model.safetensors as PEFT writes them, and "
-        "README.md; each part's filename says which it is.",
+        "README.md; each part's filename says which it is. Or one zip of them.",
     )
     message = serializers.CharField(
-        max_length=200, required=False, help_text="What this version is, or what changed in it."
+        max_length=2000,
+        required=False,
+        allow_blank=True,
+        default="",
+        help_text="What this version is, or what changed in it. The first line is its title.",
     )
-
-    def validate_files(self, files: list[UploadedFile]) -> dict[str, UploadedFile]:
-        """By their names, as the store wants them."""
-        named = {str(file.name): file for file in files}
-        if len(named) < len(files):
-            raise serializers.ValidationError("Two of the files have the same name.")
-        return named
 
 
 class NewModuleSerializer(NewVersionSerializer):
     name = serializers.CharField(max_length=96, help_text="The last part of its address.")
     visibility = serializers.ChoiceField(OFFERED, default=Repo.PUBLIC)
+
+
+class UploadedSerializer(LoraModulePageSerializer):
+    left_out = serializers.ListField(
+        child=serializers.CharField(),
+        read_only=True,
+        help_text="Files that came along and were not taken, because no module needs them.",
+    )
+
+    class Meta(LoraModulePageSerializer.Meta):
+        fields = [*LoraModulePageSerializer.Meta.fields, "left_out"]
+        read_only_fields = fields
+
+
+class ModuleChangeSerializer(Given):
+    """Only what is sent is changed."""
+
+    name = serializers.CharField(
+        max_length=96, help_text="A new name. The old address leads to the new one."
+    )
+    visibility = serializers.ChoiceField(OFFERED)
+    description = serializers.CharField(max_length=300, allow_blank=True, help_text="In one line.")
+    tags = serializers.ListField(child=serializers.CharField(max_length=60))
+    task = serializers.CharField(max_length=60, allow_blank=True)
+    licence = serializers.CharField(
+        max_length=60, allow_blank=True, help_text="An SPDX identifier."
+    )
+    language = serializers.CharField(
+        max_length=40, allow_blank=True, help_text="Codes with commas between them: en, de."
+    )
+    card = serializers.CharField(
+        max_length=200_000,
+        allow_blank=True,
+        trim_whitespace=False,
+        help_text="README.md without its front matter.",
+    )
 
 
 class VersionSerializer(serializers.ModelSerializer):

@@ -3,7 +3,16 @@
 from django.urls import path, register_converter
 from django.views.generic import RedirectView
 
-from modules import converters, downloads, upload_views, views
+from modules import (
+    collection_views,
+    community_views,
+    converters,
+    downloads,
+    repo_page,
+    tag_views,
+    upload_views,
+    views,
+)
 
 register_converter(converters.Owner, "owner")
 register_converter(converters.RepoName, "repo")
@@ -13,10 +22,31 @@ to_profile = RedirectView.as_view(pattern_name="modules:profile", query_string=T
 to_repo = RedirectView.as_view(pattern_name="modules:repo", query_string=True)
 urlpatterns = [
     path("modules/", views.module_list, name="list"),
+    path("tags/", tag_views.tag_list, name="tags"),
+    path("tags/suggest", tag_views.suggest, name="tag_suggest"),
+    path("tags/<path:name>/", tag_views.tag, name="tag"),
+    path("collections/", collection_views.collection_list, name="collections"),
+    path("collections/new/", collection_views.collection_new, name="collection_new"),
+    path("collections/<owner:owner>/<repo:slug>/", collection_views.collection, name="collection"),
+    path(
+        "collections/<owner:owner>/<repo:slug>/edit/",
+        collection_views.collection_edit,
+        name="collection_edit",
+    ),
+    path(
+        "collections/<owner:owner>/<repo:slug>/delete/",
+        collection_views.collection_delete,
+        name="collection_delete",
+    ),
+    path(
+        "collections/<owner:owner>/<repo:slug>/items/<int:pk>/",
+        collection_views.collection_item,
+        name="collection_item",
+    ),
     path("upload/", upload_views.upload, name="upload"),
     path("<owner:owner>", views.profile, name="profile"),
     path("<owner:owner>/", to_profile),
-    path("<owner:owner>/<repo:name>", views.repo, name="repo"),
+    path("<owner:owner>/<repo:name>", repo_page.repo, name="repo"),
     path("<owner:owner>/<repo:name>/", to_repo),
     path("<owner:owner>/<repo:name>/upload", upload_views.new_version, name="new_version"),
     path("<owner:owner>/<repo:name>/commits", upload_views.commits, name="commits"),
@@ -28,6 +58,9 @@ urlpatterns = [
     ),
     path("<owner:owner>/<repo:name>/settings/rename", upload_views.rename, name="rename"),
     path("<owner:owner>/<repo:name>/settings/delete", upload_views.delete, name="delete"),
+    path("<owner:owner>/<repo:name>/like", community_views.like, name="like"),
+    path("<owner:owner>/<repo:name>/collect", collection_views.collect, name="collect"),
+    path("<owner:owner>/<repo:name>/report", community_views.report, name="report"),
     path("<owner:owner>/<repo:name>/download.zip", downloads.archive, name="archive"),
     path("<owner:owner>/<repo:name>/resolve/<path:rest>", downloads.resolve, name="resolve"),
 ]

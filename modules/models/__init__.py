@@ -8,7 +8,7 @@ from modules.models.community import (
     ModerationEvent,
     Report,
 )
-from modules.models.library import BaseModel, LoraModule, Tag
+from modules.models.library import BaseModel, FacetCounts, LoraModule, Tag, TagAlias
 from modules.models.repos import Blob, Commit, CommitFile, Grant, OldAddress, Ref, Repo
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Commit",
     "CommitFile",
     "Download",
+    "FacetCounts",
     "Grant",
     "Like",
     "LoraModule",
@@ -28,4 +29,5 @@ __all__ = [
     "Repo",
     "Report",
     "Tag",
+    "TagAlias",
 ]

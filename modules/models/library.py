@@ -4,6 +4,7 @@ import math
 from typing import Any
 from urllib.parse import urlencode
 
+from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import GinIndex
 from django.contrib.postgres.search import SearchVectorField
 from django.db import models
@@ -69,15 +70,60 @@ class BaseModel(models.Model):
 
 class Tag(models.Model):
     name = models.CharField(max_length=60)
+    # How many listed modules carry it. Kept by `modules.tags`; a tag without any is shown nowhere.
+    uses = models.PositiveIntegerField(default=0)
 
     objects = TagQuerySet.as_manager()
 
     class Meta:
         ordering = ["name"]
         constraints = [models.UniqueConstraint(Lower("name"), name="tag_name_ci")]
+        indexes = [models.Index(fields=["-uses", "name"], name="tag_by_uses")]
 
     def __str__(self) -> str:
         return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("modules:tag", args=[self.name])
+
+
+class TagAlias(models.Model):
+    """A name that a moderator merged into a tag: cards that still say it mean that tag."""
+
+    name = models.CharField(max_length=60)
+    tag = models.ForeignKey(Tag, models.CASCADE, related_name="aliases")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = TagQuerySet.as_manager()
+
+    class Meta:
+        verbose_name_plural = "tag aliases"
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(Lower("name"), name="tag_alias_ci")]
+
+    def __str__(self) -> str:
+        return f"{self.name} means {self.tag}"
+
+
+class FacetCounts(models.Model):
+    """How many of all listed modules have each facet; one row, counted anew on a schedule."""
+
+    modules = models.PositiveIntegerField()
+    counts = models.JSONField()  # {"tag:words": 12, ...}
+    counted_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        verbose_name_plural = "facet counts"
+
+    def __str__(self) -> str:
+        return f"{self.modules} modules"
+
+
+class Facets(models.Func):
+    """`modules_facets` of the database, made by a migration: "tag:words", "r:16", ..."""
+
+    function = "modules_facets"
+    arity = 11
 
 
 class LoraModule(models.Model):
@@ -103,6 +149,11 @@ class LoraModule(models.Model):
     trending = models.FloatField(default=0)
     # Name, owner, tags, summary and card as words, kept by services: see querysets.search_words.
     search = SearchVectorField(null=True, editable=False)
+    # The words of owner, name and tags alone, small enough to be read without a detour.
+    head = SearchVectorField(null=True, editable=False)
+    # The repo's name in small letters and the tags' names: one table filters and sorts the lists.
+    name_key = models.CharField(max_length=96, blank=True, editable=False)
+    tag_names = ArrayField(models.TextField(), default=list, blank=True, editable=False)
 
     base_model = models.ForeignKey(
         BaseModel, models.SET_NULL, null=True, blank=True, related_name="lora_modules"
@@ -128,6 +179,15 @@ class LoraModule(models.Model):
     language = models.CharField(max_length=40, blank=True)
     task = models.CharField(max_length=60, blank=True)
     tags = models.ManyToManyField(Tag, blank=True, related_name="lora_modules")
+    # Everything that lists narrow by, as words; PostgreSQL keeps it, so no change can forget it.
+    facets = models.GeneratedField(
+        expression=Facets(
+            "base_model_name", "task", "language", "licence", "r", "target_modules",
+            "weights_size", "tag_names", "status", "not_composable", "base_model_id",
+        ),
+        output_field=ArrayField(models.TextField()),
+        db_persist=True,
+    )  # fmt: skip
 
     objects = LoraModuleQuerySet.as_manager()
 
@@ -135,11 +195,16 @@ class LoraModule(models.Model):
         ordering = ["-published_at", "-id"]
         indexes = [
             models.Index(fields=["-published_at", "-id"], name="lora_newest"),
+            models.Index(fields=["-trending", "-id"], name="lora_trending"),
+            models.Index(fields=["-downloads", "-id"], name="lora_downloads"),
+            models.Index(fields=["-likes", "-id"], name="lora_likes"),
+            models.Index(fields=["name_key", "id"], name="lora_by_name"),
             models.Index(fields=["base_model", "status"], name="lora_of_base"),
-            models.Index(fields=["r"], name="lora_by_r"),
             models.Index(fields=["tensors_sha256"], name="lora_by_tensors"),
-            GinIndex(fields=["search"], name="lora_search"),
-            GinIndex(fields=["target_modules"], name="lora_targets", opclasses=["jsonb_path_ops"]),
+            # Uploads are rare and searches are not: no list of pending words to read through.
+            GinIndex(fields=["search"], name="lora_search", fastupdate=False),
+            GinIndex(fields=["head"], name="lora_head", fastupdate=False),
+            GinIndex(fields=["facets"], name="lora_facets", fastupdate=False),
         ]
 
     def __str__(self) -> str:

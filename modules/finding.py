@@ -1,0 +1,70 @@
+"""What a visitor asked for, found in bounded time however many modules there are.
+
+Filters are words in one array column with one index, and every order has an index to walk, so a
+page of a list costs the same everywhere. Words of a search need more care. A rare one is looked
+up, and everything that has it is ranked. A common one is in half of all cards, and to rank those
+would take seconds: of more than MOST matches only the most downloaded are ranked, those with the
+words in name, owner or tags and some with them elsewhere. The page says so. In every other order
+all matches are shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from django.db import connection, transaction
+
+from modules.models import LoraModule
+from modules.querysets import LoraModuleQuerySet, prefix_query
+
+if TYPE_CHECKING:
+    from modules.forms import ModuleFilterForm
+    from modules.querysets import Visitor
+
+MOST = 1_000
+RANKED_NAMES, RANKED_CARDS = 200, 100
+
+
+@dataclass(frozen=True)
+class Found:
+    """`rows` go into pages in the form's order; `sample`, at most MOST of them, is counted."""
+
+    rows: LoraModuleQuerySet
+    sample: LoraModuleQuerySet
+    ranked_of_many: int = 0  # so many of more than MOST matches are ranked; 0: all are
+
+
+def find(form: ModuleFilterForm, user: Visitor) -> Found:
+    listed = form.narrow(LoraModule.objects.listed_to(user))
+    text = form.cleaned_data["q"]
+    if not text.strip():
+        return Found(listed, listed)
+    matches = listed.search(text)
+    if prefix_query(text) is None:
+        return Found(matches.with_rank(text), matches)
+    some = some_of(matches)
+    if len(some) <= MOST:
+        few = LoraModule.objects.filter(pk__in=some)
+        return Found(few.with_rank(text), few)
+    sample = LoraModule.objects.filter(pk__in=some[:MOST])
+    if not form.is_ranked:
+        return Found(matches, sample)
+    best = _most_downloaded(listed.filter(head=prefix_query(text)), RANKED_NAMES)
+    best |= _most_downloaded(matches, RANKED_CARDS)
+    ranked = LoraModule.objects.filter(pk__in=best).with_rank(text)
+    return Found(ranked, sample, ranked_of_many=len(best))
+
+
+def some_of(matches: LoraModuleQuerySet) -> list[int]:
+    """Up to MOST + 1 matches, in no order. By the index: to read through the table would mean to
+    unpack the words of every module on the way."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('enable_seqscan', 'off', true)")
+        found = list(matches.order_by().values_list("pk", flat=True)[: MOST + 1])
+        cursor.execute("SELECT set_config('enable_seqscan', 'on', true)")  # within another's block
+    return found
+
+
+def _most_downloaded(matches: Any, most: int) -> set[int]:
+    return set(matches.order_by("-downloads", "-pk").values_list("pk", flat=True)[:most])
