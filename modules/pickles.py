@@ -51,6 +51,6 @@ def is_pickle(head: bytes, tail: bytes = b"") -> bool:
     except (ValueError, OverflowError, IndexError):
         pass  # no operation of pickle's, or the head ends in the middle of one
     if names[:1] == ["PROTO"] and head[1] >= 2:  # the first bytes of a safetensors file can be so
-        return finished or len(names) >= ENOUGH
+        return finished or len(names) >= ENOUGH or bool(IMPORTS & set(names))
     # Older ones are plain text without a mark: then what counts is that they import and call.
     return bool(IMPORTS & set(names) and CALLS & set(names))
