@@ -5,11 +5,13 @@ from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from hub_site import health, views
+from hub_site.search import search
 
 # The script has an address of its own: the policy allows none in the page.
 api_docs = SpectacularSwaggerSplitView.as_view(url_name="schema", template_name="api_docs.html")
 urlpatterns = [
     path("", views.home, name="home"),
+    path("search/", search, name="search"),
     path("healthz", health.healthz, name="healthz"),
     path("about/terms/", views.about, {"page": "terms"}, name="terms"),
     path("about/privacy/", views.about, {"page": "privacy"}, name="privacy"),
