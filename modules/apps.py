@@ -17,7 +17,9 @@ class ModulesConfig(AppConfig):
         )
         for kind, period in {
             "update_trending": timedelta(hours=1),
+            "count_facets": timedelta(minutes=10),
             "prune_downloads": timedelta(days=1),
+            "prune_store": timedelta(days=1),
         }.items():
             registry.register(kind, f"modules.tasks.{kind}")
             schedule.every(period, kind)

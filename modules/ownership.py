@@ -9,7 +9,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 
 from hub_site.accounts.models import User
-from modules import cards, services
+from modules import cards, checking, services, tags
 from modules.models import Commit, LoraModule, OldAddress, Repo
 from modules.storage import local
 
@@ -45,7 +45,7 @@ def set_visibility(repo: Repo, visibility: str) -> None:
     repo.visibility = visibility
     repo.save(update_fields=["visibility", "updated_at"])
     if module := _module(repo):
-        services.update_listed(module)
+        checking.update_listed(module)
 
 
 def rename(repo: Repo, name: str) -> Repo:
@@ -60,7 +60,7 @@ def rename(repo: Repo, name: str) -> Repo:
             if old.lower() != name.lower():
                 OldAddress.objects.create(owner=repo.owner, name=old, repo=repo)
             if module := _module(repo):
-                services.index(module, _card(repo))
+                services.index(module)
     except IntegrityError as error:
         raise services.NameTaken(
             f"{repo.owner.name}/{name} exists already. Choose another name."
@@ -73,14 +73,11 @@ def delete(repo: Repo) -> None:
     until they are pruned."""
     with transaction.atomic():
         Repo.objects.select_for_update().get(pk=repo.pk)
+        module = _module(repo)
+        carried = list(module.tags.all()) if module else []
         repo.delete()
+        tags.recount(carried)
 
 
 def _module(repo: Repo) -> LoraModule | None:
     return LoraModule.objects.select_related("repo__owner", "commit").filter(repo=repo).first()
-
-
-def _card(repo: Repo) -> cards.Card:
-    head = repo.head()
-    sha256 = head.sha256_of(services.CARD_NAME) if head else None
-    return cards.read(b"".join(local.open(sha256, 0, cards.LIMIT))) if sha256 else cards.Card()

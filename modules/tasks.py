@@ -90,3 +90,13 @@ def prune_downloads(job: Job, lease: Lease) -> None:
 
     with queue.finish(job, {"deleted": prune_downloads()}):
         pass
+
+
+def prune_store(job: Job, lease: Lease) -> None:
+    """Clear away stored bytes that nothing names any more."""
+    from hub_site.jobs import queue
+    from modules import pruning
+
+    done = pruning.prune()
+    with queue.finish(job, {"deleted": done.blobs, "bytes": done.size}):
+        pass

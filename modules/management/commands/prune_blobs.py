@@ -1,0 +1,24 @@
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from composer.engine.errors import CommonsError
+from hub_site.figures import size
+from modules import pruning
+
+
+class Command(BaseCommand):
+    help = (
+        "Deletes stored files that no version and no recipe refers to, and what killed uploads "
+        "left, when they are older than a day. The workers do this every day by themselves."
+    )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            done = pruning.prune()
+        except CommonsError as error:
+            raise CommandError(error.user_message) from error
+        self.stdout.write(
+            f"{done.blobs} files ({size(done.size)}), {done.leftovers} leftovers of uploads and "
+            f"{done.folders} unpacked versions were deleted."
+        )
