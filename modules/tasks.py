@@ -70,6 +70,8 @@ def tell_owner(job: Job, state: str) -> None:
         pk=job.params["lora_module"], commit__sha=job.params["commit"]
     )
     for module in checked.exclude(status=LoraModule.CHECKING):
+        if job.user_id is None and module.is_ready:
+            continue  # nobody asked, and nothing is wrong
         found = "passed its checks" if module.is_ready else "did not pass its checks"
         notify(module.repo.owner.user, f"{module} {found}.", module.get_absolute_url())
 
@@ -80,6 +82,15 @@ def update_trending(job: Job, lease: Lease) -> None:
     from modules.trending import update_trending
 
     with queue.finish(job, {"changed": update_trending()}):
+        pass
+
+
+def count_facets(job: Job, lease: Lease) -> None:
+    """How many listed modules have each facet and tag, for lists that show the whole library."""
+    from hub_site.jobs import queue
+    from modules import facets
+
+    with queue.finish(job, {"modules": facets.recount()}):
         pass
 
 
