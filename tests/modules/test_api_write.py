@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from typing import Any
 
 import pytest
@@ -44,6 +45,15 @@ class Program:
         return send(path, data, content_type=kind, headers=self.headers)
 
 
+class NeverRead:
+    """A body that nobody may ask for a byte."""
+
+    def read(self, *size: int) -> bytes:
+        raise AssertionError("the body was read")
+
+    readline = read
+
+
 def said(answer: Any) -> tuple[int, str]:
     body = answer.json()
     assert set(body) == {"code", "message", "fields"} and body["message"]
@@ -68,7 +78,7 @@ def test_a_program_uploads_a_module(program: Program, alice: User, base_model: B
     assert answer["Location"] == found["url"] == "http://testserver/alice/opposites"
     module = LoraModule.objects.get()
     assert (module.commit.title, module.commit.author) == ("First", alice)
-    assert program.send("get", OPPOSITES).json() == found
+    assert program.send("get", OPPOSITES).json() | {"left_out": []} == found
     weights = {file["path"]: file for file in found["files"]}["adapter_model.safetensors"]
     assert Client().get(weights["url"]).getvalue() == weights_bytes()
 
@@ -88,7 +98,7 @@ def test_it_may_be_private_from_the_first(program: Program, bob: User, base_mode
         ({"name": "Opposites"}, 409, "name_taken", "name"),
         ({"name": "x", "visibility": "hidden"}, 422, "invalid", "visibility"),
         ({"name": "x", "messages": "y"}, 422, "invalid", "messages"),
-        ({"name": "x", "message": "y" * 201}, 422, "invalid", "message"),
+        ({"name": "x", "message": "y" * 2_001}, 422, "invalid", "message"),
         ({"name": "x", "message": "y\0"}, 422, "invalid", "message"),
     ],
 )
@@ -105,12 +115,14 @@ def test_it_says_which_field_is_wrong_and_makes_no_module(
     ("files", "code"),
     [
         ([], "invalid"),
-        ({"README.md": b"# only words"}, "bad_commit"),
-        ({"adapter_config.json": config_bytes()}, "bad_commit"),
+        ({"README.md": b"# only words"}, "bad_upload"),
+        ({"adapter_config.json": config_bytes()}, "bad_upload"),
+        ({"notes.docx": b"what is this"}, "bad_upload"),
         ({**adapter(), "adapter_config.json": b"{}"}, "bad_adapter"),
         ({**adapter(), "adapter_model.safetensors": b"\x80\x04pickle"}, "bad_adapter"),
         ({**adapter(), "adapter_model.safetensors": b"\xff" * 100}, "bad_adapter"),
-        ([("README.md", b"a"), ("README.md", b"b")], "invalid"),
+        ([("README.md", b"a"), ("README.md", b"b")], "bad_upload"),
+        ({"adapter.zip": b"PK\x03\x04 but no zip"}, "bad_zip"),
     ],
 )
 def test_what_the_quick_check_refuses_is_not_stored(
@@ -118,6 +130,7 @@ def test_what_the_quick_check_refuses_is_not_stored(
 ) -> None:
     answer = program.upload(MODULES, files, name="broken")
     assert said(answer) == (422, code)
+    assert answer.json()["fields"]["files"]
     assert not Repo.objects.exists() and not Blob.objects.exists()
 
 
@@ -146,31 +159,51 @@ def test_who_has_no_name_is_asked_for_one(db: None) -> None:
     client.force_login(guest)
     parts = [SimpleUploadedFile(name, data.getvalue()) for name, data in adapter().items()]
     answer = client.post(MODULES, {"name": "x", "files": parts})
-    assert said(answer) == (403, "no_name")
+    assert said(answer) == (403, "no_account")
 
 
 @pytest.mark.parametrize(
-    "limits", [{"USER_MAX_BYTES": 700}, {"USER_BYTES_A_DAY": 700}, {"MAX_MODULE_BYTES": 700}]
+    ("limits", "code"),
+    [
+        ({"USER_MAX_BYTES": 700}, "over_limit"),
+        ({"USER_BYTES_A_DAY": 700}, "over_limit"),
+        ({"MAX_MODULE_BYTES": 700}, "file_too_large"),
+    ],
 )
 def test_the_limits_are_those_of_the_pages(
-    program: Program, settings: Any, limits: dict[str, int]
+    program: Program, settings: Any, limits: dict[str, int], code: str
 ) -> None:
     for name, value in limits.items():
         setattr(settings, name, value)
-    assert said(program.upload(MODULES, adapter(), name="x")) == (413, "over_limit")
+    assert said(program.upload(MODULES, adapter(), name="x")) == (413, code)
     assert not Repo.objects.exists()
 
 
 def test_what_is_much_too_large_is_not_read(program: Program, settings: Any) -> None:
-    settings.USER_MAX_BYTES = 1_000
-    answer = program.upload(MODULES, {"README.md": b"x" * 200_000}, name="x")
+    settings.MAX_MODULE_BYTES = 1_000
+    told = {"CONTENT_LENGTH": "200000", "CONTENT_TYPE": "multipart/form-data; boundary=b"}
+    body = {"wsgi.input": NeverRead()}
+    answer = program.client.post(MODULES, headers=program.headers, **body, **told)
     assert said(answer) == (413, "over_limit")
-    assert "you may upload" in answer.json()["message"]
 
 
 def test_who_may_not_upload_is_told_so(program: Program, alice: User) -> None:
     User.objects.filter(pk=alice.pk).update(uploads_banned_at="2026-01-01T00:00Z")
     assert said(program.upload(MODULES, adapter(), name="x")) == (403, "uploads_banned")
+
+
+def test_a_zip_is_unpacked_and_what_was_not_taken_is_said(
+    program: Program, base_model: BaseModel
+) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, data in adapter().items():
+            archive.writestr(name, data.getvalue())
+        archive.writestr("optimizer.pt", b"state")
+    answer = program.upload(MODULES, {"opposites.zip": packed}, name="zipped")
+    assert answer.status_code == 201, answer.content
+    assert {file["path"] for file in answer.json()["files"]} == {*adapter()}
+    assert answer.json()["left_out"] == ["optimizer.pt"]
 
 
 # --- versions ----------------------------------------------------------------------------------
@@ -227,6 +260,85 @@ def test_versions_cost_the_same_for_10_and_20(
     with django_assert_max_num_queries(7):
         rows = program.send("get", f"{OPPOSITES}versions/").json()["results"]
     assert len(rows) == 13
+
+
+# --- changes -----------------------------------------------------------------------------------
+
+
+def test_a_program_changes_what_the_card_says(program: Program, opposites: LoraModule) -> None:
+    change = {"description": "Says the opposite.", "tags": ["words", "new"], "licence": "mit"}
+    found = program.send("patch", OPPOSITES, change)
+    assert found.status_code == 200, found.content
+    page = found.json()
+    assert page["summary"] == "Says the opposite." and page["licence"].lower() == "mit"
+    assert page["tags"] == ["new", "words"] or page["tags"] == ["words", "new"]
+    assert page["status"] == "ready" and page["revision"] != opposites.commit.sha
+    card = Client().get("/alice/opposites/resolve/main/README.md").getvalue().decode()
+    assert "Trained on *eighty* words." in card and "language: en" in card
+    assert program.send("patch", OPPOSITES, change).json()["revision"] == page["revision"]
+
+
+def test_it_writes_the_card_itself(program: Program, opposites: LoraModule) -> None:
+    program.send("patch", OPPOSITES, {"card": "# Opposites\n\nAll new.\n"})
+    card = Client().get("/alice/opposites/resolve/main/README.md").getvalue().decode()
+    assert card.endswith("# Opposites\n\nAll new.\n") and "tags: [words, opposites]" in card
+
+
+def test_a_program_hides_and_shows(program: Program, bob: User, opposites: LoraModule) -> None:
+    program.send("patch", OPPOSITES, {"visibility": "private"})
+    assert Program(bob).send("get", OPPOSITES).status_code == 404
+    assert Program(bob).send("get", MODULES).json()["results"] == []
+    program.send("patch", OPPOSITES, {"visibility": "public"})
+    assert len(Program(bob).send("get", MODULES).json()["results"]) == 1
+
+
+def test_a_program_renames(program: Program, opposites: LoraModule) -> None:
+    found = program.send("patch", OPPOSITES, {"name": "antonyms"}).json()
+    assert found["name"] == "alice/antonyms" and found["url"].endswith("/alice/antonyms")
+    assert program.send("get", f"{MODULES}alice/antonyms/").status_code == 200
+    assert Client().get("/alice/opposites").status_code in (301, 302, 308)
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code", "field"),
+    [
+        ({"name": "a b"}, 422, "bad_name", "name"),
+        ({"name": "secret"}, 409, "name_taken", "name"),
+        ({"visibility": "link"}, 422, "invalid", "visibility"),
+        ({"licence": "none of the known"}, 422, "invalid", "licence"),
+        ({"tags": ["<b>"]}, 422, "invalid", "tags"),
+        ({"downloads": 9}, 422, "invalid", "downloads"),
+        ({"description": ["x"]}, 422, "invalid", "description"),
+    ],
+)
+def test_a_wrong_change_is_named_and_nothing_is_changed(
+    program: Program, opposites: LoraModule, secret: LoraModule, change: Any, status: int,
+    code: str, field: str,
+) -> None:  # fmt: skip
+    before = program.send("get", OPPOSITES).json()
+    answer = program.send("patch", OPPOSITES, {"description": "New words.", **change})
+    assert said(answer) == (status, code)
+    assert answer.json()["fields"][field]
+    assert program.send("get", OPPOSITES).json() == before
+
+
+def test_a_program_deletes(program: Program, opposites: LoraModule) -> None:
+    assert program.send("delete", OPPOSITES).status_code == 204
+    assert program.send("get", OPPOSITES).status_code == 404
+    assert program.send("delete", OPPOSITES).status_code == 404
+
+
+@pytest.mark.parametrize("method", ["patch", "delete"])
+def test_only_the_owner_changes_and_deletes(
+    alice: User, bob: User, opposites: LoraModule, secret: LoraModule, method: str
+) -> None:
+    data = {"visibility": "private"} if method == "patch" else None
+    stranger, reader, nobody = Program(bob), Program(alice, scope="read"), Program(None)
+    assert said(stranger.send(method, OPPOSITES, data)) == (403, "not_yours")
+    assert said(stranger.send(method, SECRET, data)) == (404, "not_found")
+    assert said(reader.send(method, OPPOSITES, data)) == (403, "read_only_token")
+    assert nobody.send(method, OPPOSITES, data).status_code == 401
+    assert Repo.objects.filter(kind=Repo.LORA, visibility=Repo.PUBLIC).count() == 1
 
 
 # --- likes -------------------------------------------------------------------------------------
