@@ -24,7 +24,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from hub_site.accounts import export, leaving, notices, tokens
 from hub_site.accounts.forms import DeleteForm, NoticesForm, ProfileForm, TokenForm
-from hub_site.accounts.models import AccessToken, User
+from hub_site.accounts.models import User
 from hub_site.accounts.views import account_only, hugging_face
 from hub_site.pages import site_address
 
@@ -59,10 +59,15 @@ def token_list(request: HttpRequest) -> HttpResponse:
     return _tokens_page(request, TokenForm(), new=plain, status=201)
 
 
-@login_required
-@require_POST
+@never_cache
+@account_only
+@require_http_methods(["GET", "HEAD", "POST"])
 def token_revoke(request: HttpRequest, pk: int) -> HttpResponse:
-    tokens.revoke(get_object_or_404(AccessToken, pk=pk, user=request.user))
+    token = get_object_or_404(request.user.tokens.filter(revoked_at=None), pk=pk)
+    if request.method != "POST":
+        return render(request, "account/token_revoke.html", {"token": token})
+    tokens.revoke(token)
+    messages.success(request, f"{token.name} is revoked.")
     return redirect("account_tokens")
 
 

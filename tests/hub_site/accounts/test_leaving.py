@@ -147,6 +147,23 @@ def test_the_last_administrator_stays(client: Client, ada: User, bob: User) -> N
     assert list(User.objects.all()) == [bob]
 
 
+def test_an_administrator_makes_and_deletes_accounts(
+    client: Client, ada: User, adas_modules: list[LoraModule]
+) -> None:
+    """Where registration is closed, accounts are made in the admin."""
+    client.force_login(User.objects.create_superuser("grace"))
+    new = {"username": "carol", "password1": PASSWORD, "password2": PASSWORD}
+    client.post("/admin/accounts/user/add/", new | {"usable_password": "true"})
+    carol = User.objects.get(username="carol")
+    assert carol.namespace.name == "carol"
+    page = client.get(f"/admin/accounts/user/{carol.pk}/change/")
+    assert 'name="username"' not in page.text
+    client.post(f"/admin/accounts/user/{ada.pk}/delete/", {"post": "yes"})
+    assert not User.objects.filter(pk=ada.pk).exists()
+    assert not LoraModule.objects.exists()
+    assert Namespace.objects.get(name="ada").kind == Namespace.FORMER
+
+
 # --- what goes ---------------------------------------------------------------------------------
 def test_everything_private_goes(
     client: Client, ada: User, bob: User, base_model: BaseModel, lora_modules: list[LoraModule]
@@ -219,7 +236,8 @@ def test_public_modules_are_left_to_the_community(
     client: Client, ada: User, bob: User, adas_modules: list[LoraModule], base_model: BaseModel
 ) -> None:
     *public, private = adas_modules
-    address = public[0].get_absolute_url()
+    address, hers = public[0].get_absolute_url(), private.get_absolute_url()
+    assert Client().get(hers).status_code == 404
     assert delete(client, ada, modules="keep").status_code == 302
     assert set(LoraModule.objects.values_list("pk", flat=True)) == {m.pk for m in public}
     space = Namespace.objects.get(name="ada")
@@ -227,7 +245,7 @@ def test_public_modules_are_left_to_the_community(
     assert Client().get(address).status_code == 200
     assert "deleted the account" in Client().get("/ada").text
     client.force_login(bob)
-    assert client.get(private.get_absolute_url()).status_code == 404
+    assert client.get(hers).status_code == 404
 
 
 def test_all_modules_go_and_recipes_keep_their_names(

@@ -114,7 +114,7 @@ def test_a_read_token_cannot_write(client: Client, ada: User) -> None:
     _, plain = make(ada)
     response = client.post(TASKS, {}, content_type="application/json", headers=bearer(plain))
     assert response.status_code == 403
-    assert response.json()["code"] == "permission_denied"
+    assert response.json()["code"] == "read_only_token"
     assert "write scope" in response.json()["message"]
 
 
@@ -181,9 +181,12 @@ def test_the_page_revokes(client: Client, ada: User) -> None:
     token, plain = make(ada)
     client.force_login(ada)
     url = f"{PAGE}{token.pk}/revoke/"
-    assert client.get(url).status_code == 405
+    asked = client.get(url)
+    assert "stops working at once" in asked.text and token.name in asked.text
+    assert tokens.find(plain) is not None  # looking is not revoking
     assert client.post(url).status_code == 302
     assert tokens.find(plain) is None
+    assert client.post(url).status_code == 404
     assert token.hint.encode() not in client.get(PAGE).content
 
 
@@ -194,6 +197,14 @@ def test_a_stranger_revokes_nothing(client: Client, ada: User, bob: User) -> Non
     client.force_login(bob)
     assert client.post(url).status_code == 404
     assert tokens.find(plain) is not None
+
+
+def test_the_page_says_when_a_token_was_last_used(client: Client, ada: User) -> None:
+    _, plain = make(ada)
+    client.force_login(ada)
+    assert ">never</td>" in client.get(PAGE).text
+    client.get(TASKS, headers=bearer(plain))
+    assert ">never</td>" not in client.get(PAGE).text
 
 
 # --- the command -------------------------------------------------------------------------------
