@@ -6,6 +6,7 @@ TERMS = {
     "adapter": "A small file that PEFT loads on top of a base model to change what it does.",
     "base model": "The large model that modules are add-ons for; it never changes.",
     "rank": "How many directions a module may use in each layer; a larger one is a larger file.",
+    "scaling": "What the module's change is multiplied by; alpha / rank, or alpha / √rank.",
     "alpha": "How loudly a module speaks: its change is multiplied by alpha / rank.",
     "target modules": "The layers of the base model that the module changes.",
     "few-shot": "Learning from a handful of examples.",
@@ -39,5 +40,6 @@ TERMS = {
     "sum": "Each module's effect is added, exactly as if they were applied one after another.",
     "lorahub": "Each module's two factors are mixed apart, as published in LoraHub (2023).",
     "remix": "Start a new composition from this one's settings.",
+    "collection": "A named, ordered set of modules that somebody put together.",
     "guest": "A session without an account; what it makes is deleted after some days.",
 }

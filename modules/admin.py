@@ -1,20 +1,202 @@
-"""The library for moderators. Files and versions are shown, never edited."""
+"""The library for moderators. Files and versions are shown, never edited; what a moderator does
+goes through `moderation.py`, which keeps the trail and tells whom it concerns."""
+
+from typing import Any
 
 from django.contrib import admin
-from django.http import HttpRequest
+from django.db.models import F, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 
-from modules.models import BaseModel, Commit, LoraModule, Repo, Tag
+from composer.engine.errors import CommonsError
+from hub_site.accounts.models import User
+from hub_site.admin_reason import with_reason
+from modules import moderation, services
+from modules.models import (
+    BaseModel,
+    Collection,
+    Commit,
+    LoraModule,
+    ModerationEvent,
+    Repo,
+    Report,
+    Tag,
+    TagAlias,
+)
+from modules.tag_admin import TagAdmin, TagAliasAdmin
 
 
 @admin.register(Repo)
 class RepoAdmin(admin.ModelAdmin):
-    list_display = ["__str__", "kind", "visibility", "downloads", "updated_at"]
-    list_filter = ["kind", "visibility"]
+    list_display = ["__str__", "kind", "visibility", "hidden_at", "downloads", "updated_at"]
+    list_filter = ["kind", "visibility", ("hidden_at", admin.EmptyFieldListFilter)]
     list_select_related = ["owner"]
     search_fields = ["name", "owner__name"]
-    readonly_fields = ["owner", "kind", "downloads", "created_at", "updated_at"]
+    fields = readonly_fields = [
+        "owner", "name", "kind", "visibility", "hidden_at", "hidden_reason", "downloads",
+        "created_at", "updated_at",
+    ]  # fmt: skip
+    actions = ["hide", "restore", "ban_uploads"]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def delete_model(self, request: HttpRequest, obj: Repo) -> None:
+        moderation.record(_moderator(request), "delete", str(obj))
+        super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Repo]) -> None:
+        for repo in queryset.select_related("owner"):
+            moderation.record(_moderator(request), "delete", str(repo))
+        super().delete_queryset(request, queryset)
+
+    @admin.action(description="Hide, with a reason", permissions=["change"])
+    def hide(self, request: HttpRequest, queryset: QuerySet[Repo]) -> HttpResponse | None:
+        return with_reason(
+            self, request, queryset.select_related("owner"), title="Hide",
+            act=lambda repo, reason: moderation.hide(
+                repo, moderator=_moderator(request), reason=reason
+            ),
+        )  # fmt: skip
+
+    @admin.action(description="Restore what was hidden", permissions=["change"])
+    def restore(self, request: HttpRequest, queryset: QuerySet[Repo]) -> HttpResponse | None:
+        return with_reason(
+            self, request, queryset.select_related("owner"), title="Restore", is_needed=False,
+            act=lambda repo, reason: moderation.restore(
+                repo, moderator=_moderator(request), reason=reason
+            ),
+        )  # fmt: skip
+
+    @admin.action(description="Ban the owner's uploads, with a reason", permissions=["change"])
+    def ban_uploads(self, request: HttpRequest, queryset: QuerySet[Repo]) -> HttpResponse | None:
+        return with_reason(
+            self, request, queryset.select_related("owner__user"), title="Ban uploads",
+            act=lambda repo, reason: _ban_owner(repo, request, reason),
+        )  # fmt: skip
+
+
+class IsOpen(admin.SimpleListFilter):
+    title, parameter_name = "state", "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("open", "open"), ("closed", "closed")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Report]) -> QuerySet[Report]:
+        if self.value() is None:
+            return queryset
+        return queryset.filter(closed_at__isnull=self.value() == "open")
+
+
+@admin.register(Report)
+class ReportAdmin(admin.ModelAdmin):
+    """The moderators' queue: open reports first, the oldest of them on top."""
+
+    list_display = ["repo_name", "page", "reason", "short_text", "reporter", "created_at", "state"]
+    ordering = [F("closed_at").desc(nulls_first=True), "created_at"]
+    list_filter = [IsOpen, "reason"]
+    list_select_related = ["repo__owner", "reporter"]
+    search_fields = ["repo_name", "text", "reporter__username"]
+    fields = readonly_fields = [
+        "repo_name", "page", "reason", "text", "reporter", "created_at", "closed_at", "closed_by",
+        "outcome",
+    ]  # fmt: skip
+    actions = ["hide", "close", "ban_uploads"]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    @admin.display(description="page")
+    def page(self, report: Report) -> SafeString | str:
+        if report.repo is None:
+            return "deleted"
+        return format_html('<a href="{}">{}</a>', report.repo.get_absolute_url(), "look at it")
+
+    @admin.display(description="text")
+    def short_text(self, report: Report) -> str:
+        return report.text[:80] + ("…" if len(report.text) > 80 else "")
+
+    @admin.display(description="state", ordering="closed_at")
+    def state(self, report: Report) -> str:
+        return report.outcome or "closed" if report.closed_at else "OPEN"
+
+    @admin.action(description="Hide what was reported, with a reason", permissions=["change"])
+    def hide(self, request: HttpRequest, queryset: QuerySet[Report]) -> HttpResponse | None:
+        return with_reason(
+            self, request, queryset.select_related("repo__owner"), title="Hide",
+            act=lambda report, reason: moderation.hide(
+                _reported(report), moderator=_moderator(request), reason=reason
+            ),
+        )  # fmt: skip
+
+    @admin.action(description="Close, saying what came of it", permissions=["change"])
+    def close(self, request: HttpRequest, queryset: QuerySet[Report]) -> HttpResponse | None:
+        return with_reason(
+            self, request, queryset.select_related("repo__owner"), title="Close",
+            act=lambda report, reason: moderation.close_report(
+                report, moderator=_moderator(request), outcome=reason
+            ),
+        )  # fmt: skip
+
+    @admin.action(description="Ban the owner's uploads, with a reason", permissions=["change"])
+    def ban_uploads(self, request: HttpRequest, queryset: QuerySet[Report]) -> HttpResponse | None:
+        return with_reason(
+            self, request, queryset.select_related("repo__owner__user"), title="Ban uploads",
+            act=lambda report, reason: _ban_owner(_reported(report), request, reason),
+        )  # fmt: skip
+
+
+@admin.register(Collection)
+class CollectionAdmin(admin.ModelAdmin):
+    list_display = ["title", "owner", "visibility", "hidden_at", "updated_at"]
+    list_filter = ["visibility", ("hidden_at", admin.EmptyFieldListFilter)]
+    list_select_related = ["owner"]
+    search_fields = ["title", "name", "owner__name"]
+    fields = readonly_fields = [
+        "owner", "name", "title", "description", "visibility", "hidden_at", "created_at",
+    ]  # fmt: skip
+    actions = ["hide", "restore"]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    @admin.action(description="Hide, with a reason", permissions=["change"])
+    def hide(self, request: HttpRequest, queryset: QuerySet[Collection]) -> HttpResponse | None:
+        return with_reason(
+            self, request, queryset.select_related("owner__user"), title="Hide",
+            act=lambda found, reason: moderation.hide_collection(
+                found, moderator=_moderator(request), reason=reason
+            ),
+        )  # fmt: skip
+
+    @admin.action(description="Restore what was hidden", permissions=["change"])
+    def restore(self, request: HttpRequest, queryset: QuerySet[Collection]) -> HttpResponse | None:
+        return with_reason(
+            self, request, queryset.select_related("owner__user"), title="Restore", is_needed=False,
+            act=lambda found, reason: moderation.restore_collection(
+                found, moderator=_moderator(request), reason=reason
+            ),
+        )  # fmt: skip
+
+
+@admin.register(ModerationEvent)
+class ModerationEventAdmin(admin.ModelAdmin):
+    """The audit trail: read, never written here."""
+
+    list_display = ["created_at", "actor", "action", "subject", "reason"]
+    list_filter = ["action"]
+    list_select_related = ["actor"]
+    search_fields = ["subject", "reason", "actor__username"]
+    date_hierarchy = "created_at"
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
         return False
 
 
@@ -24,12 +206,15 @@ class LoraModuleAdmin(admin.ModelAdmin):
     list_filter = ["status", "base_model"]
     list_select_related = ["repo__owner"]
     search_fields = ["repo__name", "repo__owner__name", "base_model_name"]
-    filter_horizontal = ["tags"]
     fields = [
         "repo", "commit", "status", "rejected_reason", "base_model", "base_model_name", "summary",
-        "licence", "language", "tags", "checks",
+        "licence", "language", "tag_names", "checks",
     ]  # fmt: skip
-    readonly_fields = ["repo", "commit", "base_model_name", "checks"]
+    readonly_fields = ["repo", "commit", "base_model_name", "tag_names", "checks"]
+
+    def save_model(self, request: HttpRequest, obj: LoraModule, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        services.update_listed(obj)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -46,9 +231,8 @@ class BaseModelAdmin(admin.ModelAdmin):
         return False  # `manage.py add_base_model` reads the files
 
 
-@admin.register(Tag)
-class TagAdmin(admin.ModelAdmin):
-    search_fields = ["name"]
+admin.site.register(Tag, TagAdmin)
+admin.site.register(TagAlias, TagAliasAdmin)
 
 
 @admin.register(Commit)
@@ -65,3 +249,20 @@ class CommitAdmin(admin.ModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Commit | None = None) -> bool:
         return False
+
+
+def _moderator(request: HttpRequest) -> User:
+    assert request.user.is_authenticated  # the admin lets nobody else in
+    return request.user
+
+
+def _reported(report: Report) -> Repo:
+    if report.repo is None:
+        raise CommonsError(f"{report.repo_name} was deleted. Close the report.")
+    return report.repo
+
+
+def _ban_owner(repo: Repo, request: HttpRequest, reason: str) -> None:
+    if repo.owner.user is None:
+        raise CommonsError(f"{repo} belongs to nobody who could be banned.")
+    moderation.ban_uploads(repo.owner.user, moderator=_moderator(request), reason=reason)

@@ -27,6 +27,7 @@ urlpatterns = [
     path("tags/<path:name>/", tag_views.tag, name="tag"),
     path("collections/", collection_views.collection_list, name="collections"),
     path("collections/new/", collection_views.collection_new, name="collection_new"),
+    path("collections/likes/", community_views.my_likes, name="likes"),
     path("collections/<owner:owner>/<repo:slug>/", collection_views.collection, name="collection"),
     path(
         "collections/<owner:owner>/<repo:slug>/edit/",

@@ -1,15 +1,71 @@
+from typing import Any
+
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin
-from django.http import HttpRequest
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
 
+from hub_site.accounts import leaving, names, services
 from hub_site.accounts.models import AccessToken, Namespace, User
+from hub_site.admin_reason import with_reason
+
+FIELDS = ["is_guest", "bio", "uploads_banned_at", "uploads_banned_reason"]
 
 
 @admin.register(User)
 class CommonsUserAdmin(UserAdmin):
     list_display = ["username", "email", "is_guest", "is_staff", "date_joined"]
-    list_filter = ["is_guest", "is_staff", "is_active"]
-    fieldsets = [*(UserAdmin.fieldsets or []), ("LoRA Commons", {"fields": ["is_guest", "bio"]})]
+    list_filter = [
+        "is_guest", "is_staff", "is_active", ("uploads_banned_at", admin.EmptyFieldListFilter),
+    ]  # fmt: skip
+    readonly_fields = ["uploads_banned_at", "uploads_banned_reason"]
+    actions = ["ban_uploads", "unban"]
+    fieldsets = [*(UserAdmin.fieldsets or []), ("LoRA Commons", {"fields": FIELDS})]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> list[str]:
+        """A name is the first part of many addresses, so it stays."""
+        return [*super().get_readonly_fields(request, obj), *(["username"] if obj else [])]
+
+    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
+        """Whoever is made here owns the name, as after signing up."""
+        super().save_model(request, obj, form, change)
+        if not obj.is_guest and names.problem(obj.username) is None:
+            services.own_namespace(obj)
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, ...]:
+        """The account goes as when its owner deletes it: jobs too, which the admin lets nobody
+        delete alone."""
+        listed, counts, _, _ = super().get_deleted_objects(objs, request)
+        return listed, counts, set(), []
+
+    def delete_model(self, request: HttpRequest, obj: User) -> None:
+        leaving.delete_account(obj, keep_public=False)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        for user in queryset:
+            leaving.delete_account(user, keep_public=False)
+
+    @admin.action(description="Ban uploads, with a reason", permissions=["change"])
+    def ban_uploads(self, request: HttpRequest, queryset: QuerySet[User]) -> HttpResponse | None:
+        from modules import moderation
+
+        return with_reason(
+            self, request, queryset, title="Ban uploads",
+            act=lambda user, reason: moderation.ban_uploads(
+                user, moderator=request.user, reason=reason
+            ),
+        )  # fmt: skip
+
+    @admin.action(description="Allow uploads again", permissions=["change"])
+    def unban(self, request: HttpRequest, queryset: QuerySet[User]) -> HttpResponse | None:
+        from modules import moderation
+
+        return with_reason(
+            self, request, queryset, title="Allow uploads", is_needed=False,
+            act=lambda user, reason: moderation.unban(
+                user, moderator=request.user, reason=reason
+            ),
+        )  # fmt: skip
 
 
 @admin.register(Namespace)

@@ -107,6 +107,8 @@ class Report(models.Model):
     reporter = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
+    # A keyed hash of the user or address and the day, as in Download: it bounds reports a day.
+    visitor = models.CharField(max_length=32, blank=True)
     reason = models.CharField(max_length=12, choices=REASONS)
     text = models.TextField(max_length=2000, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -118,6 +120,21 @@ class Report(models.Model):
 
     class Meta:
         ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(
+                "repo",
+                "reporter",
+                condition=models.Q(closed_at=None, reporter__isnull=False),
+                name="report_open_once",
+            ),
+            models.UniqueConstraint(
+                "repo",
+                "visitor",
+                condition=models.Q(closed_at=None, reporter=None) & ~models.Q(visitor=""),
+                name="report_open_once_an_address",
+            ),
+        ]
+        indexes = [models.Index(fields=["visitor"], name="report_by_visitor")]
 
     def __str__(self) -> str:
         return f"{self.repo_name}: {self.get_reason_display()}"

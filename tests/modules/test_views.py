@@ -316,11 +316,20 @@ def test_a_slash_at_the_end_leads_to_the_page(client: Client, opposites: LoraMod
     assert client.get("/alice/")["Location"] == "/alice"
 
 
-def test_a_rejected_modules_page_says_why(client: Client, opposites: LoraModule) -> None:
-    opposites.reject("3 values are NaN.")
+def test_only_the_owner_of_a_rejected_module_sees_why(
+    client: Client, alice: User, bob: User, opposites: LoraModule
+) -> None:
+    found = {"name": "finite", "title": "Values", "state": "failed", "detail": "Look at q."}
+    opposites.reject("3 values are NaN.", [found])
+    for user in (None, bob):
+        if user:
+            client.force_login(user)
+        page = client.get("/alice/opposites").content.decode()
+        assert "It did not pass its checks" in page and "/tasks/new/?module=" not in page
+        assert "3 values are NaN." not in page and "Look at q." not in page
+    client.force_login(alice)
     page = client.get("/alice/opposites").content.decode()
-    assert "3 values are NaN." in page
-    assert "/tasks/new/?module=" not in page
+    assert "3 values are NaN." in page and "Look at q." in page
 
 
 def test_a_module_that_cannot_be_composed_says_so(
