@@ -7,6 +7,7 @@ Pages, API and later protocols call `check` before bytes travel and `keep` (or, 
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -98,6 +99,7 @@ def check(user: User | None, sizes: Iterable[int] = (), *, limit: int | None = N
             "site takes for one file."
         )
     _check_sum(user, sum(sizes))
+    _check_disk(sum(sizes))
 
 
 def check_module_size(size: int) -> None:
@@ -153,6 +155,15 @@ def size_of(stream: IO[bytes]) -> int:
     size = stream.seek(0, io.SEEK_END) - here
     stream.seek(here)
     return size
+
+
+def _check_disk(coming: int) -> None:
+    """Better told before the first of several files is kept than at the last."""
+    folder = settings.BLOB_DIR
+    while not folder.exists():
+        folder = folder.parent
+    if coming > shutil.disk_usage(folder).free:
+        raise local.StoreFull.on_disk()
 
 
 def _check_sum(user: User, coming: int) -> None:

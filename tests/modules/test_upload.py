@@ -4,6 +4,7 @@ import io
 import json
 import re
 import stat
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
 from hub_site.accounts.models import User
 from modules import cards, intake, services
-from modules.models import Blob, Commit, LoraModule, Repo
+from modules.models import Blob, Commit, Grant, LoraModule, Repo
 from modules.storage import local
 from tests.modules.conftest import CARD, adapter, config_bytes, weights_bytes
 
@@ -340,3 +342,54 @@ def test_commits_from_elsewhere_keep_to_the_same_limits(
     with pytest.raises(services.CommonsError, match="most this site takes for a module"):
         services.publish_module(repo=repo, author=alice, title="x", additions=adapter())
     assert not Commit.objects.filter(repo=repo).exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_uploads_of_the_same_bytes_at_once_keep_one_file(
+    alice: User, bob: User, settings: Any
+) -> None:
+    start = threading.Barrier(4)
+    kept_by: list[str] = []
+
+    def upload(user: User) -> None:
+        start.wait()
+        try:
+            streams = {path: io.BytesIO(data) for path, data in files().items()}
+            intake.keep(user, streams)
+            kept_by.append(user.username)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=upload, args=(user,)) for user in (alice, bob) * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(kept_by) == ["alice", "alice", "bob", "bob"]
+    assert Blob.objects.count() == len(kept(settings)) == 2
+    assert Grant.objects.count() == 4
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_uploads_at_once_do_not_step_over_a_limit_together(alice: User, settings: Any) -> None:
+    settings.USER_MAX_BYTES = 1_500
+    start = threading.Barrier(2)
+    outcome: list[str] = []
+
+    def upload(data: bytes) -> None:
+        start.wait()
+        try:
+            intake.keep(alice, {"x": io.BytesIO(data)})
+            outcome.append("kept")
+        except intake.OverLimit:
+            outcome.append("over")
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=upload, args=(c * 1_000,)) for c in (b"a", b"b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcome) == ["kept", "over"]
+    assert intake.room(alice).used == 1_000
