@@ -22,7 +22,7 @@ from rest_framework.settings import api_settings
 from composer import services
 from composer.downloads import adapter_zip
 from composer.models import FewShotTask, Recipe, Search
-from composer.module_choice import ModuleChoice
+from composer.module_choice import ModuleChoice, left_out
 from composer.serializers import (
     JobSerializer,
     JobSummarySerializer,
@@ -35,8 +35,9 @@ from composer.serializers import (
     TrialSerializer,
     job_document,
 )
+from hub_site.accounts.models import User
 from hub_site.jobs.models import Job
-from modules.models import LoraModule
+from modules.models import Collection, LoraModule
 
 OWN_WRITE = [*api_settings.DEFAULT_PERMISSION_CLASSES]
 OWN_ONLY = [*OWN_WRITE, IsAuthenticated]
@@ -188,15 +189,18 @@ class Jobs(generics.GenericAPIView):
         task = FewShotTask.objects.visible_to(request.user).filter(pk=data["task"]).first()
         if task is None:
             raise serializers.ValidationError({"task": ["You have no task with this id."]})
+        choice = _choice(request, data["modules"]) if "modules" in data else None
         job = services.submit_job(
             task=task,
             user=request.user,
             preset=data["preset"],
-            modules=_choice(request, data["modules"]) if "modules" in data else None,
+            modules=choice,
             overrides=data.get("settings"),
             idempotency_key=_key(request),
         )
-        return _accepted(job)
+        answer = _accepted(job)
+        answer.data["left_out"] = _left_out(choice, task, job.search, request.user)
+        return answer
 
 
 def _choice(request: Request, data: dict[str, Any]) -> ModuleChoice:
@@ -207,7 +211,28 @@ def _choice(request: Request, data: dict[str, Any]) -> ModuleChoice:
         if module is None:
             raise serializers.ValidationError({"modules": [f"There is no module {name!r}."]})
         found.append(module)
-    return ModuleChoice(data["how"], data["count"], data["seed"], tuple(found))
+    collection = _collection(request, data) if data["how"] == "collection" else None
+    return ModuleChoice(data["how"], data["count"], data["seed"], tuple(found), collection)
+
+
+def _collection(request: Request, data: dict[str, Any]) -> Collection:
+    name = data.get("collection", "")
+    owner, _, slug = name.partition("/")
+    found = Collection.objects.visible_to(request.user).named(owner, slug).first()
+    if found is None:
+        raise serializers.ValidationError({"collection": [f"There is no collection {name!r}."]})
+    return found
+
+
+def _left_out(
+    choice: ModuleChoice | None, task: FewShotTask, search: Search, user: User
+) -> list[dict[str, str]]:
+    """Of a collection: which modules a search does without, and why."""
+    if choice is None or choice.collection is None:
+        return []
+    combination = search.spec["combination"]
+    found = left_out(choice.collection, task.base_model, user, combination)
+    return [{"module": str(fit.lora_module), "reason": fit.reason} for fit in found]
 
 
 @extend_schema_view(get=extend_schema(summary="How a job stands, and what it found"))

@@ -17,7 +17,7 @@ from composer.models import FewShotTask
 from composer.module_choice import MOST_MODULES, Fit, ModuleChoice, modules_for
 from composer.task_checks import find_problems, wrong_options
 from hub_site.accounts.models import User
-from modules.models import BaseModel, LoraModule
+from modules.models import BaseModel, Collection, LoraModule
 
 BLANK_ROWS = 5
 
@@ -198,6 +198,7 @@ class ComposeForm(forms.Form):
             ("all", "all that fit"),
             ("random", "some, drawn at random"),
             ("hand", "those I choose"),
+            ("collection", "those of a collection"),
         ],
         required=False,
     )
@@ -208,6 +209,7 @@ class ComposeForm(forms.Form):
         label="Seed of the draw", required=False, min_value=0, max_value=2**31 - 1
     )
     modules = forms.ModelMultipleChoiceField(LoraModule.objects.none(), required=False)
+    collection = forms.CharField(required=False, max_length=200)
 
     budget = forms.IntegerField(
         required=False, min_value=1, help_text="How many mixtures may be tried."
@@ -269,7 +271,7 @@ class ComposeForm(forms.Form):
     @property
     def fits(self) -> list[Fit]:
         """The modules to choose from, with the reason beside each that does not fit."""
-        return modules_for(self.task.base_model, self.user, self._combination())
+        return modules_for(self.task.base_model, self.user, self.combination_used)
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -287,12 +289,25 @@ class ComposeForm(forms.Form):
             count=cleaned.get("count") or 20,
             seed=cleaned.get("draw_seed") or 0,
             modules=tuple(cleaned.get("modules") or ()),
+            collection=cleaned.get("collection") if cleaned["how"] == "collection" else None,
         )
+
+    def clean_collection(self) -> Collection | None:
+        if not (typed := self.cleaned_data["collection"]):
+            return None
+        owner, _, name = typed.partition("/")
+        found = Collection.objects.visible_to(self.user).named(owner, name).first()
+        if found is None:
+            raise forms.ValidationError(f"There is no collection {typed!r}. Choose another.")
+        return found
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
         if cleaned.get("how") == "hand" and not cleaned.get("modules"):
             self.add_error("modules", "Choose at least one module.")
+        names_none = not cleaned.get("collection") and "collection" not in self.errors
+        if cleaned.get("how") == "collection" and names_none:
+            self.add_error("collection", "Choose a collection.")
         if not self.errors:
             try:
                 services.config_for(cleaned["preset"], self.overrides)
@@ -311,7 +326,8 @@ class ComposeForm(forms.Form):
             idempotency_key=idempotency_key,
         )
 
-    def _combination(self) -> str:
+    @property
+    def combination_used(self) -> str:
         preset = PRESETS.get(self["preset"].value() or "recommended", PRESETS["recommended"])
         chosen = self["combination"].value()
         return chosen if chosen in COMBINATIONS else preset().combination

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from composer.engine.errors import BadConfig, IncompatibleModules
 from composer.limits import OverLimit
-from modules.models import BaseModel, LoraModule
+from modules import collections
+from modules.models import BaseModel, Collection, LoraModule
 
 if TYPE_CHECKING:
     from composer.querysets import Visitor
@@ -40,16 +41,21 @@ def modules_for(base_model: BaseModel, user: "Visitor", combination: str = "sum"
 
 @dataclass(frozen=True)
 class ModuleChoice:
-    """Which modules a search mixes: all that fit, `count` of them drawn with `seed`, or these."""
+    """Which modules a search mixes: all that fit, `count` of them drawn with `seed`, these, or
+    those of a collection that fit."""
 
-    how: str = "all"  # "all", "random", "hand"
+    how: str = "all"  # "all", "random", "hand", "collection"
     count: int = 20
     seed: int = 0
     modules: tuple[LoraModule, ...] = ()
+    collection: Collection | None = None
 
     def to_json(self) -> dict[str, Any]:
         names = sorted(str(module) for module in self.modules)
-        return {"how": self.how, "count": self.count, "seed": self.seed, "modules": names}
+        document = {"how": self.how, "count": self.count, "seed": self.seed, "modules": names}
+        if self.collection is not None:
+            document["collection"] = f"{self.collection.owner.name}/{self.collection.name}"
+        return document
 
 
 def choose_modules(
@@ -60,6 +66,8 @@ def choose_modules(
     fitting = [fit.lora_module for fit in fits if fit.fits]
     if choice.how == "hand":
         chosen = _by_hand(choice.modules, fits)
+    elif choice.how == "collection":
+        chosen = _of_collection(choice.collection, fits, base_model, user)
     elif choice.how == "random":
         if choice.count < 1:
             raise BadConfig("Draw at least one module.", fields={"count": ["At least 1."]})
@@ -81,6 +89,24 @@ def choose_modules(
     return chosen
 
 
+def fits_in(
+    collection: Collection, fits: Sequence[Fit], base_model: BaseModel, user: "Visitor"
+) -> list[Fit]:
+    """A collection's modules that the user may see, by name, each with why it is left out."""
+    known = {fit.lora_module.pk: fit for fit in fits}
+    return [
+        known.get(module.pk) or Fit(module, _other_base(module, base_model))
+        for module in sorted(collections.modules_of(collection, user), key=str)
+    ]
+
+
+def left_out(
+    collection: Collection, base_model: BaseModel, user: "Visitor", combination: str
+) -> list[Fit]:
+    fits = modules_for(base_model, user, combination)
+    return [fit for fit in fits_in(collection, fits, base_model, user) if not fit.fits]
+
+
 def usual_choice(preset: str) -> ModuleChoice:
     return ModuleChoice("random") if preset == "paper" else ModuleChoice()
 
@@ -98,6 +124,8 @@ def _usual_shape(modules: Sequence[LoraModule]) -> Shape | None:
 
 
 def _misfit(module: LoraModule, combination: str, usual: Shape | None) -> str:
+    if module.repo.is_hidden:
+        return "A moderator has hidden it."
     if module.status == LoraModule.CHECKING:
         return "Its files are still being checked."
     if module.status == LoraModule.REJECTED:
@@ -131,3 +159,24 @@ def _by_hand(chosen: Sequence[LoraModule], fits: Sequence[Fit]) -> list[LoraModu
         if not fit.fits:
             raise IncompatibleModules(f"{module} cannot be mixed here. {fit.reason}")
     return [fit.lora_module for fit in fits if fit.lora_module.pk in wanted]
+
+
+def _of_collection(
+    collection: Collection | None, fits: Sequence[Fit], base_model: BaseModel, user: "Visitor"
+) -> list[LoraModule]:
+    if collection is None:
+        raise IncompatibleModules("Choose a collection.", fields={"collection": ["Choose one."]})
+    found = fits_in(collection, fits, base_model, user)
+    if chosen := [fit.lora_module for fit in found if fit.fits]:
+        return chosen
+    why = f" {found[0].lora_module}: {found[0].reason}" if found else " It is empty."
+    raise IncompatibleModules(
+        f"No module of the collection “{collection}” can be mixed here.{why} "
+        "Choose another collection, or another base model for the task.",
+        fields={"collection": ["None of its modules can be mixed here."]},
+    )
+
+
+def _other_base(module: LoraModule, base_model: BaseModel) -> str:
+    made_for = module.base_model_name or "a base model that its config does not name"
+    return f"It was made for {made_for}, not for {base_model}."

@@ -75,7 +75,7 @@ class TaskSummarySerializer(serializers.Serializer):
 
 
 class ModuleChoiceSerializer(Given):
-    how = serializers.ChoiceField(["all", "random", "hand"], default="all")
+    how = serializers.ChoiceField(["all", "random", "hand", "collection"], default="all")
     count = serializers.IntegerField(min_value=1, max_value=MOST_MODULES, default=20)
     seed = serializers.IntegerField(min_value=0, default=0)
     modules = serializers.ListField(
@@ -83,6 +83,11 @@ class ModuleChoiceSerializer(Given):
         default=list,
         max_length=MOST_MODULES,
         help_text='Names, as "owner/name".',
+    )
+    collection = serializers.CharField(
+        required=False,
+        help_text='For how "collection": its name, as "owner/name". What does not fit is left out; '
+        "the answer's `left_out` says why.",
     )
 
 
@@ -150,6 +155,11 @@ class JobSummarySerializer(serializers.Serializer):
     finished_at = serializers.DateTimeField(allow_null=True)
 
 
+class LeftOutSerializer(serializers.Serializer):
+    module = serializers.CharField()
+    reason = serializers.CharField()
+
+
 class JobSerializer(JobSummarySerializer):
     error = JobErrorSerializer(allow_null=True)
     progress = ProgressSerializer(allow_null=True)
@@ -160,6 +170,11 @@ class JobSerializer(JobSummarySerializer):
     spec = serializers.JSONField(allow_null=True)
     evidence = serializers.JSONField(allow_null=True)
     result = serializers.JSONField(allow_null=True)
+    left_out = LeftOutSerializer(
+        many=True,
+        required=False,
+        help_text="Only in the answer to a new job of a collection: what is not mixed, and why.",
+    )
 
 
 class PublishSerializer(Given):

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -17,13 +18,15 @@ from composer.engine.config import PRESETS
 from composer.engine.errors import CommonsError
 from composer.forms import ComposeForm, add_commons_error
 from composer.models import Example, FewShotTask, Recipe, Search
-from composer.module_choice import ModuleChoice
+from composer.module_choice import Fit, ModuleChoice, fits_in, left_out
 from composer.views.request import find_task, visitor
 from hub_site.accounts.models import User
 from hub_site.figures import duration
-from modules.models import BaseModel, LoraModule
+from modules import collections as library
+from modules.models import BaseModel, Collection, LoraModule
 
 RECOMMENDED = "recommended"
+MOST_COLLECTIONS = 20  # of one's own, the last changed first, in the form
 ADVANCED = (
     "combination", "objective", "reduction", "x0", "sigma", "bound", "penalty", "population",
 )  # fmt: skip
@@ -52,6 +55,7 @@ def compose_context(
         "presets": {name: make() for name, make in PRESETS.items()},
         "shot_count": shot_count,
         "fits": fitting,
+        "collections": _collections(form, fits),
         "fitting_count": len(fitting),
         "misfits": [fit for fit in fits if not fit.fits],
         "chosen": _ids(form["modules"].value() or []),
@@ -60,6 +64,43 @@ def compose_context(
         "has_advanced": _any_given(form, ADVANCED),
         "estimate": usual_time(task.base_model),
     }
+
+
+@dataclass(frozen=True)
+class _Choosable:
+    """A collection that the form offers, and how many of its modules can be mixed here."""
+
+    name: str
+    collection: Collection
+    fitting: int
+    left_out: list[Fit]
+    is_chosen: bool
+
+    @property
+    def count(self) -> int:
+        return self.fitting + len(self.left_out)
+
+
+def _collections(form: ComposeForm, fits: list[Fit]) -> list[_Choosable]:
+    """The visitor's own, and the one that a link or the form named."""
+    user, base_model = form.user, form.task.base_model
+    chosen = str(form["collection"].value() or "")
+    owner, _, name = chosen.partition("/")
+    offered = list(library.of_user(user)[:MOST_COLLECTIONS])
+    named = Collection.objects.visible_to(user).named(owner, name).first()
+    if named is not None and named not in offered:
+        offered.append(named)
+    found = []
+    for each in offered:
+        rows = fits_in(each, fits, base_model, user)
+        left_out = [fit for fit in rows if not fit.fits]
+        found.append(
+            _Choosable(
+                f"{each.owner.name}/{each.name}", each, len(rows) - len(left_out), left_out,
+                each == named,
+            )
+        )  # fmt: skip
+    return found
 
 
 def _ids(values: Sequence[Any]) -> set[int]:
@@ -105,6 +146,8 @@ def _start(request: HttpRequest) -> tuple[dict[str, Any], Search | Recipe | None
     if digest := request.GET.get("recipe"):
         recipe = get_object_or_404(Recipe.objects.visible_to(request.user).with_digest(digest))
         return _by_hand(recipe.document["spec"]["ingredients"], request.user), recipe
+    if name := request.GET.get("collection"):
+        return {"how": "collection", "collection": name}, None
     if not (pk := request.GET.get("from")):
         return {}, None
     try:
@@ -118,10 +161,14 @@ def _start(request: HttpRequest) -> tuple[dict[str, Any], Search | Recipe | None
 
 
 def compose_at_once(
-    request: HttpRequest, task: FewShotTask, user: User, remixed: Recipe | None = None
+    request: HttpRequest,
+    task: FewShotTask,
+    user: User,
+    remixed: Recipe | None = None,
+    collection: Collection | None = None,
 ) -> HttpResponse:
     """Submit with the recommended settings; what stands in the way is said on the task's page."""
-    choice = None
+    choice = ModuleChoice("collection", collection=collection) if collection else None
     if remixed:
         modules = _modules_named(remixed.document["spec"]["ingredients"], user)
         choice = ModuleChoice("hand", modules=tuple(modules))
@@ -152,7 +199,17 @@ def _submit(request: HttpRequest, form: ComposeForm) -> HttpResponse | None:
     except CommonsError as error:
         add_commons_error(form, error)
         return None
+    if form.choice is not None and form.choice.collection is not None:
+        _say_what_was_left_out(request, form, form.choice.collection)
     return redirect("composer:job", job.pk)
+
+
+def _say_what_was_left_out(request: HttpRequest, form: ComposeForm, collection: Collection) -> None:
+    left = left_out(collection, form.task.base_model, form.user, form.combination_used)
+    if left:
+        some = " ".join(f"{fit.lora_module}: {fit.reason}" for fit in left[:3])
+        rest = f" And {len(left) - 3} more." if len(left) > 3 else ""
+        messages.info(request, f"{len(left)} of “{collection}” left out. {some}{rest}")
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

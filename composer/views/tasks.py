@@ -22,7 +22,8 @@ from composer.task_checks import preview_prompt
 from composer.verdict import verdict
 from composer.views.compose import RECOMMENDED, compose_at_once, compose_context, usual_time
 from composer.views.request import find_task, page_of, visitor
-from modules.models import BaseModel, LoraModule
+from modules import collections
+from modules.models import BaseModel, Collection, LoraModule
 
 SEARCHES_SHOWN = 10
 HELD_OUT_SHOWN = 20
@@ -84,18 +85,27 @@ def _preview(base_model: BaseModel | None, template: str, row: ExampleRow) -> di
 
 
 def _brought_along(request: HttpRequest) -> dict[str, Any]:
-    """What a link to a new task named: a module to use, or a recipe to start from."""
-    module = remixed = None
+    """What a link to a new task named: a module or collection to use, or a recipe to start from."""
+    module = remixed = collection = None
     if name := request.GET.get("module", ""):
         owner, _, repo = name.partition("/")
         visible = LoraModule.objects.visible_to(request.user).select_related("repo__owner")
         module = visible.named(owner, repo).first()
     if digest := request.GET.get("recipe", ""):
         remixed = Recipe.objects.visible_to(request.user).with_digest(digest).first()
-    return {"module": module, "remixed": remixed}
+    if name := request.GET.get("collection", ""):
+        owner, _, slug = name.partition("/")
+        collection = Collection.objects.visible_to(request.user).named(owner, slug).first()
+    return {"module": module, "remixed": remixed, "collection": collection}
 
 
-def _initial(module: LoraModule | None = None, remixed: Recipe | None = None) -> dict[str, Any]:
+def _initial(
+    module: LoraModule | None = None,
+    remixed: Recipe | None = None,
+    collection: Collection | None = None,
+) -> dict[str, Any]:
+    if collection is not None and (base_model := collections.commonest_base(collection)):
+        return {"base_model": base_model}
     if remixed:
         template = remixed.document["spec"]["template"]
         return {"base_model": remixed.base_model_id, "template": template}
@@ -134,13 +144,15 @@ def _answer_form(
 def _save(request: HttpRequest, form: TaskForm, brought: Mapping[str, Any]) -> HttpResponse:
     user = visitor(request)
     task = form.save(user)
-    remixed = brought.get("remixed")
+    remixed, collection = brought.get("remixed"), brought.get("collection")
     if request.POST.get("then") == "compose":
-        return compose_at_once(request, task, user, remixed)
+        return compose_at_once(request, task, user, remixed, collection)
     if form.task:
         messages.success(request, "Saved.")
         return redirect(task)
     where = reverse("composer:task_compose", args=[task.pk])
+    if collection:
+        return redirect(f"{where}?collection={collection.owner.name}/{collection.name}")
     return redirect(f"{where}?recipe={remixed.pk}" if remixed else where)
 
 

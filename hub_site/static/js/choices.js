@@ -1,5 +1,5 @@
 // input[data-filter="#list"] shows only the list's items that hold all its words;
-// input[data-implies="name=value"] presses that radio button when it is ticked.
+// [data-implies="name=value"] presses that radio button when it is ticked, or chosen from.
 const plain = (text) => text.toLowerCase();
 
 document.addEventListener("input", (event) => {
@@ -14,7 +14,7 @@ document.addEventListener("input", (event) => {
 
 document.addEventListener("change", (event) => {
   const [name, value] = event.target.dataset?.implies?.split("=") ?? [];
-  if (name && event.target.checked) {
+  if (name && event.target.checked !== false) {
     event.target.form.querySelector(`[name="${name}"][value="${value}"]`).checked = true;
   }
 });
