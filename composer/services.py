@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 
 from django.db import transaction
 from django.utils import timezone
@@ -41,34 +41,32 @@ class NotReady(CommonsError):
 # --- tasks -------------------------------------------------------------------------------------
 
 
-@transaction.atomic
-def create_task(
-    *,
-    user: User,
-    name: str,
-    base_model: BaseModel,
-    shots: Sequence[engine_examples.Example],
-    held_out: Sequence[engine_examples.Example] = (),
-    description: str = "",
-    template: str = "{input}",
-    answer_options: Sequence[str] = (),
-) -> FewShotTask:
-    check_task(base_model, shots, held_out, template, answer_options)
-    task = FewShotTask.objects.create(
-        owner=user,
-        name=name,
-        description=description,
-        base_model=base_model,
-        template=template,
-        answer_options=list(answer_options),
-        salt=secrets.token_hex(16),
-    )
-    _write_examples(task, shots, held_out)
-    return task
+class TaskFields(TypedDict, total=False):
+    """What a person or a program says of a task."""
+
+    name: Required[str]
+    base_model: Required[BaseModel]
+    shots: Required[Sequence[engine_examples.Example]]
+    held_out: Sequence[engine_examples.Example]
+    description: str
+    template: str
+    answer_options: Sequence[str]
+
+
+def create_task(*, user: User, **fields: Unpack[TaskFields]) -> FewShotTask:
+    return _write_task(FewShotTask(owner=user, salt=secrets.token_hex(16)), **fields)
 
 
 @transaction.atomic
-def update_task(
+def update_task(task: FewShotTask, **fields: Unpack[TaskFields]) -> FewShotTask:
+    """Change a task. Searches already submitted keep the examples they were given."""
+    if not FewShotTask.objects.select_for_update().filter(pk=task.pk).exists():
+        raise NotReady("This task was deleted while you changed it. Write a new one.")
+    return _write_task(task, **fields)
+
+
+@transaction.atomic
+def _write_task(
     task: FewShotTask,
     *,
     name: str,
@@ -79,10 +77,7 @@ def update_task(
     template: str = "{input}",
     answer_options: Sequence[str] = (),
 ) -> FewShotTask:
-    """Change a task. Searches already submitted keep the examples they were given."""
     check_task(base_model, shots, held_out, template, answer_options)
-    if not FewShotTask.objects.select_for_update().filter(pk=task.pk).exists():
-        raise NotReady("This task was deleted while you changed it. Write a new one.")
     task.name = name
     task.description = description
     task.base_model = base_model
