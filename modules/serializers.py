@@ -10,6 +10,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from hub_site.api import Given
+from modules.checking import checks_shown
 from modules.models import BaseModel, Commit, LoraModule, Repo
 from modules.storage import local
 
@@ -54,6 +55,7 @@ class CheckSerializer(serializers.Serializer):
     title = serializers.CharField()
     state = serializers.ChoiceField(["ok", "warning", "failed"])
     detail = serializers.CharField()
+    figure = serializers.CharField(default="", help_text="The detail's main figure.")
 
 
 class FileSerializer(serializers.Serializer):
@@ -66,12 +68,20 @@ class FileSerializer(serializers.Serializer):
 class LoraModulePageSerializer(LoraModuleSerializer):
     """One module with everything that its page shows."""
 
-    checks = CheckSerializer(many=True, read_only=True)
+    checks = serializers.SerializerMethodField()
     files = serializers.SerializerMethodField()
 
     class Meta(LoraModuleSerializer.Meta):
-        fields = [*LoraModuleSerializer.Meta.fields, "checks", "files"]
+        fields = [
+            *LoraModuleSerializer.Meta.fields, "not_composable", "variant", "tensors_sha256",
+            "checks", "files",
+        ]  # fmt: skip
         read_only_fields = fields
+
+    @extend_schema_field(CheckSerializer(many=True))
+    def get_checks(self, module: LoraModule) -> Any:
+        lines = checks_shown(module, self.context["request"].user)
+        return CheckSerializer(lines, many=True).data
 
     @extend_schema_field(FileSerializer(many=True))
     def get_files(self, module: LoraModule) -> list[dict[str, Any]]:

@@ -99,6 +99,8 @@ def test_one_module_comes_with_checks_and_files(client: Client, opposites: LoraM
     assert answer.status_code == 200
     found = answer.json()
     assert {check["state"] for check in found["checks"]} == {"ok"}
+    assert found["checks"][0]["figure"] == "4 tensors"
+    assert found["not_composable"] == "" and found["variant"] == {}
     files = {file["path"]: file for file in found["files"]}
     weights = files["adapter_model.safetensors"]
     assert weights["sha256"] == opposites.weights_sha256

@@ -112,6 +112,11 @@ def test_a_copy_of_a_private_module_does_not_tell_strangers(
     assert copy.tensors_sha256 == secret.tensors_sha256
     for who in (None, bob):
         assert "same tensors" not in page(copy, who) and "alice" not in page(copy, who)
+    address = "/api/v1/modules/bob/guess/"
+    assert "alice" not in Client().get(address).content.decode()
+    client = Client()
+    client.force_login(alice)
+    assert client.get(address).json()["checks"][-1]["detail"].endswith("as alice/secret.")
     assert "alice/secret" in page(copy, alice)
 
 
