@@ -171,10 +171,10 @@ STORAGES = {
 WHITENOISE_USE_FINDERS = DEBUG
 BLOB_DIR = Path(env_str("BLOB_DIR", str(VAR_DIR / "blobs")))
 CACHE_DIR = Path(env_str("CACHE_DIR", str(VAR_DIR / "cache")))
-MAX_FILE_BYTES = env_int("MAX_FILE_BYTES", 300 * 1024**2)
-MAX_MODULE_BYTES = env_int("MAX_MODULE_BYTES", 600 * 1024**2)
-USER_MAX_BYTES = env_int("USER_MAX_BYTES", 20 * 1024**3)
-USER_BYTES_A_DAY = env_int("USER_BYTES_A_DAY", 4 * 1024**3)
+MAX_FILE_BYTES = env_int("MAX_FILE_BYTES", 320_000_000)
+MAX_MODULE_BYTES = env_int("MAX_MODULE_BYTES", 640_000_000)
+USER_MAX_BYTES = env_int("USER_MAX_BYTES", 20_000_000_000)
+USER_BYTES_A_DAY = env_int("USER_BYTES_A_DAY", 4_000_000_000)
 # Uploads come in here as files without names: whatever breaks off is gone.
 FILE_UPLOAD_TEMP_DIR = VAR_DIR / "tmp"
 FILE_UPLOAD_HANDLERS = [

@@ -99,9 +99,7 @@ class FactsForm(forms.Form):
 
 
 class NewModuleForm(FactsForm):
-    name = forms.CharField(
-        max_length=96, help_text="The last part of its address: letters, digits, dots and dashes."
-    )
+    name = forms.CharField(max_length=96)
     visibility = forms.ChoiceField(
         choices=VISIBILITY, initial=Repo.PUBLIC, widget=forms.RadioSelect
     )
@@ -109,6 +107,10 @@ class NewModuleForm(FactsForm):
     def __init__(self, data: Any, *, user: User, staged: Staged) -> None:
         super().__init__(data, initial={"name": suggested_name(staged)})
         self.user, self.staged = user, staged
+        self.fields["name"].help_text = (
+            f"The last part of its address, /{user.namespace.name}/…: letters, digits, dots and "
+            "dashes."
+        )
         self.ask_only(cards.missing(staged.card))
 
     def clean_name(self) -> str:

@@ -6,7 +6,7 @@ const KINDS = [
   [/^readme( ?\(\d+\))?(\.md|\.markdown|\.txt)?$/i, "the card"],
   [/^(licen[sc]e|notice|copying)(\.txt|\.md)?$/i, "a licence text"],
   [/\.zip$/i, "a zip: it is looked through when it has come"],
-  [/\.(bin|pt|pth|ckpt|pkl|pickle)$/i, "a pickle: refused"],
+  [/\.(bin|pt|pth|ckpt|pkl|pickle)$/i, "a pickle: never taken"],
 ];
 const kindOf = (name) => KINDS.find(([pattern]) => pattern.test(name))?.[1];
 
