@@ -111,6 +111,10 @@ ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False  # no mail to strangers
 ACCOUNT_EMAIL_SUBJECT_PREFIX = "LoRA Commons: "
 REGISTRATION_OPEN = env_choice("REGISTRATION", "open", ["open", "closed"]) == "open"
 GUESTS = env_bool("GUESTS", True)
+ACCOUNT_FORMS = {
+    "login": "hub_site.accounts.forms.LoginForm",
+    "signup": "hub_site.accounts.forms.SignupForm",
+}
 ACCOUNT_LOGOUT_ON_GET = False
 ACCOUNT_AUTHENTICATED_LOGIN_REDIRECTS = False  # guests may come in: accounts/views.py
 ACCOUNT_PRESERVE_USERNAME_CASING = True

@@ -1,8 +1,30 @@
 from typing import Any
 
+from allauth.account import forms as account_forms
 from django import forms
 
 from hub_site.accounts.models import AccessToken, User
+
+
+class LoginForm(account_forms.LoginForm):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        _without_placeholders(self)
+
+
+class SignupForm(account_forms.SignupForm):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        _without_placeholders(self)
+        self.fields["email"].help_text = (
+            "To reset a lost password, and for notices if you ask for them. Nobody else sees it."
+        )
+
+
+def _without_placeholders(form: forms.Form) -> None:
+    """allauth repeats each label inside its field, where it reads as if something were typed."""
+    for field in form.fields.values():
+        field.widget.attrs.pop("placeholder", None)
 
 
 class TokenForm(forms.ModelForm):
