@@ -15,7 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.utils.urls import replace_query_param
 
-from modules import finding, keyset
+from modules import collections_api, finding, keyset
 from modules.authors_api import ChangesModules, CreatesModules, Liked, Versions, page, visible
 from modules.facets import SIZES
 from modules.forms import SORTS, ModuleFilterForm
@@ -155,4 +155,5 @@ urlpatterns = [
     ),
     path("modules/<str:owner>/<str:name>/like/", Liked.as_view(), name="api-module-like"),
     path("base-models/", BaseModelList.as_view(), name="api-base-models"),
+    *collections_api.urlpatterns,
 ]

@@ -65,7 +65,7 @@ def page(request: Request, module: LoraModule) -> Response:
     return Response(LoraModulePageSerializer(module, context={"request": request}).data)
 
 
-def _need_account(user: User) -> None:
+def need_account(user: User) -> None:
     if user.is_guest or not hasattr(user, "namespace"):
         raise NoAccount("This needs an account with a name of its own. Sign up first.")
 
@@ -85,7 +85,7 @@ class TakesFiles(generics.GenericAPIView):
         super().initial(request, *args, **kwargs)
 
     def read(self, request: Request, serializer: type[NewVersionSerializer]) -> dict[str, Any]:
-        _need_account(request.user)
+        need_account(request.user)
         intake.check(request.user)
         given = serializer(data=request.data)
         given.is_valid(raise_exception=True)
@@ -262,6 +262,6 @@ class Liked(generics.GenericAPIView):
 
     def _set(self, request: Request, owner: str, name: str, wanted: bool) -> Response:
         module = visible(request, owner, name)
-        _need_account(request.user)
+        need_account(request.user)
         likes.set_like(module, request.user, wanted)
         return Response({"liked": wanted, "likes": module.likes})
