@@ -20,7 +20,7 @@ from django.db import transaction
 from composer.engine.adapter_file import CONFIG_LIMIT, CONFIG_NAME, WEIGHTS_NAME
 from composer.engine.errors import BadAdapter, CommonsError
 from hub_site.accounts.models import User
-from modules import cards, checks, intake, receiving, services, unzip
+from modules import base_match, cards, checks, intake, receiving, services, unzip
 from modules.cards import Card, Facts
 from modules.models import Blob, Commit, Grant, LoraModule, Repo
 from modules.storage import local
@@ -170,6 +170,7 @@ def _read(files: Mapping[str, IO[bytes]], head: Commit | None) -> checks.Reading
             config.read(CONFIG_LIMIT + 1) if config else local.local_path(before[CONFIG_NAME]),
             cast(BinaryIO, weights) if weights else local.local_path(before[WEIGHTS_NAME]),
         )
+        base_match.match(reading)
     except BadAdapter as error:
         error.fields = {"files": [error.user_message]}
         raise

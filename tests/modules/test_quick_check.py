@@ -1,8 +1,10 @@
 """One upload for each rule, with a file that breaks just that rule: refused, and nothing kept."""
 
+import html
 import io
 import json
 import pickle
+import re
 import struct
 import zipfile
 from collections import OrderedDict
@@ -11,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import Client
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
@@ -127,23 +131,32 @@ def upload(alice: User, weights: bytes = GOOD, **config: Any) -> LoraModule:
     return services.publish_module(repo=repo, author=alice, title="First", additions=additions)
 
 
-def refused(alice: User, words: str, *args: Any, **config: Any) -> None:
+def refused(client: Client, alice: User, words: str, weights: bytes = GOOD, **config: Any) -> None:
+    """The upload page says it in words and keeps nothing; so does what programs call."""
+    client.force_login(alice)
+    sent = {"adapter_config.json": config_bytes(**config), "adapter_model.safetensors": weights}
+    files = [SimpleUploadedFile(name, data) for name, data in sent.items()]
+    answer = client.post("/upload/", {"files": files})
+    assert answer.status_code == 422
+    assert re.search(words, html.unescape(answer.content.decode()))
     with pytest.raises(BadAdapter, match=words):
-        upload(alice, *args, **config)
+        upload(alice, weights, **config)
     assert not Commit.objects.exists() and not LoraModule.objects.exists()
     assert not Blob.objects.exists() and not Job.objects.exists()
 
 
 @pytest.mark.parametrize(("weights", "words"), BROKEN.values(), ids=list(BROKEN))
-def test_it_refuses_weights_that_break_a_rule(alice: User, weights: bytes, words: str) -> None:
-    refused(alice, words, weights)
+def test_it_refuses_weights_that_break_a_rule(
+    client: Client, alice: User, weights: bytes, words: str
+) -> None:
+    refused(client, alice, words, weights)
 
 
 @pytest.mark.parametrize(("config", "words"), CONFIGS.values(), ids=list(CONFIGS))
 def test_it_refuses_a_config_that_breaks_a_rule(
-    alice: User, config: dict[str, Any], words: str
+    client: Client, alice: User, config: dict[str, Any], words: str
 ) -> None:
-    refused(alice, words, **config)
+    refused(client, alice, words, **config)
 
 
 def test_it_suggests_the_base_model_that_the_shapes_fit(alice: User, base_model: BaseModel) -> None:
