@@ -2,9 +2,11 @@
 
 from django.contrib import admin
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 
 from composer.models import Example, FewShotTask, Ingredient, Recipe, Search
+from hub_site.admin_reason import with_reason
+from modules import moderation
 
 
 class ExampleRows(admin.TabularInline):
@@ -43,7 +45,28 @@ class RecipeAdmin(Unchanged):
     list_select_related = ["base_model", "published_by"]
     search_fields = ["title", "digest", "published_by__username"]
     inlines = [IngredientRows]
-    actions = ["withdraw"]
+    actions = ["withdraw", "allow_adapter", "refuse_adapter"]
+
+    @admin.action(
+        description="Hand its adapter out though a module is hidden", permissions=["delete"]
+    )
+    def allow_adapter(self, request: HttpRequest, queryset: QuerySet) -> HttpResponse | None:
+        return self._set_allowed(request, queryset, "Allow the adapter", True)
+
+    @admin.action(
+        description="No longer hand it out while a module is hidden", permissions=["delete"]
+    )
+    def refuse_adapter(self, request: HttpRequest, queryset: QuerySet) -> HttpResponse | None:
+        return self._set_allowed(request, queryset, "Refuse the adapter", False)
+
+    def _set_allowed(
+        self, request: HttpRequest, queryset: QuerySet, title: str, is_allowed: bool
+    ) -> HttpResponse | None:
+        def act(recipe: Recipe, reason: str) -> None:
+            Recipe.objects.filter(pk=recipe.pk).update(adapter_allowed=is_allowed)
+            moderation.record(request.user, title.lower(), recipe.get_absolute_url(), reason)
+
+        return with_reason(self, request, queryset, title=title, act=act)
 
     @admin.action(description="Withdraw from the public", permissions=["delete"])
     def withdraw(self, request: HttpRequest, queryset: QuerySet) -> None:

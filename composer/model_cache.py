@@ -57,6 +57,7 @@ def stack_of(search: Search) -> Stack:
     """The search's modules as one stack, in the order of their weights."""
     pinned = search.spec["base_model"]
     ingredients = search.spec["ingredients"]
+    _refuse_hidden(search.spec["ingredients"])
     key = (pinned["repo"], pinned["revision"], *(each["sha256"] for each in ingredients))
     if key not in _stacks:
         base = base_of(search)
@@ -66,6 +67,18 @@ def stack_of(search: Search) -> Stack:
     while len(_stacks) > STACKS_KEPT:
         _stacks.popitem(last=False)
     return _stacks[key]
+
+
+def _refuse_hidden(ingredients: Sequence[Mapping[str, str]]) -> None:
+    """Also of a stack that is kept: a module may be hidden while a job waits."""
+    shas = [each["revision"] for each in ingredients]
+    hidden = Repo.objects.filter(commits__sha__in=shas).exclude(hidden_at=None).distinct()
+    names = {str(repo) for repo in hidden.select_related("owner")}
+    if gone := sorted(names & {each["repo"] for each in ingredients}):
+        raise ModuleGone(
+            f"A moderator has hidden {', '.join(gone)} since this search was submitted. "
+            "Submit it again without it."
+        )
 
 
 def _threads_for(parameters: int) -> int:

@@ -98,6 +98,8 @@ class Recipe(models.Model):
         "Search", models.SET_NULL, null=True, blank=True, related_name="+"
     )
     shows_examples = models.BooleanField(default=False)
+    # A moderator lets the adapter be handed out although a module in it was hidden.
+    adapter_allowed = models.BooleanField(default=False)
 
     objects = RecipeQuerySet.as_manager()
 
@@ -109,6 +111,11 @@ class Recipe(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("composer:recipe", args=[self.digest])
+
+    @property
+    def withdrawn(self) -> list[str]:
+        """Names of the ingredients that a moderator has hidden since."""
+        return [each.name for each in self.ingredients.all() if each.is_hidden]
 
 
 class Ingredient(models.Model):
@@ -132,6 +139,10 @@ class Ingredient(models.Model):
 
     def __str__(self) -> str:
         return f"{self.weight:+.3f} {self.name}"
+
+    @property
+    def is_hidden(self) -> bool:
+        return self.lora_module is not None and self.lora_module.repo.is_hidden
 
 
 class Search(models.Model):

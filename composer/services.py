@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Required, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Required, TypedDict, Unpack
 
 from django.db import transaction
 from django.utils import timezone
@@ -13,7 +13,7 @@ from composer.engine import examples as engine_examples
 from composer.engine import recipe as engine_recipe
 from composer.engine.config import PRESETS, SearchConfig, with_combination
 from composer.engine.errors import BadConfig, BadExamples, CommonsError
-from composer.models import Example, FewShotTask, Recipe, Search
+from composer.models import Example, FewShotTask, Ingredient, Recipe, Search
 from composer.module_choice import ModuleChoice, choose_modules, usual_choice
 from composer.task_checks import check_task, preview_prompt
 from hub_site.accounts.models import User
@@ -21,6 +21,9 @@ from hub_site.accounts.notices import notify
 from hub_site.jobs import queue
 from hub_site.jobs.models import Job
 from modules.models import BaseModel, LoraModule
+
+if TYPE_CHECKING:
+    from composer.querysets import Visitor
 
 COMPOSE, PREDICT = "compose", "predict"
 MOST_TRIAL_CHARACTERS = 4_000
@@ -36,6 +39,11 @@ class NotReady(CommonsError):
 
     code = "not_ready"
     status = 409
+
+
+class Withdrawn(CommonsError):
+    code = "withdrawn"
+    status = 403
 
 
 # --- tasks -------------------------------------------------------------------------------------
@@ -267,6 +275,8 @@ def submit_trial(
     _lock(user)
     if search.recipe_id is None:
         raise NotReady("There is no adapter to try yet: the search has not finished.")
+    if search.recipe is not None:
+        refuse_withdrawn(search.recipe, user)
     if not given.strip():
         raise BadExamples("Type an input to try.", field="input", part="input")
     if len(given) > MOST_TRIAL_CHARACTERS:
@@ -366,6 +376,39 @@ def private_ingredients(recipe: Recipe) -> list[str]:
     )
     seen = set(public.values_list("pk", flat=True))
     return [ingredient.name for ingredient in wanted if ingredient.lora_module_id not in seen]
+
+
+def standings(recipe: Recipe, user: "Visitor") -> dict[int, str]:
+    """What became of each ingredient's module for this visitor, by the ingredient's id: "here",
+    "hidden", "private" or "deleted". The recipe keeps its name, version and hash in any case."""
+    wanted = list(recipe.ingredients.select_related("lora_module__repo"))
+    seen = set(
+        LoraModule.objects.visible_to(user)
+        .filter(pk__in=[each.lora_module_id for each in wanted])
+        .values_list("pk", flat=True)
+    )
+
+    def standing(each: Ingredient) -> str:
+        if each.lora_module_id is None:
+            return "deleted"
+        if each.is_hidden:
+            return "hidden"
+        return "here" if each.lora_module_id in seen else "private"
+
+    return {each.pk: standing(each) for each in wanted}
+
+
+def refuse_withdrawn(recipe: Recipe, user: "Visitor") -> None:
+    """An adapter is made of its modules: what was hidden is not handed out inside it either."""
+    if recipe.adapter_allowed or (user.is_authenticated and user.is_staff):
+        return
+    hidden = recipe.ingredients.exclude(lora_module__repo__hidden_at=None)
+    names = list(hidden.exclude(lora_module=None).values_list("name", flat=True))
+    if names:
+        raise Withdrawn(
+            f"This adapter is withdrawn: a moderator has hidden {', '.join(names)}, which is in "
+            "it. Search again without it; if it is restored, the adapter can be had again."
+        )
 
 
 # --- private -----------------------------------------------------------------------------------

@@ -1,16 +1,21 @@
 """Published recipes: the list, the page, and its files."""
 
+from typing import TYPE_CHECKING
+
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from composer import artifacts
+from composer import artifacts, services
 from composer.citation import bibtex
 from composer.downloads import adapter_zip
-from composer.models import Recipe
+from composer.models import Ingredient, Recipe
 from composer.views.request import find_recipe, page_of
 from composer.views.results import evidence_context, facts, predictions_context
 from hub_site.pages import site_address
+
+if TYPE_CHECKING:
+    from composer.querysets import Visitor
 
 
 @require_safe
@@ -26,11 +31,15 @@ def recipe(request: HttpRequest, digest: str) -> HttpResponse:
     evidence = search.evidence if search else {}
     examples = search if found.shows_examples else None
     site = site_address(request)
+    ingredients = _ingredients(found, request.user)
+    gone = {each.name for each in ingredients if each.standing != "here"}
     context = {
-        **evidence_context(evidence),
+        **evidence_context(evidence, gone),
         **(predictions_context(request, examples) if examples else {}),
         "recipe": found,
-        "ingredients": sorted(found.ingredients.all(), key=lambda each: -abs(each.weight)),
+        "withdrawn": found.withdrawn,
+        "is_refused": _is_refused(found, request.user),
+        "ingredients": ingredients,
         "facts": facts(found.document["spec"]),
         "examples_hash": found.document["spec"]["examples_hash"],
         "matched": found.searches.filter(matched=True).count(),
@@ -40,6 +49,23 @@ def recipe(request: HttpRequest, digest: str) -> HttpResponse:
         "shots": examples.examples["shots"] if examples else [],
     }
     return render(request, "composer/recipe.html", context)
+
+
+def _is_refused(recipe: Recipe, user: "Visitor") -> bool:
+    try:
+        services.refuse_withdrawn(recipe, user)
+    except services.Withdrawn:
+        return True
+    return False
+
+
+def _ingredients(recipe: Recipe, user: "Visitor") -> list[Ingredient]:
+    """The strongest first, each with what became of its module for this visitor."""
+    standings = services.standings(recipe, user)
+    rows = sorted(recipe.ingredients.all(), key=lambda each: -abs(each.weight))
+    for row in rows:
+        row.standing = standings[row.pk]
+    return rows
 
 
 @require_safe

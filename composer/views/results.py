@@ -22,10 +22,13 @@ FILTERS: dict[str, tuple[str, Callable[[Row], bool]]] = {
 }
 
 
-def evidence_context(evidence: Mapping[str, Any]) -> dict[str, Any]:
-    """The verdict, and all ways measured for the plot and the table behind it."""
+def evidence_context(
+    evidence: Mapping[str, Any], gone: Collection[str] = frozenset()
+) -> dict[str, Any]:
+    """The verdict, and all ways measured for the plot and the table behind it. Modules that are
+    gone, by name, are named without a link."""
     measured = methods(evidence)
-    rows = [_method_row(method) for method in measured]
+    rows = [_method_row(method, gone) for method in measured]
     total = max((method.total for method in measured), default=0)
     found = verdict(evidence)
     return {
@@ -39,13 +42,13 @@ def evidence_context(evidence: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _method_row(method: Method) -> dict[str, Any]:
+def _method_row(method: Method, gone: Collection[str]) -> dict[str, Any]:
     name = method.name[:1].upper() + method.name[1:]
     module = method.detail if method.key == "best_single" else ""
     passes = method.forwards or 0
     return {
         "label": f"{name}: {module.rpartition('/')[2]}" if module else name,
-        "url": f"/{module}" if module else "",
+        "url": f"/{module}" if module and module not in gone else "",
         "note": f"{number(passes, 0)} forward passes" if passes else "nothing to make",
         "value": method.value,
         "low": method.low,
