@@ -1,6 +1,6 @@
 """What the pages of a result and of a recipe show alike: scores, answers, settings."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from django.http import HttpRequest
