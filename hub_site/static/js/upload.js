@@ -61,6 +61,7 @@ function enhance(form) {
       }),
     );
     list.hidden = input.files.length === 0;
+    if (!list.hidden) form.querySelector("#upload-error")?.remove(); // it spoke of other files
     tell(tooLarge());
   }
 
