@@ -55,6 +55,8 @@ def test_the_apis_page_shows_every_address_and_tries_one(
     assert answer is not None and "unsafe" not in answer.headers["content-security-policy"]
     modules = page.locator("#operations-modules-modules_list")
     expect(modules).to_be_visible()
+    for name in ("modules_create", "modules_update", "module_versions_create", "module_like"):
+        expect(page.locator(f"#operations-modules-{name}")).to_be_visible()
     for operation in page.locator(".opblock-summary-control").all():
         operation.click()
     expect(page.locator(".opblock.is-open")).to_have_count(page.locator(".opblock").count())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from typing import Any
 
@@ -147,6 +148,23 @@ def test_nobody_writes_without_a_token(opposites: LoraModule) -> None:
     assert nobody.upload(MODULES, adapter(), name="x").status_code == 401
     assert nobody.upload(f"{OPPOSITES}versions/", adapter()).status_code == 401
     assert nobody.send("put", f"{OPPOSITES}like/").status_code == 401
+
+
+def test_the_apis_page_uploads_with_a_session_and_its_csrf_token(
+    alice: User, base_model: BaseModel
+) -> None:
+    browser = Client(enforce_csrf_checks=True)
+    browser.force_login(alice)
+    script = browser.get("/api/docs/?script=").content.decode()
+    token = re.findall(r'\["X-CSRFTOKEN"\] = "(\w+)"', script)[0]
+
+    def upload(**headers: str) -> Any:
+        parts = [SimpleUploadedFile(name, data.getvalue()) for name, data in adapter().items()]
+        return browser.post(MODULES, {"name": "opposites", "files": parts}, headers=headers)
+
+    assert upload().status_code == 403
+    assert not Blob.objects.filter(grants__user=alice).exists()
+    assert upload(**{"X-CSRFToken": token}).status_code == 201
 
 
 def test_only_forms_with_files_are_uploads(program: Program) -> None:
