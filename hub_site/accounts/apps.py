@@ -10,5 +10,6 @@ class AccountsConfig(AppConfig):
     def ready(self) -> None:
         from hub_site.jobs import registry, schedule
 
-        registry.register("prune_guests", "hub_site.accounts.tasks.prune_guests")
-        schedule.every(timedelta(days=1), "prune_guests")
+        for kind in ("prune_guests", "prune_notices"):
+            registry.register(kind, f"hub_site.accounts.tasks.{kind}")
+            schedule.every(timedelta(days=1), kind)

@@ -5,6 +5,8 @@ from django import forms
 
 from hub_site.accounts.models import AccessToken, User
 
+WHY_EMAIL = "To reset a lost password, and for notices if you ask for them. Nobody else sees it."
+
 
 class LoginForm(account_forms.LoginForm):
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -16,9 +18,7 @@ class SignupForm(account_forms.SignupForm):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         _without_placeholders(self)
-        self.fields["email"].help_text = (
-            "To reset a lost password, and for notices if you ask for them. Nobody else sees it."
-        )
+        self.fields["email"].help_text = WHY_EMAIL
 
 
 def _without_placeholders(form: forms.Form) -> None:

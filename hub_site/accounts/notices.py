@@ -1,6 +1,6 @@
 """A line for a user when something of theirs ends: on the site, and by e-mail if asked for."""
 
-import logging
+from datetime import timedelta
 
 from allauth.account.models import EmailAddress
 from django.conf import settings
@@ -14,9 +14,8 @@ from django.utils.text import Truncator
 
 from hub_site.accounts.models import Notice, User
 
-logger = logging.getLogger(__name__)
-
 SHOWN = 100
+KEPT_AFTER_READING = timedelta(days=90)
 MOST_COUNTED = 100  # the menu says "99+" beyond
 
 
@@ -56,6 +55,11 @@ def unread(user: User) -> QuerySet[Notice]:
 
 def mark_read(notices: QuerySet[Notice]) -> None:
     notices.filter(read_at=None).update(read_at=Now())
+
+
+def prune() -> int:
+    """Forget what was read long ago; returns how many notices that were."""
+    return Notice.objects.filter(read_at__lt=Now() - KEPT_AFTER_READING).delete()[0]
 
 
 def in_every_page(request: HttpRequest) -> dict[str, object]:

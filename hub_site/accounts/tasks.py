@@ -17,3 +17,12 @@ def prune_guests(job: Job, lease: Lease) -> None:
     deleted = guests.prune()  # one by one; a second run goes on where this one stopped
     with queue.finish(job, {"deleted": deleted}):
         pass
+
+
+def prune_notices(job: Job, lease: Lease) -> None:
+    """Clear away notices that were read long ago."""
+    from hub_site.accounts import notices
+    from hub_site.jobs import queue
+
+    with queue.finish(job, {"deleted": notices.prune()}):
+        pass

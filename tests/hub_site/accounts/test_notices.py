@@ -1,5 +1,6 @@
 """Notices: a line when something of yours ends, and a mail if you asked for one."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from django.utils import timezone
 from composer.models import FewShotTask, Search
 from hub_site.accounts.models import Notice, User
 from hub_site.accounts.notices import notify
-from hub_site.jobs import queue
+from hub_site.jobs import queue, worker
 from hub_site.jobs.models import Job
 from modules.models import BaseModel, Commit, LoraModule, Repo
 
@@ -104,13 +105,25 @@ def test_it_tells_how_the_check_of_a_module_ended(ada: User, status: str, said: 
     module = LoraModule.objects.create(
         repo=repo, commit=commit, published_at=timezone.now(), r=4, lora_alpha=8, status=status
     )
-    job = queue.submit("check_module", params={"lora_module": module.pk, "commit": "a" * 40})
+    params = {"lora_module": module.pk, "commit": "a" * 40}
+    queue.submit("check_module", user=ada, params=params)
     with queue.finish(claim(), {}):
         pass
     notice = Notice.objects.get()
     assert (notice.user, notice.address) == (ada, "/ada/opposites")
     assert notice.text == f"ada/opposites {said}."
-    assert job.pk
+
+
+def test_notices_read_long_ago_are_cleared_away(ada: User) -> None:
+    for text, read in (("old", 91), ("read", 89), ("unread", None)):
+        notify(ada, text)
+        at = read and timezone.now() - timedelta(days=read)
+        Notice.objects.filter(text=text).update(read_at=at)
+    job = queue.submit("prune_notices", params={})
+    worker.run(claim())
+    job.refresh_from_db()
+    assert (job.state, job.result) == ("done", {"deleted": 1})
+    assert set(Notice.objects.values_list("text", flat=True)) == {"read", "unread"}
 
 
 # --- the mail ----------------------------------------------------------------------------------
