@@ -1,8 +1,8 @@
 """Facets: what lists are narrowed by, with how many modules each value would leave.
 
-Counts are exact up to MOST modules found. Of more, MOST are counted and each figure is a lower
-bound, shown as "120+". For the whole library, which is what most visitors look at, exact figures
-are kept in one row and counted anew on a schedule.
+Counts are exact up to COUNTED modules found. Of more, as many are counted and each figure is a
+lower bound, shown as "120+". For the whole library, which is what most visitors look at, exact
+figures are kept in one row and counted anew on a schedule.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ KEPT = 300  # values of each facet in the row of counts
 CHECKED = "checked:yes"
 BASES_OFFERED = 3
 MOST_WAYS = 6
+COUNTED = 500
 
 COUNT = """
 WITH s AS MATERIALIZED ({rows})
@@ -103,10 +104,10 @@ def count(form: ModuleFilterForm, found: Found) -> Counts:
     kept = None
     if not form.has_words and not form.cleaned_data["owner"] and len(words) < 2:
         kept = FacetCounts.objects.order_by("pk").first()
-        if kept is not None and kept.modules > MOST and not words:
+        if kept is not None and kept.modules > COUNTED and not words:
             return Counts(kept.counts, kept.modules)
     try:
-        rows = found.sample.order_by().values("facets")[: MOST + 1].query
+        rows = found.sample.order_by().values("facets")[: COUNTED + 1].query
         sql, parameters = rows.sql_with_params()
     except EmptyResultSet:  # a search without a word in it
         return Counts({}, 0)
@@ -114,15 +115,15 @@ def count(form: ModuleFilterForm, found: Found) -> Counts:
         cursor.execute(COUNT.format(rows=sql), parameters)
         counted: dict[str, int] = dict(cursor.fetchall())
     total = counted.pop("")
-    is_more = total > MOST or bool(found.ranked_of_many)
+    is_more = total > COUNTED or bool(found.ranked_of_many)
     if is_more and kept is not None and words and words[0] in kept.counts:
         return Counts(counted, max(total, kept.counts[words[0]]), words_are_more=True)
-    return Counts(counted, min(total, MOST), is_more, is_more)
+    return Counts(counted, min(total, COUNTED), is_more, is_more)
 
 
 @transaction.atomic
-def recount() -> None:
-    """Count facets and tags of the whole library; for the schedule."""
+def recount() -> int:
+    """Count facets and tags of the whole library, on the schedule; returns how many modules."""
     with connection.cursor() as cursor:
         cursor.execute(COUNT_ALL, [KEPT])
         counts, modules = cursor.fetchone()
@@ -131,6 +132,7 @@ def recount() -> None:
     row = FacetCounts.objects.order_by("pk").first() or FacetCounts()
     row.modules, row.counts = modules, counts
     row.save()
+    return row.modules
 
 
 def facets(form: ModuleFilterForm, counts: Counts) -> list[Facet]:

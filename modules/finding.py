@@ -1,11 +1,10 @@
 """What a visitor asked for, found in bounded time however many modules there are.
 
 Filters are words in one array column with one index, and every order has an index to walk, so a
-page of a list costs the same everywhere. Words of a search need more care. A rare one is looked
-up, and everything that has it is ranked. A common one is in half of all cards, and to rank those
-would take seconds: of more than MOST matches only the most downloaded are ranked, those with the
-words in name, owner or tags and some with them elsewhere. The page says so. In every other order
-all matches are shown.
+page of a list costs the same everywhere. Words of a search need more care: a common one is in half
+of all cards. Of more than MOST matches only some are ranked: the most downloaded of those with the
+words in name, tags, owner or summary, and where these are few, of those with them in the card. The
+page says so. In every other order all matches are shown.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from modules.querysets import Visitor
 
 MOST = 1_000
-RANKED_NAMES, RANKED_CARDS = 200, 100
+RANKED, ENOUGH = 200, 60
 
 
 @dataclass(frozen=True)
@@ -45,14 +44,15 @@ def find(form: ModuleFilterForm, user: Visitor) -> Found:
         return Found(matches.with_rank(text), matches)
     some = some_of(matches)
     if len(some) <= MOST:
-        few = LoraModule.objects.filter(pk__in=some)
+        few = LoraModule.objects.of_ids(some)
         return Found(few.with_rank(text), few)
-    sample = LoraModule.objects.filter(pk__in=some[:MOST])
+    sample = LoraModule.objects.of_ids(some[:MOST])
     if not form.is_ranked:
         return Found(matches, sample)
-    best = _most_downloaded(listed.filter(head=prefix_query(text)), RANKED_NAMES)
-    best |= _most_downloaded(matches, RANKED_CARDS)
-    ranked = LoraModule.objects.filter(pk__in=best).with_rank(text)
+    best = _most_downloaded(listed.filter(head=prefix_query(text)), RANKED)
+    if len(best) < ENOUGH:
+        best |= _most_downloaded(matches, ENOUGH)
+    ranked = LoraModule.objects.of_ids(best).with_rank(text)
     return Found(ranked, sample, ranked_of_many=len(best))
 
 

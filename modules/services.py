@@ -374,7 +374,7 @@ def index(module: LoraModule, card: cards.Card | None = None) -> None:
     if card is None:
         card = _card(dict(module.commit.files.values_list("path", "blob_id")))
     name, owner = module.repo.name, module.repo.owner.name
-    head = {"A": name, "B": " ".join(module.tag_names), "C": owner}
+    head = {"A": name, "B": " ".join(module.tag_names), "C": owner, "D": module.summary}
     every = head | {"C": f"{owner} {module.summary} {module.base_model_name}", "D": card.text}
     LoraModule.objects.filter(pk=module.pk).update(
         search=_vector(every), head=_vector(head), name_key=name.lower()

@@ -145,13 +145,8 @@ def merge(tag: Tag, into: Tag, *, actor: User | None, reason: str = "") -> Tag:
 @transaction.atomic
 def rename(tag: Tag, name: str, *, actor: User | None, reason: str = "") -> Tag:
     """Call the tag otherwise; its old name goes on meaning it. A name that is taken merges."""
-    name = " ".join(name.split())
-    if not TAG.fullmatch(name):
-        raise BadTag(
-            f"{name!r} cannot be a tag. Use 1 to 60 letters, digits, spaces or . : / + - signs, "
-            "beginning with a letter or digit."
-        )
-    if name == tag.name:
+    name = checked_name(name)
+    if name == Tag.objects.values_list("name", flat=True).get(pk=tag.pk):
         return tag
     other = Tag.objects.named([name]).exclude(pk=tag.pk).first()
     if other is not None:
@@ -167,6 +162,16 @@ def rename(tag: Tag, name: str, *, actor: User | None, reason: str = "") -> Tag:
     )
     _reindex(list(tag.lora_modules.values_list("pk", flat=True)))
     return tag
+
+
+def checked_name(name: str) -> str:
+    name = " ".join(name.split())
+    if not TAG.fullmatch(name):
+        raise BadTag(
+            f"{name!r} cannot be a tag. Use 1 to 60 letters, digits, spaces or . : / + - signs, "
+            "beginning with a letter or digit."
+        )
+    return name
 
 
 def _count_now(tag: Tag) -> None:

@@ -50,6 +50,7 @@ UPDATE modules_loramodule m SET
     ),
     head = setweight(to_tsvector('simple', translate(lower(r.name), '-_.', '   ')), 'A')
         || setweight(to_tsvector('simple', translate(lower(n.name), '-_.', '   ')), 'C')
+        || setweight(to_tsvector('simple', lower(m.summary)), 'D')
 FROM modules_repo r JOIN accounts_namespace n ON n.id = r.owner_id
 WHERE r.id = m.repo_id;
 UPDATE modules_tag SET uses = (

@@ -149,7 +149,7 @@ class LoraModule(models.Model):
     trending = models.FloatField(default=0)
     # Name, owner, tags, summary and card as words, kept by services: see querysets.search_words.
     search = SearchVectorField(null=True, editable=False)
-    # The words of owner, name and tags alone, small enough to be read without a detour.
+    # The words of name, tags, owner and summary alone, small enough to be read without a detour.
     head = SearchVectorField(null=True, editable=False)
     # The repo's name in small letters and the tags' names: one table filters and sorts the lists.
     name_key = models.CharField(max_length=96, blank=True, editable=False)
