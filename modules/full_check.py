@@ -136,12 +136,13 @@ def _finite(sums: Mapping[str, _Sums]) -> Check:
     if not bad:
         detail = f"All {count:,} values are finite."
         return Check("finite", "Numbers", OK, detail, f"{count:,} values")
+    wrong = sum(bad.values())
     detail = (
-        f"{sum(bad.values()):,} values in {len(bad):,} of {len(sums):,} tensors are NaN or "
-        f"infinite, {next(iter(bad))} first. The training diverged, or the file was damaged: "
-        "train or save it again."
+        f"{wrong:,} value{'s are' if wrong > 1 else ' is'} NaN or infinite, in {len(bad):,} of "
+        f"{len(sums):,} tensors, {next(iter(bad))} first. The training diverged, or the file was "
+        "damaged: train or save it again."
     )
-    return Check("finite", "Numbers", FAILED, detail, f"{sum(bad.values()):,} not finite")
+    return Check("finite", "Numbers", FAILED, detail, f"{wrong:,} not finite")
 
 
 def _factors(sums: Mapping[str, _Sums], factor: str) -> dict[str, _Sums]:
@@ -182,7 +183,7 @@ def _even(sums: Mapping[str, _Sums]) -> Check:
     worst, worst_name = 0.0, ""
     for factor in "AB":
         sizes = {name: s.rms for name, s in _factors(sums, factor).items() if s.rms > 0}
-        middle = float(np.median(list(sizes.values()))) if sizes else 0.0
+        middle = sorted(sizes.values())[(len(sizes) - 1) // 2] if sizes else 0.0
         for name, size in sizes.items():
             if size / middle > worst:
                 worst, worst_name = size / middle, name
@@ -238,7 +239,6 @@ def _same_revision(config: AdapterConfig, base: BaseShapes | None) -> Iterator[C
 
 def _composable(reading: Reading) -> Check:
     if reading.not_composable:
-        detail = f"{reading.not_composable} It can be downloaded and used as it is."
-        return Check("composable", "Composing", WARNING, detail, "no")
+        return Check("composable", "Composing", WARNING, reading.not_composable, "no")
     detail = "A plain LoRA, which can be composed exactly."
     return Check("composable", "Composing", OK, detail, "exactly")

@@ -17,7 +17,7 @@ from composer.engine.errors import BadAdapter
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 # An adapter of 7 layers in each of 80 blocks holds 1,120 tensors. One that adapts every expert of
-# a mixture (48 blocks of 128 experts, 3 layers each) holds 37,000, in a header of 7 MB.
+# a mixture (48 blocks of 128 experts, 3 layers each) holds 37,000, in a header of 5 MB.
 HEADER_LIMIT = 16 << 20
 TENSOR_LIMIT = 50_000
 # Brackets and commas of that many entries. JSON of nothing else grows 24 times when it is read.

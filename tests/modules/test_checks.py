@@ -8,6 +8,7 @@ import pytest
 from django.utils import timezone
 from safetensors.numpy import save
 
+from composer.engine.adapter_file import LayerShape
 from modules import checks, full_check, services
 from modules.base_shapes import BaseShapes
 from modules.models import LoraModule
@@ -66,7 +67,7 @@ def test_it_finds_one_bad_value(tmp_path: Path, dtype: str, value: float) -> Non
     found = full(write(tmp_path / "m", tensors, dtype), None, "x")
     line = next(check for check in found if check.name == "finite")
     assert line.state == "failed"
-    assert "1 values in 1 of 4 tensors" in line.detail and name in line.detail
+    assert "1 value is NaN or infinite, in 1 of 4 tensors" in line.detail and name in line.detail
 
 
 def test_the_largest_bf16_is_finite(tmp_path: Path) -> None:
@@ -114,6 +115,66 @@ def test_it_finds_a_layer_that_the_base_model_lacks(tmp_path: Path, base_model: 
     found = full(write(tmp_path / "m", tensors), base_model, "")
     line = next(check for check in found if check.name == "base_model")
     assert line.state == "failed" and "no layer decoder" in line.detail
+
+
+LAYER = "transformer.h.0.attn.c_attn"
+
+
+@pytest.mark.parametrize(
+    ("layers", "is_conv1d", "fits"),
+    [
+        ({LAYER: [12, 8]}, False, True),
+        ({LAYER: [8, 12]}, False, False),  # inputs and outputs the other way round
+        ({LAYER: [8, 12]}, True, True),  # GPT-2 keeps its layers so
+        ({"h.0.attn.c_attn": [8, 12]}, True, True),  # and its files name them without the head
+        ({f"model.{LAYER}": [12, 8]}, False, True),  # a module of the model without its head
+        ({"h.1.attn.c_attn": [8, 12]}, True, False),
+        ({"transformer.h.0.attn": [12, 8]}, False, False),
+    ],
+)
+def test_it_knows_how_base_models_keep_their_layers(
+    layers: dict[str, list[int]], is_conv1d: bool, fits: bool
+) -> None:
+    base = BaseShapes("us/base", layers=layers, is_conv1d=is_conv1d)
+    assert (base.misfits({LAYER: LayerShape(r=2, d_in=8, d_out=12)}) == {}) is fits
+
+
+def test_a_tied_layer_need_not_be_in_the_base_models_file() -> None:
+    base = BaseShapes("us/base", layers={"shared": [32, 8]})
+    assert base.misfits({"lm_head": LayerShape(2, 8, 32), "shared": LayerShape(2, 32, 8)}) == {}
+    assert "has no layer other" in str(base.misfits({"other": LayerShape(2, 8, 32)}))
+
+
+def test_a_layer_with_either_factor_zero_changes_nothing(tmp_path: Path) -> None:
+    tensors = factors()
+    tensors[f"base_model.model.{LAYERS[0]}.lora_A.weight"] *= 0
+    tensors[f"base_model.model.{LAYERS[1]}.lora_B.weight"] *= 0
+    found = full(write(tmp_path / "m", tensors), None, "x")
+    assert states(found)["zero"] == "failed"
+
+
+def test_zeros_are_no_fault_where_something_else_was_trained(tmp_path: Path) -> None:
+    tensors = {k: v * 0 if "lora_B" in k else v for k, v in factors().items()}
+    tensors["base_model.model.lm_head.weight"] = np.ones((3, 8))
+    folder = write(tmp_path / "m", tensors, modules_to_save=["lm_head"])
+    found = states(full(folder, None, "x"))
+    assert (found["zero"], found["composable"]) == ("warning", "warning")
+
+
+def test_it_finds_a_bad_value_in_a_layer_that_is_no_lora(tmp_path: Path) -> None:
+    tensors = {**factors(), "base_model.model.lm_head.weight": np.full((3, 8), np.nan)}
+    folder = write(tmp_path / "m", tensors, modules_to_save=["lm_head"])
+    line = next(check for check in full(folder, None, "x") if check.name == "finite")
+    assert line.state == "failed" and line.figure == "24 not finite"
+
+
+def test_the_largest_numbers_can_be_added_up(tmp_path: Path) -> None:
+    tensors = factors()
+    next(iter(tensors.values()))[0, 0] = 3e38
+    tensors = {name: value.astype(np.float64) for name, value in tensors.items()}
+    tensors[f"base_model.model.{LAYERS[1]}.lora_B.weight"][:] = 1e308
+    found = full(write(tmp_path / "m", tensors, "F64"), None, "x")
+    assert (states(found)["finite"], states(found)["even"]) == ("ok", "warning")
 
 
 def test_an_unknown_base_model_is_a_warning(tmp_path: Path) -> None:
