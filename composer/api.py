@@ -19,7 +19,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
-from composer import services
+from composer import publishing, services, task_writing
 from composer.downloads import adapter_zip
 from composer.models import FewShotTask, Recipe, Search
 from composer.module_choice import ModuleChoice, left_out
@@ -101,7 +101,7 @@ class Tasks(generics.GenericAPIView):
     def post(self, request: Request) -> Response:
         given = TaskSerializer(data=request.data)
         given.is_valid(raise_exception=True)
-        task = services.create_task(user=request.user, **given.fields_for_service())
+        task = task_writing.create_task(user=request.user, **given.fields_for_service())
         place = reverse("api-task", args=[task.pk])
         return Response(TaskSerializer(task).data, status=201, headers={"Location": place})
 
@@ -123,12 +123,12 @@ class Task(generics.GenericAPIView):
         task = get_object_or_404(FewShotTask.objects.editable_by(request.user), pk=pk)
         given = TaskSerializer(data=request.data)
         given.is_valid(raise_exception=True)
-        services.update_task(task, **given.fields_for_service())
+        task_writing.update_task(task, **given.fields_for_service())
         return Response(TaskSerializer(task).data)
 
     def delete(self, request: Request, pk: str) -> Response:
         task = get_object_or_404(FewShotTask.objects.editable_by(request.user), pk=pk)
-        services.delete_task(task)
+        task_writing.delete_task(task)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
@@ -277,7 +277,7 @@ class PublishJob(generics.GenericAPIView):
         search = _own_search(request, pk)
         given = PublishSerializer(data=request.data)
         given.is_valid(raise_exception=True)
-        recipe = services.publish(search=search, user=request.user, **given.validated_data)
+        recipe = publishing.publish(search=search, user=request.user, **given.validated_data)
         place = reverse("api-recipe", args=[recipe.digest])
         return Response(RecipeSerializer(recipe).data, status=201, headers={"Location": place})
 

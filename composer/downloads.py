@@ -2,7 +2,7 @@
 
 from django.http import HttpRequest, StreamingHttpResponse
 
-from composer import artifacts, services
+from composer import artifacts, publishing
 from composer.models import Recipe, Search
 from hub_site.pages import site_address
 
@@ -10,7 +10,7 @@ from hub_site.pages import site_address
 def adapter_zip(
     request: HttpRequest, recipe: Recipe, search: Search | None = None
 ) -> StreamingHttpResponse:
-    services.refuse_withdrawn(recipe, request.user)
+    publishing.refuse_withdrawn(recipe, request.user)
     chunks = artifacts.zip_adapter(recipe, search, site=site_address(request))
     response = StreamingHttpResponse(chunks, content_type="application/zip")
     name = artifacts.zip_name(recipe)

@@ -6,7 +6,7 @@ from typing import Any
 from django import forms
 from django.http import QueryDict
 
-from composer import services
+from composer import services, task_writing
 from composer.engine.config import COMBINATIONS, OBJECTIVES, PRESETS, REDUCTIONS
 from composer.engine.errors import BadExamples, CommonsError
 from composer.engine.examples import Example
@@ -165,8 +165,8 @@ class TaskForm(forms.Form):
             )
         }  # fmt: skip
         if self.task:
-            return services.update_task(self.task, **fields)
-        return services.create_task(user=user, **fields)
+            return task_writing.update_task(self.task, **fields)
+        return task_writing.create_task(user=user, **fields)
 
     def _read(self, split: str) -> list[Row]:
         typed = [

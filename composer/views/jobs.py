@@ -13,7 +13,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
 from django_htmx.http import HttpResponseClientRefresh
 
-from composer import artifacts, plots, services
+from composer import artifacts, plots, publishing, services
 from composer.downloads import adapter_zip
 from composer.engine.errors import CommonsError
 from composer.forms import PublishForm, TryForm, add_commons_error
@@ -151,7 +151,7 @@ def job_publish(request: HttpRequest, pk: str) -> HttpResponse:
         form = PublishForm(request.POST)
         if form.is_valid():
             try:
-                recipe = services.publish(search=search, user=request.user, **form.cleaned_data)
+                recipe = publishing.publish(search=search, user=request.user, **form.cleaned_data)
             except CommonsError as error:
                 add_commons_error(form, error)
             else:

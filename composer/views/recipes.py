@@ -6,7 +6,7 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, Stream
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from composer import artifacts, services
+from composer import artifacts, publishing
 from composer.citation import bibtex
 from composer.downloads import adapter_zip
 from composer.models import Ingredient, Recipe
@@ -53,15 +53,15 @@ def recipe(request: HttpRequest, digest: str) -> HttpResponse:
 
 def _is_refused(recipe: Recipe, user: "Visitor") -> bool:
     try:
-        services.refuse_withdrawn(recipe, user)
-    except services.Withdrawn:
+        publishing.refuse_withdrawn(recipe, user)
+    except publishing.Withdrawn:
         return True
     return False
 
 
 def _ingredients(recipe: Recipe, user: "Visitor") -> list[Ingredient]:
     """The strongest first, each with what became of its module for this visitor."""
-    standings = services.standings(recipe, user)
+    standings = publishing.standings(recipe, user)
     rows = sorted(recipe.ingredients.all(), key=lambda each: -abs(each.weight))
     for row in rows:
         row.standing = standings[row.pk]

@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from composer import services
+from composer import services, task_writing
 from composer.engine.errors import CommonsError
 from composer.engine.prompt import SLOT
 from composer.forms import ComposeForm, ExampleRow, TaskForm
@@ -206,7 +206,7 @@ def task(request: HttpRequest, pk: str) -> HttpResponse:
 @require_POST
 def task_duplicate(request: HttpRequest, pk: str) -> HttpResponse:
     found = find_task(request, pk)
-    copy = services.duplicate_task(found, user=visitor(request))
+    copy = task_writing.duplicate_task(found, user=visitor(request))
     messages.success(request, f"This is your copy of “{found.name}”. Change what you like.")
     return redirect("composer:task_edit", copy.pk)
 
@@ -216,7 +216,7 @@ def task_duplicate(request: HttpRequest, pk: str) -> HttpResponse:
 def task_delete(request: HttpRequest, pk: str) -> HttpResponse:
     found = get_object_or_404(FewShotTask.objects.editable_by(request.user).for_cards(), pk=pk)
     if request.method == "POST":
-        services.delete_task(found)
+        task_writing.delete_task(found)
         messages.success(request, f"“{found.name}” and its examples are deleted.")
         return redirect("composer:tasks")
     return render(request, "composer/task_delete.html", {"task": found})

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from composer import services
+from composer import task_writing
 from composer.engine.examples import Example
 from composer.models import FewShotTask
 from hub_site.accounts.models import Namespace, User
@@ -62,7 +62,7 @@ def lora_modules(library: tuple[BaseModel, list[LoraModule]]) -> list[LoraModule
 
 @pytest.fixture
 def task(alice: User, base_model: BaseModel) -> FewShotTask:
-    return services.create_task(
+    return task_writing.create_task(
         user=alice,
         name="Opposites",
         base_model=base_model,
@@ -80,5 +80,5 @@ def demo_task(base_model: BaseModel) -> FewShotTask:
         "shots": [["big", "small"], ["hot", "cold"]],
         "held_out": [["old", "new"], ["up", "down"]],
     }
-    services.load_demo_tasks([document], base_model=base_model)
+    task_writing.load_demo_tasks([document], base_model=base_model)
     return FewShotTask.objects.get(demo_key="opposites")

@@ -11,7 +11,7 @@ from django.core.management import call_command
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
-from composer import model_cache, services
+from composer import model_cache, services, task_writing
 from composer.models import FewShotTask
 from hub_site.accounts import tokens
 from hub_site.accounts.models import User
@@ -307,7 +307,7 @@ def test_lists_ask_the_same_number_of_questions_for_ten_rows_and_twenty(
 
     def ten_more() -> None:
         for _ in range(10):
-            services.duplicate_task(task, user=alice)
+            task_writing.duplicate_task(task, user=alice)
             services.submit_job(task=task, user=alice)
 
     ten_more()

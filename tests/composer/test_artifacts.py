@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from composer import artifacts, model_cache, services
+from composer import artifacts, model_cache, publishing, services
 from composer.artifacts import AdapterDiffers
 from composer.engine import recipe as engine_recipe
 from composer.engine.adapter_file import WEIGHTS_NAME
@@ -98,7 +98,7 @@ def test_the_snippet_keeps_to_the_base_model_of_the_recipe(
 
 def test_private_texts_stay_out_of_what_is_public(search: Search, alice: User) -> None:
     assert search.recipe is not None
-    recipe = services.publish(search=search, user=alice, title="T")
+    recipe = publishing.publish(search=search, user=alice, title="T")
     hidden = json.dumps(artifacts.recipe_json(recipe))
     assert all(word not in hidden for word in ('"small"', '"down"', "predictions", "answers"))
     Recipe.objects.update(shows_examples=True)

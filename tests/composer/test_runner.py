@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from composer import artifacts, model_cache, runner, services
+from composer import artifacts, model_cache, runner, services, task_writing
 from composer.engine import base_model as engine_base
 from composer.engine import compose as engine_compose
 from composer.engine.adapter_file import CONFIG_NAME, WEIGHTS_NAME
@@ -296,7 +296,7 @@ def test_it_composes_for_a_decoder_only_model(
     settings.BLOB_DIR, settings.CACHE_DIR = tmp_path / "blobs", tmp_path / "cache"
     root = tiny.make_library(tmp_path_factory.mktemp("llama"), make_llama)
     base_model, _ = tiny.load_library(root)
-    task = services.create_task(
+    task = task_writing.create_task(
         user=alice,
         name="Opposites",
         base_model=base_model,

@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import AnonymousUser
 from django.utils import timezone
 
-from composer import services
+from composer import publishing, services, task_writing
 from composer.engine.errors import BadConfig, BadExamples, CommonsError
 from composer.engine.examples import Example
 from composer.limits import OverLimit
@@ -45,7 +45,7 @@ def test_it_shows_a_demo_task_to_everybody_and_lets_nobody_edit_it(
 
 def test_it_leaves_submitted_searches_as_they_were(task: FewShotTask, alice: User) -> None:
     job = services.submit_job(task=task, user=alice)
-    services.update_task(
+    task_writing.update_task(
         task, name="Changed", base_model=task.base_model, shots=[Example("up", "down")]
     )
     assert pairs(task, "shot") == [Example("up", "down")]
@@ -55,14 +55,14 @@ def test_it_leaves_submitted_searches_as_they_were(task: FewShotTask, alice: Use
 
 def test_it_keeps_jobs_of_a_deleted_task(task: FewShotTask, alice: User) -> None:
     job = services.submit_job(task=task, user=alice)
-    services.delete_task(task)
+    task_writing.delete_task(task)
     search = Search.objects.get(pk=job.pk)
     assert search.task is None
     assert search.examples["held_out"] == [[e.input, e.target] for e in HELD_OUT]
 
 
 def test_it_copies_a_demo_task_for_its_editor(demo_task: FewShotTask, bob: User) -> None:
-    copy = services.duplicate_task(demo_task, user=bob)
+    copy = task_writing.duplicate_task(demo_task, user=bob)
     assert copy.owner == bob and not copy.is_demo and copy.salt
     assert pairs(copy, "shot") == pairs(demo_task, "shot")
 
@@ -76,7 +76,7 @@ def test_it_loads_demo_tasks_again_without_doubling_them(
         "shots": [["big", "small"]],
         "held_out": [],
     }
-    assert services.load_demo_tasks([document], base_model=base_model) == 1
+    assert task_writing.load_demo_tasks([document], base_model=base_model) == 1
     again = FewShotTask.objects.get(demo_key="opposites")
     assert again.pk == demo_task.pk and again.name == "Opposites, better"
     assert pairs(again, "shot") == [Example("big", "small")]
@@ -104,7 +104,7 @@ def test_it_hides_private_examples_behind_a_salt(
     task: FewShotTask, demo_task: FewShotTask, alice: User, bob: User
 ) -> None:
     own = services.submit_job(task=task, user=alice).search.spec["examples_hash"]
-    copy = services.duplicate_task(task, user=alice)
+    copy = task_writing.duplicate_task(task, user=alice)
     copied = services.submit_job(task=copy, user=alice).search.spec["examples_hash"]
     assert own != copied
     demo = [
@@ -147,7 +147,7 @@ def test_it_makes_one_job_for_one_key(task: FewShotTask, alice: User, bob: User)
 def test_no_change_brings_a_deleted_task_back(task: FewShotTask, base_model: BaseModel) -> None:
     FewShotTask.objects.filter(pk=task.pk).delete()
     with pytest.raises(services.NotReady, match="was deleted"):
-        services.update_task(task, name="Again", base_model=base_model, shots=SHOTS)
+        task_writing.update_task(task, name="Again", base_model=base_model, shots=SHOTS)
     assert not FewShotTask.objects.exists()
 
 
@@ -197,7 +197,7 @@ def found(task: FewShotTask, alice: User, lora_modules: list[LoraModule]) -> Sea
 
 def test_it_publishes_under_the_authors_name(found: Search, alice: User, bob: User) -> None:
     assert found.recipe not in Recipe.objects.visible_to(bob)
-    recipe = services.publish(search=found, user=alice, title="Opposites for all")
+    recipe = publishing.publish(search=found, user=alice, title="Opposites for all")
     assert recipe in Recipe.objects.visible_to(AnonymousUser())
     assert recipe.published_by == alice and recipe.published_search == found
     assert not recipe.shows_examples
@@ -206,8 +206,8 @@ def test_it_publishes_under_the_authors_name(found: Search, alice: User, bob: Us
 def test_it_leaves_a_published_recipe_to_its_first_publisher(
     found: Search, alice: User, bob: User
 ) -> None:
-    services.publish(search=found, user=alice, title="First")
-    again = services.publish(search=found, user=bob, title="Second")
+    publishing.publish(search=found, user=alice, title="First")
+    again = publishing.publish(search=found, user=bob, title="Second")
     assert again.title == "First" and again.published_by == alice
 
 
@@ -215,19 +215,19 @@ def test_it_does_not_publish_a_private_module(
     found: Search, alice: User, lora_modules: list[LoraModule]
 ) -> None:
     Repo.objects.filter(pk=lora_modules[1].repo_id).update(visibility="private")
-    with pytest.raises(services.NotAllowed, match=str(lora_modules[1])):
-        services.publish(search=found, user=alice, title="T")
+    with pytest.raises(publishing.NotAllowed, match=str(lora_modules[1])):
+        publishing.publish(search=found, user=alice, title="T")
     assert Recipe.objects.get().published_at is None
 
 
 def test_it_does_not_publish_for_guests_or_before_the_end(
     found: Search, task: FewShotTask, alice: User, guest: User
 ) -> None:
-    with pytest.raises(services.NotAllowed, match="Sign up"):
-        services.publish(search=found, user=guest, title="T")
+    with pytest.raises(publishing.NotAllowed, match="Sign up"):
+        publishing.publish(search=found, user=guest, title="T")
     unfinished = services.submit_job(task=task, user=alice).search
     with pytest.raises(services.NotReady):
-        services.publish(search=unfinished, user=alice, title="T")
+        publishing.publish(search=unfinished, user=alice, title="T")
     with pytest.raises(services.NotReady):
         services.submit_trial(search=unfinished, user=alice, given="big")
 

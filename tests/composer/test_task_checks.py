@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from composer import services
+from composer import task_writing
 from composer.engine.errors import BadExamples
 from composer.engine.examples import Example
 from composer.models import FewShotTask
@@ -29,7 +29,7 @@ def test_it_refuses_examples_that_cannot_be_searched_on(
     alice: User, base_model: BaseModel, shots: Any, held_out: Any, words: str, field: str | None
 ) -> None:
     with pytest.raises(BadExamples, match=words) as caught:
-        services.create_task(
+        task_writing.create_task(
             user=alice, name="T", base_model=base_model, shots=shots, held_out=held_out
         )
     assert caught.value.field == field
@@ -38,7 +38,7 @@ def test_it_refuses_examples_that_cannot_be_searched_on(
 
 def test_it_refuses_an_answer_that_is_no_option(alice: User, base_model: BaseModel) -> None:
     with pytest.raises(BadExamples, match="'small' in line 1"):
-        services.create_task(
+        task_writing.create_task(
             user=alice, name="T", base_model=base_model, shots=SHOTS, answer_options=["a", "b"]
         )
 

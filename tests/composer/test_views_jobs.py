@@ -9,7 +9,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from composer import services
+from composer import services, task_writing
 from composer.engine.examples import Example
 from composer.models import FewShotTask, Search
 from hub_site.accounts.models import User
@@ -194,7 +194,7 @@ def test_predictions_are_filtered_by_links(client: Client, done: Search) -> None
 def test_a_result_without_held_out_examples_says_what_is_missing(
     client: Client, alice: User, base_model: BaseModel
 ) -> None:
-    task = services.create_task(
+    task = task_writing.create_task(
         user=alice, name="T", base_model=base_model, shots=[Example("big", "small")]
     )
     search = finished.finish(finished.start(task, alice))

@@ -4,7 +4,7 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from composer import services
+from composer import publishing, task_writing
 from composer.engine.examples import Example
 from composer.models import FewShotTask, Recipe
 from hub_site.accounts.models import User
@@ -34,7 +34,7 @@ def typed(base_model: BaseModel) -> dict[str, Any]:
 @pytest.fixture
 def published(task: FewShotTask, alice: User) -> Recipe:
     search = finished.finish(finished.start(task, alice))
-    return services.publish(search=search, user=alice, title="Opposites, published")
+    return publishing.publish(search=search, user=alice, title="Opposites, published")
 
 
 # --- the list ----------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def test_it_asks_as_often_for_ten_tasks_as_for_twenty(
 
     def add(count: int) -> None:
         for _ in range(count):
-            task = services.create_task(
+            task = task_writing.create_task(
                 user=alice, name="T", base_model=base_model, shots=[Example("big", "small")]
             )
             if task.name and FewShotTask.objects.count() % 2:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from composer import services
+from composer import publishing, services
 from composer.models import FewShotTask, Recipe
 from hub_site.accounts.models import User
 from hub_site.jobs import worker
@@ -23,7 +23,7 @@ def moderator(db: None) -> User:
 @pytest.fixture
 def recipe(alice: User, task: FewShotTask, lora_modules: list[LoraModule]) -> Recipe:
     search = finished.finish(finished.start(task, alice))
-    return services.publish(search=search, user=alice, title="Opposites")
+    return publishing.publish(search=search, user=alice, title="Opposites")
 
 
 def page(client: Client, recipe: Recipe) -> str:
@@ -107,7 +107,7 @@ def test_a_withdrawn_adapter_is_not_tried_either(
     search = recipe.published_search
     assert search is not None
     moderation.hide(first(recipe).repo, moderator=moderator, reason="Not theirs.")
-    with pytest.raises(services.Withdrawn):
+    with pytest.raises(publishing.Withdrawn):
         services.submit_trial(search=search, user=alice, given="big")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
-from composer import services
+from composer import task_writing
 from composer.demo import library
 from modules import base_models
 from modules.models import Repo
@@ -48,7 +48,7 @@ def load(folder: Path) -> tuple[int, int]:
         repo = base_models.repo_of(owner, module.name, Repo.LORA)
         base_models.mirror(repo, module, "Add the module", check_now=True)
     tasks = [_document(task) for task in library.tasks(folder)]
-    return len(modules), services.load_demo_tasks(tasks, base_model=base)
+    return len(modules), task_writing.load_demo_tasks(tasks, base_model=base)
 
 
 def _document(task: library.DemoTask) -> dict[str, Any]:

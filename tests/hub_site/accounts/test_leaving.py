@@ -12,7 +12,7 @@ from django.contrib.auth import SESSION_KEY
 from django.core.cache import cache
 from django.test import Client
 
-from composer import services
+from composer import publishing, task_writing
 from composer.engine.examples import Example
 from composer.models import FewShotTask, Ingredient, Recipe, Search
 from hub_site.accounts import guests, leaving, names
@@ -61,7 +61,7 @@ def adas_modules(ada: User, lora_modules: list[LoraModule]) -> list[LoraModule]:
 
 
 def search_of(user: User, base_model: BaseModel, number: int = 0) -> Search:
-    task = services.create_task(
+    task = task_writing.create_task(
         user=user,
         name="Opposites",
         base_model=base_model,
@@ -74,7 +74,7 @@ def search_of(user: User, base_model: BaseModel, number: int = 0) -> Search:
 
 def published(user: User, base_model: BaseModel, *, shows: bool = False, number: int = 0) -> Recipe:
     search = search_of(user, base_model, number)
-    return services.publish(search=search, user=user, title="Turns around", show_examples=shows)
+    return publishing.publish(search=search, user=user, title="Turns around", show_examples=shows)
 
 
 def delete(client: Client, user: User, **data: str) -> Any:

@@ -1,0 +1,95 @@
+"""Recipes made public, and what holds one back: private, deleted and hidden modules."""
+
+from typing import TYPE_CHECKING
+
+from django.contrib.auth.models import AnonymousUser
+from django.db import transaction
+from django.utils import timezone
+
+from composer.errors import NotAllowed, NotReady, Withdrawn
+from composer.models import Ingredient, Recipe, Search
+from hub_site.accounts.models import User
+from modules.models import LoraModule
+
+if TYPE_CHECKING:
+    from composer.querysets import Visitor
+
+
+@transaction.atomic
+def publish(
+    *,
+    search: Search,
+    user: User,
+    title: str,
+    description: str = "",
+    show_examples: bool = False,
+) -> Recipe:
+    """Make a search's recipe public. Examples and predictions stay private unless shown.
+
+    A recipe that is public already stays as its first publisher left it.
+    """
+    if search.recipe_id is None:
+        raise NotReady("There is nothing to publish yet: the search has not finished.")
+    if user.is_guest:
+        raise NotAllowed("Sign up to publish: a recipe carries its author's name.")
+    recipe = Recipe.objects.select_for_update().get(pk=search.recipe_id)
+    if recipe.published_at:
+        return recipe
+    hidden = private_ingredients(recipe)
+    if hidden:
+        raise NotAllowed(
+            f"This recipe cannot be public: {', '.join(hidden)} "
+            f"{'is' if len(hidden) == 1 else 'are'} private or no longer here. "
+            "Make the module public, or search again without it."
+        )
+    recipe.title = title.strip() or search.title
+    recipe.description = description
+    recipe.shows_examples = show_examples
+    recipe.published_at = timezone.now()
+    recipe.published_by = user
+    recipe.published_search = search
+    recipe.save()
+    return recipe
+
+
+def private_ingredients(recipe: Recipe) -> list[str]:
+    """Names of the ingredients that not everybody may see."""
+    wanted = recipe.ingredients.all()
+    public = LoraModule.objects.visible_to(AnonymousUser()).filter(
+        pk__in=[ingredient.lora_module_id for ingredient in wanted]
+    )
+    seen = set(public.values_list("pk", flat=True))
+    return [ingredient.name for ingredient in wanted if ingredient.lora_module_id not in seen]
+
+
+def standings(recipe: Recipe, user: "Visitor") -> dict[int, str]:
+    """What became of each ingredient's module for this visitor, by the ingredient's id: "here",
+    "hidden", "private" or "deleted". The recipe keeps its name, version and hash in any case."""
+    wanted = list(recipe.ingredients.select_related("lora_module__repo"))
+    seen = set(
+        LoraModule.objects.visible_to(user)
+        .filter(pk__in=[each.lora_module_id for each in wanted])
+        .values_list("pk", flat=True)
+    )
+
+    def standing(each: Ingredient) -> str:
+        if each.lora_module_id is None:
+            return "deleted"
+        if each.is_hidden:
+            return "hidden"
+        return "here" if each.lora_module_id in seen else "private"
+
+    return {each.pk: standing(each) for each in wanted}
+
+
+def refuse_withdrawn(recipe: Recipe, user: "Visitor") -> None:
+    """An adapter is made of its modules: what was hidden is not handed out inside it either."""
+    if recipe.adapter_allowed or (user.is_authenticated and user.is_staff):
+        return
+    hidden = recipe.ingredients.exclude(lora_module__repo__hidden_at=None)
+    names = list(hidden.exclude(lora_module=None).values_list("name", flat=True))
+    if names:
+        raise Withdrawn(
+            f"This adapter is withdrawn: a moderator has hidden {', '.join(names)}, which is in "
+            "it. Search again without it; if it is restored, the adapter can be had again."
+        )
