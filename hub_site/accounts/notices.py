@@ -65,4 +65,7 @@ def prune() -> int:
 def in_every_page(request: HttpRequest) -> dict[str, object]:
     """A context processor. The count is asked for only where a template shows it: in the menu."""
     user = getattr(request, "user", None)
-    return {"unread_notices": lambda: unread(user)[:MOST_COUNTED].count() if user else 0}
+    return {
+        "unread_notices": lambda: unread(user)[:MOST_COUNTED].count() if user else 0,
+        "registration_open": settings.REGISTRATION_OPEN,
+    }

@@ -43,7 +43,7 @@ class _OffersHuggingFace:
 
     def get_context_data(self, **options: Any) -> dict[str, Any]:
         found: dict[str, Any] = super().get_context_data(**options)  # type: ignore[misc]
-        return found | {"hugging_face": hugging_face(), "registration": settings.REGISTRATION_OPEN}
+        return found | {"hugging_face": hugging_face()}
 
     def render_to_response(self, context: dict[str, Any], **options: Any) -> HttpResponse:
         response: HttpResponse = super().render_to_response(context, **options)  # type: ignore[misc]

@@ -1,6 +1,9 @@
 """E-mail addresses, lost passwords, and the doors of the site: what is mailed to whom, and when."""
 
+import os
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -226,7 +229,7 @@ def test_closed_registration_is_said_and_held(client: Client, settings: Any) -> 
     assert "Sign-up is closed" in client.get(SIGNUP).text
     assert "Sign-up is closed" in sign_up(client).text
     assert not User.objects.exists()
-    assert f'href="{SIGNUP}"' not in client.get(LOGIN).text.split("<main")[1]
+    assert f'href="{SIGNUP}"' not in client.get(LOGIN).text
 
 
 def test_a_guest_stays_one_where_registration_is_closed(
@@ -258,3 +261,32 @@ def test_the_foot_leads_to_what_the_site_promises(client: Client, page: str) -> 
     assert f'href="{url}"' in client.get(LOGIN).text
     assert client.get(url).status_code == 200
     assert client.post(url).status_code == 405
+
+
+# --- the mail server ---------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({}, "console 587 True False ''"),
+        ({"EMAIL_HOST": "smtp.example.org"}, "smtp 587 True False ''"),
+        ({"EMAIL_HOST": "smtp.example.org", "EMAIL_TLS": "ssl"}, "smtp 465 False True ''"),
+        ({"EMAIL_HOST": "localhost", "EMAIL_TLS": "off"}, "smtp 25 False False ''"),
+        ({"EMAIL_HOST": "localhost", "EMAIL_PORT": "2525"}, "smtp 2525 True False ''"),
+        ({"EMAIL_HOST": "localhost", "EMAIL_PASSWORD": "x"}, "smtp 587 True False 'x'"),
+        ({"EMAIL_TLS": "yes"}, "Set it to one of: starttls, ssl, off."),
+        ({"REGISTRATION": "shut"}, "Set it to one of: open, closed."),
+    ],
+)
+def test_mails_go_where_the_environment_says(environment: dict[str, str], said: str) -> None:
+    program = (
+        "from hub_site import settings as s\n"
+        "print(s.EMAIL_BACKEND.split('.')[-2], s.EMAIL_PORT, s.EMAIL_USE_TLS, s.EMAIL_USE_SSL,"
+        " repr(s.EMAIL_HOST_PASSWORD))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"ENV_FILE": os.devnull} | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert said in done.stdout + done.stderr
