@@ -136,6 +136,8 @@ def decode(data: bytes) -> str:
 
 def with_facts(text: str, facts: Facts) -> str:
     """The card with what it does not say yet. What it says stays as its author wrote it."""
+    if facts == Facts():
+        return text
     card = read(text.encode())
     open_questions = missing(card)
     changes: dict[str, Any] = {}
