@@ -15,19 +15,21 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.utils.urls import replace_query_param
 
-from modules import collections_api, finding, keyset
+from modules import collections_api, finding, keyset, tags
 from modules.authors_api import ChangesModules, CreatesModules, Liked, Versions, page, visible
 from modules.facets import SIZES
 from modules.forms import SORTS, ModuleFilterForm
-from modules.models import BaseModel, LoraModule
+from modules.models import BaseModel, LoraModule, Tag
 from modules.querysets import LoraModuleQuerySet
 from modules.serializers import (
     BaseModelSerializer,
     LoraModulePageSerializer,
     LoraModuleSerializer,
+    TagSerializer,
 )
 
 MOST_ROWS = 100
+MOST_TAGS = 50
 
 
 class KeysetPagination(pagination.BasePagination):
@@ -133,6 +135,21 @@ class LoraModuleDetail(ChangesModules):
         return page(request, visible(request, owner, name))
 
 
+class TagList(generics.ListAPIView):
+    """Tags in use that begin with `q`, or have it further on; the most used first."""
+
+    serializer_class = TagSerializer
+    pagination_class = None
+    queryset = Tag.objects.none()
+
+    def get_queryset(self) -> list[Tag]:
+        return tags.suggest(self.request.query_params.get("q", ""), MOST_TAGS)
+
+    @extend_schema(operation_id="tags_list", parameters=[OpenApiParameter("q", OpenApiTypes.STR)])
+    def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        return super().get(request, *args, **kwargs)
+
+
 class BaseModelList(generics.ListAPIView):
     """Base models that modules can be composed on here."""
 
@@ -154,6 +171,7 @@ urlpatterns = [
         "modules/<str:owner>/<str:name>/versions/", Versions.as_view(), name="api-module-versions"
     ),
     path("modules/<str:owner>/<str:name>/like/", Liked.as_view(), name="api-module-like"),
+    path("tags/", TagList.as_view(), name="api-tags"),
     path("base-models/", BaseModelList.as_view(), name="api-base-models"),
     *collections_api.urlpatterns,
 ]

@@ -55,6 +55,8 @@ class NamesField(forms.Field):
 
 
 class ModuleFilterForm(forms.Form):
+    cleaned_data: dict[str, Any]
+
     q = forms.CharField(required=False, max_length=200, label="Search the modules")
     owner = forms.CharField(required=False, max_length=96)
     base_model = forms.CharField(required=False, max_length=200)

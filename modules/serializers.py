@@ -11,7 +11,7 @@ from rest_framework import serializers
 
 from hub_site.api import Given
 from modules.checking import checks_shown
-from modules.models import BaseModel, Commit, LoraModule, Repo
+from modules.models import BaseModel, Commit, LoraModule, Repo, Tag
 from modules.storage import local
 
 MOST_UPLOADS = 20
@@ -27,9 +27,7 @@ class LoraModuleSerializer(serializers.ModelSerializer):
     base_model = serializers.CharField(source="base_model_name", read_only=True)
     is_composable = serializers.SerializerMethodField()
     recipe_count = serializers.IntegerField(read_only=True)
-    tags = serializers.ListField(
-        source="tag_names", child=serializers.CharField(), read_only=True
-    )
+    tags = serializers.ListField(source="tag_names", child=serializers.CharField(), read_only=True)
     target_modules = serializers.ListField(child=serializers.CharField(), read_only=True)
     url = serializers.SerializerMethodField()
 
@@ -181,6 +179,13 @@ class VersionSerializer(serializers.ModelSerializer):
 class LikeSerializer(serializers.Serializer):
     liked = serializers.BooleanField()
     likes = serializers.IntegerField()
+
+
+class TagSerializer(serializers.ModelSerializer):
+    class Meta:
+        model = Tag
+        fields = ["name", "uses"]
+        read_only_fields = fields
 
 
 class BaseModelSerializer(serializers.ModelSerializer):
