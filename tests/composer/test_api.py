@@ -232,6 +232,21 @@ def test_it_takes_modules_by_name(
     assert [each["repo"] for each in made.json()["spec"]["ingredients"]] == sorted(names)
 
 
+def test_it_refuses_a_module_that_cannot_be_composed_and_says_why(
+    program: Program, task: FewShotTask, lora_modules: list[LoraModule]
+) -> None:
+    dora = lora_modules[1]
+    dora.not_composable = "It cannot be composed exactly: it uses DoRA."
+    dora.save()
+    chosen = {"how": "hand", "modules": [str(lora_modules[3]), str(dora)]}
+    answer = program.post("jobs/", {"task": str(task.pk), "modules": chosen})
+    assert is_error(answer, 422, "incompatible_modules")
+    assert f"{dora} cannot be mixed here" in answer.json()["message"]
+    assert "it uses DoRA" in answer.json()["message"]
+    all_that_fit = program.post("jobs/", {"task": str(task.pk)}).json()["spec"]["ingredients"]
+    assert str(dora) not in [each["repo"] for each in all_that_fit] and len(all_that_fit) > 1
+
+
 def test_strangers_do_not_find_a_job(task: FewShotTask, alice: User, bob: User) -> None:
     job = services.submit_job(task=task, user=alice)
     bobs = Program(bob)

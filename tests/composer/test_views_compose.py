@@ -106,10 +106,12 @@ def test_modules_that_do_not_fit_say_why(
     lora_modules[0].status = "rejected"
     lora_modules[0].rejected_reason = "Its weights are not numbers."
     lora_modules[0].save()
+    lora_modules[1].not_composable = "It uses DoRA."
+    lora_modules[1].save()
     client.force_login(alice)
     page = client.get(compose_url(task))
-    assert "1 more cannot be mixed here" in page.text
-    assert "Its weights are not numbers." in page.text
+    assert "2 more cannot be mixed here" in page.text
+    assert "Its weights are not numbers." in page.text and "It uses DoRA." in page.text
 
 
 def test_a_remix_starts_from_the_earlier_settings(
