@@ -17,7 +17,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from composer.engine.errors import CommonsError
 from hub_site.errors import status_of
-from modules import cards, intake, ownership, receiving, services, uploads, versions
+from modules import base_match, cards, intake, ownership, receiving, services, uploads, versions
 from modules.models import LoraModule, Repo
 from modules.upload_forms import (
     DeleteForm,
@@ -134,6 +134,7 @@ def _about(request: HttpRequest, repo: Repo | None, token: str) -> HttpResponse:
         "token": token,
         "files": sorted(staged.files.items()),
         "card_said": _said(staged),
+        "base": base_match.match(staged.reading)[0],
     }
     return render(request, "modules/upload_about.html", context, status=status)
 

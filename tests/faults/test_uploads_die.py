@@ -186,6 +186,20 @@ def test_an_upload_that_breaks_off_leaves_nothing(
     assert status == 302 and Blob.objects.count() == 2
 
 
+def test_what_is_announced_too_large_is_answered_before_it_is_sent(
+    start_web: Callable[..., Web], session: str
+) -> None:
+    web = start_web()
+    connection = http.client.HTTPConnection("127.0.0.1", web.port, timeout=60)
+    connection.putrequest("POST", "/upload/")
+    for name, value in headers(session, 10**12).items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    answer = connection.getresponse()
+    assert answer.status == 413
+    assert "1.0 TB" in answer.read().decode()
+
+
 def test_a_killed_web_process_leaves_nothing(start_web: Callable[..., Web], session: str) -> None:
     web = start_web()
     half_sent(web, session, body({"adapter_model.safetensors": os.urandom(LARGE)}))
