@@ -53,8 +53,11 @@ def _own_item(request: HttpRequest, owner: str, slug: str, pk: int) -> Collectio
 def collection_list(request: HttpRequest) -> HttpResponse:
     found = Collection.objects.select_related("owner")
     shown = Count("items", filter=Q(items__lora_module__is_listed=True))
+    others = found.listed()
+    if request.user.is_authenticated:
+        others = others.exclude(owner__user=request.user)  # their own stand above
     page = keyset.cut(
-        found.listed().annotate(items_count=shown),
+        others.annotate(items_count=shown),
         keyset.Order("updated_at"),
         cursor=request.GET.get("after", ""),
     )

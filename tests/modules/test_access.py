@@ -95,6 +95,7 @@ RULES: dict[str, list[tuple[str, Rule]]] = {
         ("put", with_account_what_it_sees), ("delete", with_account_what_it_sees),
     ],
     "api-base-models": [("get", anybody)],
+    "api-tags": [("get", anybody)],
     "api-collections": [("get", anybody), ("post", with_account)],
     "api-collection": [
         ("get", who_sees_it), ("patch", its_owner_by_program), ("delete", its_owner_by_program),
