@@ -281,3 +281,13 @@ def test_hidden_collections_are_for_their_owner_and_moderators(
     assert b"A title" not in client.get("/collections/").content
     moderation.restore_collection(found, moderator=moderator)
     assert b"A title" in client.get("/collections/").content
+
+
+def test_every_list_of_the_admin_opens(queue: Client) -> None:
+    from django.contrib import admin
+    from django.urls import reverse
+
+    for model in admin.site._registry:
+        options = model._meta
+        url = reverse(f"admin:{options.app_label}_{options.model_name}_changelist")
+        assert queue.get(url).status_code == 200, url
