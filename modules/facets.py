@@ -97,6 +97,7 @@ class Counts:
     total: int
     words_are_more: bool = False  # lower bounds
     total_is_more: bool = False
+    is_about: bool = False
 
 
 def count(form: ModuleFilterForm, found: Found) -> Counts:
@@ -115,7 +116,10 @@ def count(form: ModuleFilterForm, found: Found) -> Counts:
         cursor.execute(COUNT.format(rows=sql), parameters)
         counted: dict[str, int] = dict(cursor.fetchall())
     total = counted.pop("")
-    is_more = total > COUNTED or bool(found.ranked_of_many)
+    if found.about:
+        about = int(float(f"{found.about:.2g}"))
+        return Counts(counted, about, words_are_more=True, is_about=True)
+    is_more = total > COUNTED
     if is_more and kept is not None and words and words[0] in kept.counts:
         return Counts(counted, max(total, kept.counts[words[0]]), words_are_more=True)
     return Counts(counted, min(total, COUNTED), is_more, is_more)

@@ -9,8 +9,9 @@ page says so. In every other order all matches are shown.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django.db import connection, transaction
 
@@ -23,15 +24,17 @@ if TYPE_CHECKING:
 
 MOST = 1_000
 RANKED, ENOUGH = 200, 60
+SURELY_MANY = 5  # times MOST
 
 
 @dataclass(frozen=True)
 class Found:
-    """`rows` go into pages in the form's order; `sample`, at most MOST of them, is counted."""
+    """`rows` go into pages in the form's order; `sample` is what facets are counted in."""
 
     rows: LoraModuleQuerySet
     sample: LoraModuleQuerySet
-    ranked_of_many: int = 0  # so many of more than MOST matches are ranked; 0: all are
+    about: int = 0  # so many match by PostgreSQL's estimate, and only `sample` was looked at
+    ranked: int = 0  # and so many of them are ranked
 
 
 def find(form: ModuleFilterForm, user: Visitor) -> Found:
@@ -40,20 +43,30 @@ def find(form: ModuleFilterForm, user: Visitor) -> Found:
     if not text.strip():
         return Found(listed, listed)
     matches = listed.search(text)
-    if prefix_query(text) is None:
+    query = prefix_query(text)
+    if query is None:
         return Found(matches.with_rank(text), matches)
-    some = some_of(matches)
-    if len(some) <= MOST:
-        few = LoraModule.objects.of_ids(some)
-        return Found(few.with_rank(text), few)
-    sample = LoraModule.objects.of_ids(some[:MOST])
-    if not form.is_ranked:
-        return Found(matches, sample)
-    best = _most_downloaded(listed.filter(head=prefix_query(text)), RANKED)
+    about = _estimate(matches)
+    if about <= SURELY_MANY * MOST:
+        some = some_of(matches)
+        if len(some) <= MOST:
+            few = LoraModule.objects.of_ids(some)
+            return Found(few.with_rank(text), few)
+    best = _most_downloaded(listed.filter(head=query), RANKED)
     if len(best) < ENOUGH:
         best |= _most_downloaded(matches, ENOUGH)
-    ranked = LoraModule.objects.of_ids(best).with_rank(text)
-    return Found(ranked, sample, ranked_of_many=len(best))
+    sample = LoraModule.objects.of_ids(best)
+    if len(best) < ENOUGH:  # the estimate was wrong: these are all
+        return Found(sample.with_rank(text), sample)
+    rows = sample.with_rank(text) if form.is_ranked else matches
+    return Found(rows, sample, max(about, MOST), len(best) if form.is_ranked else 0)
+
+
+def _estimate(matches: LoraModuleQuerySet) -> int:
+    """How many there are by the table's statistics: to look a common word up, only to learn that
+    it is common, would take longer than all the rest."""
+    plan = json.loads(matches.order_by().values("pk").explain(format="json"))
+    return int(plan[0]["Plan"]["Plan Rows"])
 
 
 def some_of(matches: LoraModuleQuerySet) -> list[int]:
@@ -66,5 +79,5 @@ def some_of(matches: LoraModuleQuerySet) -> list[int]:
     return found
 
 
-def _most_downloaded(matches: Any, most: int) -> set[int]:
+def _most_downloaded(matches: LoraModuleQuerySet, most: int) -> set[int]:
     return set(matches.order_by("-downloads", "-pk").values_list("pk", flat=True)[:most])

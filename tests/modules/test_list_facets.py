@@ -171,8 +171,8 @@ def test_of_very_many_matches_the_best_known_are_ranked_and_the_page_says_so(
     for name, value in (("MOST", 3), ("RANKED", 2), ("ENOUGH", 2)):
         monkeypatch.setattr(finding, name, value)
     answer = client.get(LIST, {"q": "eighty"})  # in every card, in no head
-    assert rows(answer) == ["doe", "cat"] and answer.context["found"].ranked_of_many == 2
-    assert "only the 2 best known of them are ranked" in answer.content.decode()
+    assert rows(answer) == ["doe", "cat"] and answer.context["found"].ranked == 2
+    assert "only the 2 best known of them are ranked here" in answer.content.decode()
     assert rows(client.get(LIST, {"q": "eighty", "sort": "name"})) == ["ant", "bee", "cat", "doe"]
     assert rows(client.get(LIST, {"q": "bee"})) == ["bee"]
 
