@@ -22,6 +22,7 @@ from modules.checks import Found
 
 LOOK = 0.5  # seconds between looks at whether we should stop
 ERRORS_KEPT = 4_000
+KEPT = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")
 COMMAND = (sys.executable, "-m", "modules.check_process")
 
 
@@ -70,7 +71,7 @@ def _run(
         COMMAND,
         cwd=settings.BASE_DIR,
         env={  # nothing of ours: no address of the database, no secret key
-            "PATH": os.environ.get("PATH", ""),
+            **{name: os.environ[name] for name in KEPT if name in os.environ},
             "PYTHONPATH": str(settings.BASE_DIR),
             "PYTHONUTF8": "1",
             "OMP_NUM_THREADS": "1",

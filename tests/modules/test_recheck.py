@@ -9,8 +9,10 @@ from django.test import Client
 from safetensors.numpy import save
 
 from hub_site.accounts.models import User
+from hub_site.jobs import queue
 from hub_site.jobs.models import Job
-from modules import checking, services
+from hub_site.jobs.worker import Lease
+from modules import checking, services, tasks
 from modules.models import BaseModel, LoraModule, Repo
 from tests.modules.conftest import BASE, config_bytes, factors
 
@@ -43,7 +45,7 @@ def test_it_checks_named_ones_or_rejected_ones(opposites: LoraModule, secret: Lo
     assert [job.params["lora_module"] for job in Job.objects.all()] == [opposites.pk]
     secret.reject("It was broken.")
     call_command("recheck_modules", rejected=True, verbosity=0)
-    assert Job.objects.latest("pk").params["lora_module"] == secret.pk
+    assert Job.objects.latest("created_at").params["lora_module"] == secret.pk
     assert Job.objects.count() == 2
     with pytest.raises(CommandError, match="no module 'alice/opposite'"):
         call_command("recheck_modules", "alice/opposite")
@@ -71,6 +73,28 @@ def test_a_new_alias_matches_modules_that_named_it(
     run_job(module)
     module.refresh_from_db()
     assert module.is_composable and module.base_model_name == BASE
+
+
+def test_a_base_model_that_comes_during_a_check_is_compared_all_the_same(
+    alice: User, base_model: BaseModel, publish: Any, run_job: Any
+) -> None:
+    module = publish(alice, "m", base_model_name_or_path="other/name")
+    checking.recheck(module)
+
+    class Meanwhile(Lease):
+        def check(self) -> None:
+            super().check()
+            LoraModule.objects.update(base_model=base_model, status=LoraModule.CHECKING)
+
+    job = queue.claim_next("test")
+    assert job is not None
+    with Meanwhile(job) as lease:
+        tasks.check_module(job, lease)
+    module.refresh_from_db()
+    assert module.status == LoraModule.CHECKING and module.check_job != job
+    run_job(module)
+    module.refresh_from_db()
+    assert module.is_composable
 
 
 def test_its_author_hears_of_a_check_that_was_asked_for(
