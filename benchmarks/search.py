@@ -2,14 +2,14 @@
 
     python -m benchmarks.search [--modules 200000] [--rounds 60] [--keep FOLDER]
 
-Fills a scratch PostgreSQL of its own (the embedded one, without fsync) with modules of 1,000 owners
-on 300 base models with 2,000 tags, all skewed as libraries are, each with the search words of a card
-of 2 kB. Then asks the site for its pages in this process: URLs, middleware, views and templates are
-the real ones, the socket and the browser are missing. For every kind of page: how many queries, and
-median and 95th percentile of the time in the database alone and of the whole view. Parameters
-differ from request to request; the first few requests of each kind are not counted.
+Fills a scratch PostgreSQL of its own (the embedded one, without fsync) with modules of 1,000
+owners on 300 base models with 2,000 tags, all skewed as libraries are, each with the search words
+of a card of 2 kB. Then asks the site for its pages in this process: URLs, middleware, views and
+templates are the real ones, the socket and the browser are missing. For every kind of page: how
+many queries, and median and 95th percentile of the time in the database alone and of the whole
+view. Parameters differ from request to request; the first few of each kind are not counted.
 
-The scratch database is dropped at the end; `--keep` leaves it in a folder, and finds it there again.
+The scratch database is dropped at the end; `--keep` leaves it in a folder and finds it there again.
 """
 
 from __future__ import annotations
@@ -36,14 +36,16 @@ OWNERS, BASE_MODELS, TAGS, RECIPES = 1_000, 300, 2_000, 3_000
 PARAGRAPHS, PARAGRAPH_WORDS, CARD_PARAGRAPHS = 5_000, 38, 8
 CARDS = 200  # cards that lie in the store, for module pages
 WARM_UP = 5
-WORDS = """the of and to a in is for on with this it as that model base module lora rank trained data
-examples language task text answer question english from use few shot adapter weights small large
-training set words input output test score accuracy loss learning rate steps batch layers attention
-query value key target module translate summary sentiment dialogue code python math legal medical news
-story poem recipe review product support chat email names dates places animals plants history science
-physics chemistry law finance sports music film games travel weather health food family school work
-style formal informal short long french german spanish italian dutch polish czech finnish arabic hindi
-japanese korean chinese turkish""".split()
+WORDS = """
+the of and to a in is for on with this it as that model base module lora rank trained data
+examples language task text answer question english from use few shot adapter weights small
+large training set words input output test score accuracy loss learning rate steps batch
+layers attention query value key target module translate summary sentiment dialogue code
+python math legal medical news story poem recipe review product support chat email names dates
+places animals plants history science physics chemistry law finance sports music film games
+travel weather health food family school work style formal informal short long french german
+spanish italian dutch polish czech finnish arabic hindi japanese korean chinese turkish
+""".split()  # noqa: SIM905
 
 
 # --- filling -----------------------------------------------------------------------------------
@@ -51,8 +53,8 @@ japanese korean chinese turkish""".split()
 
 def vocabulary(draw: random.Random, size: int) -> list[str]:
     """Words that could be words, the common ones first."""
-    onsets = "b c d f g h j k l m n p r s t v w z br cr dr fl gr pl pr st str th sh ch".split()
-    vowels = "a e i o u ai ea ou".split()
+    onsets = "b c d f g h j k l m n p r s t v w z br cr dr fl gr pl pr st str th sh ch".split()  # noqa: SIM905
+    vowels = "a e i o u ai ea ou".split()  # noqa: SIM905
     ends = ["", "", "n", "r", "s", "l", "t", "nd", "st", "ck"]
     words = list(dict.fromkeys(WORDS))
     seen = set(words)
@@ -69,7 +71,7 @@ def vocabulary(draw: random.Random, size: int) -> list[str]:
 def fill(model: type[Model], values: Mapping[str, str], source: str) -> None:
     """INSERT ... SELECT; whatever `values` leaves out gets the model's own default."""
     from django.db import connection
-    from django.db.models import GeneratedField, NOT_PROVIDED
+    from django.db.models import NOT_PROVIDED, GeneratedField
 
     columns, selected = list(values), [value.replace("%", "%%") for value in values.values()]
     parameters: list[Any] = []
@@ -150,7 +152,8 @@ def fill_database(modules: int) -> None:
     fill(
         Repo,
         {"id": "s.n", "owner_id": f"1 + floor({OWNERS} * power(random(), 2))::int",
-         "name": "a.word || '-' || b.word || CASE WHEN s.n % 3 = 0 THEN '-lora-' ELSE '-' END || s.n",
+         "name": "a.word || '-' || b.word || "
+         "CASE WHEN s.n % 3 = 0 THEN '-lora-' ELSE '-' END || s.n",
          "kind": "'lora'",
          "visibility": "CASE WHEN random() < 0.03 THEN 'private' ELSE 'public' END",
          "hidden_at": "CASE WHEN random() < 0.01 THEN now() END",
@@ -162,7 +165,8 @@ def fill_database(modules: int) -> None:
     )  # fmt: skip
     fill(
         Commit,
-        {"id": "r.id", "repo_id": "r.id", "sha": "md5(r.id::text) || substr(md5('x' || r.id), 1, 8)",
+        {"id": "r.id", "repo_id": "r.id",
+         "sha": "md5(r.id::text) || substr(md5('x' || r.id), 1, 8)",
          "author_id": "r.owner_id", "title": "'First version'",
          "created_at": "now() - random() * interval '900 days'"},
         "FROM modules_repo r",
@@ -194,7 +198,8 @@ def fill_database(modules: int) -> None:
     fill(
         CommitFile,
         {"commit_id": "c.id", "path": "p.path",
-         "blob_id": "CASE p.path WHEN 'README.md' THEN card.sha ELSE md5('w' || c.id % 1000) || md5((c.id % 1000)::text) END"},
+         "blob_id": "CASE p.path WHEN 'README.md' THEN card.sha "
+         "ELSE md5('w' || c.id % 1000) || md5((c.id % 1000)::text) END"},
         f"""FROM modules_commit c CROSS JOIN
             (VALUES ('README.md'), ('adapter_config.json'), ('adapter_model.safetensors')) p (path)
             JOIN card ON card.n = c.id % {CARDS}""",
@@ -216,14 +221,16 @@ def fill_database(modules: int) -> None:
         )
         cursor.execute("CREATE UNIQUE INDEX ON card_words (id); CREATE UNIQUE INDEX ON chosen (id)")
         cursor.execute("ANALYZE card_words; ANALYZE chosen")
-    targets = """(ARRAY['["q", "v"]', '["q_proj", "v_proj"]', '["q_proj", "k_proj", "v_proj", "o_proj"]',
-        '["c_attn"]', '["gate_proj", "up_proj", "down_proj"]', '["query", "value"]'])"""
+    targets = """(ARRAY['["q", "v"]', '["q_proj", "v_proj"]',
+        '["q_proj", "k_proj", "v_proj", "o_proj"]', '["c_attn"]',
+        '["gate_proj", "up_proj", "down_proj"]', '["query", "value"]'])"""
     fill(
         LoraModule,
         {
             "id": "s.id", "repo_id": "s.id", "commit_id": "s.id", "status": "s.status",
             "published_at": "s.published_at",
-            "is_listed": "s.visibility = 'public' AND s.hidden_at IS NULL AND s.status <> 'rejected'",
+            "is_listed": "s.visibility = 'public' AND s.hidden_at IS NULL "
+            "AND s.status <> 'rejected'",
             "downloads": "s.downloads", "likes": "floor(exp(power(random(), 4) * 8))::int - 1",
             "trending": "CASE WHEN random() < 0.1 THEN s.downloads * random() ELSE 0 END",
             "base_model_id": "b.id", "base_model_name": "b.name",
@@ -234,10 +241,10 @@ def fill_database(modules: int) -> None:
             "summary": "'Answers with ' || x.word || ' where the input says ' || y.word || '.'",
             "licence": """(ARRAY['apache-2.0', 'mit', 'cc-by-4.0', 'cc-by-nc-4.0', 'llama3.1',
                           'gpl-3.0', 'openrail', ''])[1 + floor(8 * power(random(), 2))::int]""",
-            "language": """(ARRAY['en', 'en, fr', 'zh', 'de', 'fr', 'es', 'multilingual', 'ja', 'fi',
-                           ''])[1 + floor(10 * power(random(), 2))::int]""",
-            "task": """(ARRAY['text-generation', 'summarization', 'translation', 'question-answering',
-                       'text-classification', '', 'chat', 'code'])
+            "language": """(ARRAY['en', 'en, fr', 'zh', 'de', 'fr', 'es', 'multilingual', 'ja',
+                           'fi', ''])[1 + floor(10 * power(random(), 2))::int]""",
+            "task": """(ARRAY['text-generation', 'summarization', 'translation',
+                       'question-answering', 'text-classification', '', 'chat', 'code'])
                        [1 + floor(8 * power(random(), 2))::int]""",
             "name_key": "lower(s.name)",
             "tag_names": "ARRAY(SELECT t.name FROM modules_tag t WHERE t.id = ANY(chosen.tags))",
@@ -267,7 +274,8 @@ def fill_database(modules: int) -> None:
                     to_tsvector('simple', lower(l.summary)) AS said,
                     to_tsvector('simple', lower(l.summary || ' ' || l.base_model_name)) AS summary
                 FROM modules_loramodule l JOIN card_words c ON c.id = l.id
-                JOIN modules_repo r ON r.id = l.repo_id JOIN accounts_namespace a ON a.id = r.owner_id
+                JOIN modules_repo r ON r.id = l.repo_id
+                JOIN accounts_namespace a ON a.id = r.owner_id
                 ORDER BY l.id
             ) s WHERE s.id = m.id"""
         )
@@ -300,9 +308,8 @@ def fill_database(modules: int) -> None:
             )
             for (sequence,) in cursor.fetchall():
                 if sequence:
-                    cursor.execute(
-                        f"SELECT setval('{sequence}', greatest(1, (SELECT max(id) FROM \"{table}\")))"
-                    )
+                    last = f'SELECT greatest(1, max(id)) FROM "{table}"'
+                    cursor.execute(f"SELECT setval('{sequence}', ({last}))")
         cursor.execute("VACUUM ANALYZE")
         cursor.execute("SET session_replication_role = origin")
         cursor.execute("RESET ALL")
@@ -443,6 +450,9 @@ def asks(client: Any) -> dict[str, Ask]:
     def row(turn: int) -> Any:
         return sample[(turn + WARM_UP) % len(sample)]
 
+    def first(sort: str) -> Ask:
+        return lambda n: page(sort=sort)
+
     kinds: dict[str, Ask] = {
         "first page": lambda n: page(),
         "page 100, trending": lambda n: page(sort="trending", after=nth(deep["trending"], n)),
@@ -451,7 +461,7 @@ def asks(client: Any) -> dict[str, Ask]:
         ),
     }
     for sort in ("downloads", "likes", "newest", "name"):
-        kinds[f"first page by {sort}"] = lambda n, sort=sort: page(sort=sort)
+        kinds[f"first page by {sort}"] = first(sort)
     kinds |= {
         "one facet: base model": lambda n: page(base_model=row(n)[0]),
         "one facet: licence": lambda n: page(licence=row(n)[1]),
@@ -561,8 +571,8 @@ def run(folder: Path, options: argparse.Namespace) -> None:
         )
         version, heap, whole, count, listed = cursor.fetchone()
     print(
-        f"\n{count:,} modules, {listed:,} of them listed; their table {heap}, with search words and "
-        f"indexes {whole}. {version.split(' on ')[0]} with 64 MB of shared buffers; "
+        f"\n{count:,} modules, {listed:,} of them listed; their table {heap}, with search words "
+        f"and indexes {whole}. {version.split(' on ')[0]} with 64 MB of shared buffers; "
         f"{os.cpu_count()} cores, load {before:.1f} before and {os.getloadavg()[0]:.1f} after."
     )
 
