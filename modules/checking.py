@@ -138,7 +138,9 @@ def twins(module: LoraModule, user: Visitor) -> QuerySet[LoraModule]:
 
 def checks_shown(module: LoraModule, user: Visitor) -> list[dict[str, Any]]:
     """The lines of the check, and whom the module repeats: that depends on who asks, because a
-    private module's name is not for strangers."""
+    private module's name is not for strangers. What a rejected module failed is its owner's."""
+    if module.status == LoraModule.REJECTED and not sees_reasons(module, user):
+        return []
     same = list(twins(module, user)[:MOST_TWINS])
     if not same:
         return list(module.checks)
@@ -148,6 +150,13 @@ def checks_shown(module: LoraModule, user: Visitor) -> list[dict[str, Any]]:
     )
     links = [{"name": str(twin), "url": twin.get_absolute_url()} for twin in same]
     return [*module.checks, {**line.to_json(), "links": links}]
+
+
+def sees_reasons(module: LoraModule, user: Visitor) -> bool:
+    """Why a module was rejected is for its owner, and for moderators, to read."""
+    if not user.is_authenticated:
+        return False
+    return user.is_staff or module.repo.owner.user_id == user.pk
 
 
 def update_listed(module: LoraModule) -> None:

@@ -10,7 +10,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from hub_site.api import Given
-from modules.checking import checks_shown
+from modules.checking import checks_shown, sees_reasons
 from modules.models import BaseModel, Commit, LoraModule, Repo, Tag
 from modules.storage import local
 
@@ -26,6 +26,7 @@ class LoraModuleSerializer(serializers.ModelSerializer):
     revision = serializers.CharField(source="commit.sha", read_only=True)
     base_model = serializers.CharField(source="base_model_name", read_only=True)
     is_composable = serializers.SerializerMethodField()
+    rejected_reason = serializers.SerializerMethodField(help_text="Empty for all but its owner.")
     recipe_count = serializers.IntegerField(read_only=True)
     tags = serializers.ListField(source="tag_names", child=serializers.CharField(), read_only=True)
     target_modules = serializers.ListField(child=serializers.CharField(), read_only=True)
@@ -40,6 +41,10 @@ class LoraModuleSerializer(serializers.ModelSerializer):
             "licence", "language", "tags", "downloads", "likes", "recipe_count",
         ]  # fmt: skip
         read_only_fields = fields
+
+    def get_rejected_reason(self, module: LoraModule) -> str:
+        shown = sees_reasons(module, self.context["request"].user)
+        return module.rejected_reason if shown else ""
 
     def get_is_composable(self, module: LoraModule) -> bool:
         return module.is_composable

@@ -326,8 +326,12 @@ def test_only_the_owner_of_a_rejected_module_sees_why(
             client.force_login(user)
         page = client.get("/alice/opposites").content.decode()
         assert "It did not pass its checks" in page and "/tasks/new/?module=" not in page
-        assert "3 values are NaN." not in page and "Look at q." not in page
+        told = client.get("/api/v1/modules/alice/opposites/").content.decode()
+        for text in (page, told):
+            assert "3 values are NaN." not in text and "Look at q." not in text
     client.force_login(alice)
+    told = client.get("/api/v1/modules/alice/opposites/").content.decode()
+    assert "3 values are NaN." in told and "Look at q." in told
     page = client.get("/alice/opposites").content.decode()
     assert "3 values are NaN." in page and "Look at q." in page
 
