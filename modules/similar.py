@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from django.db.models import Case, Count, IntegerField, Q, QuerySet, When
+from django.contrib.postgres.fields import ArrayField
+from django.db.models import Case, Func, IntegerField, Q, QuerySet, TextField, Value, When
 
 from modules.models import LoraModule
 
 SHOWN = 5
-# Of a base model with 50,000 modules, only the most fetched ones are compared.
-WITH_COMMON_TAGS, OTHERS = 200, 50
+# A base model can have 50,000 modules, and a tag as many: compared are the most fetched ones, and
+# those that share one of its rarest tags, which say the most.
+MOST_FETCHED, SHARING, RAREST, RARE = 100, 100, 3, 500
+
+
+class InCommon(Func):
+    """How many values two arrays share."""
+
+    template = "cardinality(ARRAY(SELECT unnest(%(expressions)s)))"
+    arg_joiner = ") INTERSECT SELECT unnest("
+    output_field = IntegerField()
 
 
 def similar_to(module: LoraModule) -> QuerySet[LoraModule]:
@@ -20,23 +30,19 @@ def similar_to(module: LoraModule) -> QuerySet[LoraModule]:
         same_base = Q(base_model=None, base_model_name=module.base_model_name)
     else:
         return LoraModule.objects.none()
-    of_base = (
-        LoraModule.objects.filter(same_base, is_listed=True, status=LoraModule.READY)
-        .exclude(pk=module.pk)
-        .order_by("-downloads", "-pk")
-        .values("pk")
-    )
-    tags = list(module.tags.all())
-    compared = of_base[:OTHERS]
-    if tags:
-        tagged = of_base.filter(facets__overlap=[f"tag:{tag.name.lower()}" for tag in tags])
-        compared = tagged[:WITH_COMMON_TAGS].union(compared)
-    alike = 2 * Count("tags", filter=Q(tags__in=[tag.pk for tag in tags]))
+    listed = LoraModule.objects.filter(is_listed=True).order_by("-downloads", "-pk").values("pk")
+    compared = listed.filter(same_base)[:MOST_FETCHED]
+    tags = sorted((t for t in module.tags.all() if t.uses <= RARE), key=lambda tag: tag.uses)
+    if words := [f"tag:{tag.name.lower()}" for tag in tags[:RAREST]]:
+        sharing = listed.filter(same_base, facets__overlap=words)
+        compared = compared.union(sharing[:SHARING])
+    alike = 2 * InCommon("tag_names", Value(module.tag_names, ArrayField(TextField())))
     alike += _points(1, Q(target_modules=module.target_modules))
     if module.task:
         alike += _points(3, Q(task=module.task))
     return (
-        LoraModule.objects.filter(pk__in=compared)
+        LoraModule.objects.filter(pk__in=compared, status=LoraModule.READY)
+        .exclude(pk=module.pk)
         .annotate(alike=alike)
         .order_by("-alike", "-likes", "-downloads", "-pk")
         .select_related("repo__owner")
