@@ -50,8 +50,9 @@ def top_logits(folder: Path, prompt: str, token_ids: list[int]) -> list[float]:
     from peft import PeftModel
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder / "base-model")
-    base = AutoModelForSeq2SeqLM.from_pretrained(folder / "base-model")
+    [config] = folder.glob("lora-commons/*/*/*/config.json")  # where the snippet put it
+    tokenizer = AutoTokenizer.from_pretrained(config.parent)
+    base = AutoModelForSeq2SeqLM.from_pretrained(config.parent)
     model = PeftModel.from_pretrained(base, str(folder / "adapter")).eval()
     start = torch.tensor([[base.config.decoder_start_token_id]])
     with torch.inference_mode():
