@@ -140,7 +140,6 @@ def test_what_safetensors_writes_is_read_as_it_was(
     agree(raw)
 
 
-@settings(max_examples=300)
 @given(st.dictionaries(st.text(max_size=30), JSON, max_size=6), HEADERS)
 def test_any_config_is_read_or_refused(more: dict[str, Any], header: dict[str, Any]) -> None:
     known = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"]}
@@ -159,7 +158,7 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(st.dictionaries(st.sampled_from(SETTINGS), JSON, max_size=4))
 def test_any_value_of_a_setting_is_read_or_refused(changes: dict[str, Any]) -> None:
     known = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"]}
