@@ -28,6 +28,8 @@ from modules.storage import local
 CARD_NAME = services.CARD_NAME
 LEGAL = ("license", "licence", "notice", "copying")
 LEGAL_LIMIT = 1 << 20
+MOST_LEGAL = 4
+MOST_NAMED = 10
 DAY = 24 * 3600
 WHAT_TO_BRING = (
     f"A LoRA module is two files, {CONFIG_NAME} and {WEIGHTS_NAME}, as PEFT's save_pretrained "
@@ -92,8 +94,8 @@ def stage(user: User, sent: Iterable[SentFile], repo: Repo | None = None) -> str
         {
             "user": user.pk,
             "files": {path: blob.sha256 for path, blob in blobs.items()},
-            "left_out": incoming.left_out[:20],
-            "name": incoming.name[:100],
+            "left_out": _shortened(incoming.left_out),
+            "name": incoming.name[:96],
             "parent": head.sha if head else "",
             "repo": repo.pk if repo else None,
         },
@@ -107,7 +109,7 @@ def sort_out(sent: Iterable[SentFile], stack: ExitStack) -> Incoming:
     found, pickles = Incoming(), []
     for file, name, stream in _unpacked(sent, found, stack):
         path = recognise(name)
-        if path is None:
+        if path is None or _is_legal(path) and sum(map(_is_legal, found.files)) >= MOST_LEGAL:
             found.left_out.append(name)
             if name.lower().endswith(checks.PICKLES):
                 pickles.append(name)
@@ -135,9 +137,19 @@ def recognise(name: str) -> str | None:
         return WEIGHTS_NAME
     if lower in ("readme.md", "readme.markdown", "readme", "readme.txt"):
         return CARD_NAME
-    if lower.partition(".")[0] in LEGAL and lower.endswith((*LEGAL, ".txt", ".md")):
-        return base[:100]
-    return None
+    stem, _, ending = lower.partition(".")
+    return base if stem in LEGAL and ending in ("", "txt", "md") else None
+
+
+def _is_legal(path: str) -> bool:
+    return path.lower().startswith(LEGAL)
+
+
+def _shortened(names: list[str]) -> list[str]:
+    """For people, and for an address that must not grow with what a zip holds."""
+    shown = [name if len(name) <= 60 else f"{name[:40]}…" for name in names[:MOST_NAMED]]
+    rest = len(names) - len(shown)
+    return [*shown, f"and {rest:,} more"] if rest else shown
 
 
 def check(user: User, incoming: Incoming, head: Commit | None) -> None:
@@ -148,7 +160,7 @@ def check(user: User, incoming: Incoming, head: Commit | None) -> None:
     kept = dict(head.files.values_list("path", "blob__size")) if head else {}
     intake.check_module_size(sum((kept | sizes).values()))
     for path, size in sizes.items():
-        if path.lower().startswith(LEGAL) and size > LEGAL_LIMIT:
+        if _is_legal(path) and size > LEGAL_LIMIT:
             raise BadUpload(f"{path} has {size:,} bytes; {LEGAL_LIMIT:,} are the most for it.")
         checks.refuse_pickle(path, cast(BinaryIO, files[path]))
         files[path].seek(0)

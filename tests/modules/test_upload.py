@@ -129,6 +129,18 @@ def test_it_takes_a_zip_of_a_folder(publish_as: Send, send: Send, client: Client
     assert sorted(commit.files.values_list("path", flat=True)) == [README, CONFIG, WEIGHTS]
 
 
+def test_the_next_steps_address_does_not_grow_with_what_a_zip_holds(
+    send: Send, client: Client
+) -> None:
+    more = {f"{number:03}-{'ü' * 80}.csv": b"" for number in range(300)}
+    more |= {f"{'x' * number}LICENSE.md": b"x" for number in range(3)}
+    more |= dict.fromkeys(("LICENSE", "license", "NOTICE", "COPYING.txt", "notice.md"), b"x")
+    where = send({f"{'n' * 200}.zip": zipped(files() | more)})["Location"]
+    assert len(where) < 3_000  # web servers take about 4,000
+    page = client.get(where).content.decode()
+    assert "more" in page and "000-" in page and "NOTICE" in page
+
+
 def test_it_knows_files_that_a_browser_numbered(publish_as: Send) -> None:
     publish_as(
         {"adapter_config (1).json": config_bytes(), "opposites.safetensors": weights_bytes()},
