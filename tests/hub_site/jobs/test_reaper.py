@@ -96,9 +96,7 @@ def test_it_says_that_it_is_there(reaper: Reaper) -> None:
     assert first.name == reaper.name
 
 
-def test_it_rings_when_jobs_wait_and_a_child_is_free(
-    reaper: Reaper, child: int, dead: int
-) -> None:
+def test_it_rings_when_jobs_wait_and_a_child_is_free(reaper: Reaper, child: int, dead: int) -> None:
     before = bells()
     reaper._wake()
     assert bells() == before
