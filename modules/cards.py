@@ -246,6 +246,17 @@ def _dump(values: Mapping[str, Any], newline: str) -> str:
     return text.replace("\n", newline)
 
 
+class _Loader(yaml.SafeLoader):
+    """Escapes can write what neither the database nor a page can hold: "\\0", half an emoji."""
+
+    def construct_scalar(self, node: Any) -> Any:
+        value = super().construct_scalar(node)
+        if isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
+            why = "a character that no text can hold"
+            raise yaml.constructor.ConstructorError(None, None, why, node.start_mark)
+        return value
+
+
 def _front_matter(head: str | None, *, strict: bool = False) -> dict[str, Any]:
     """The YAML as a mapping. A slip in it costs the facts, not the page, unless it is `strict`."""
     if head is None or len(head) > FRONT_MATTER_LIMIT:
@@ -258,7 +269,7 @@ def _front_matter(head: str | None, *, strict: bool = False) -> dict[str, Any]:
     try:
         if re.search(r"<<\s*:", head):
             raise ValueError('"<<" is not understood here')
-        said = yaml.safe_load(head)
+        said = yaml.load(head, Loader=_Loader)  # noqa: S506  a safe one
         if said is not None and not isinstance(said, dict):
             raise ValueError("it is not a list of keys with values")
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -185,6 +185,8 @@ def test_front_matter_that_lines_cannot_mend_is_written_anew() -> None:
         (b"---\n- a\n- b\n---\n", "keys with values"),
         (b"caf\xe9", "not UTF-8"),
         (b"x" * 900_000, "most for a card"),
+        (b'---\nlicense: mit\nsummary: "a\\0b"\n---\n', "line 3: a character that no text"),
+        (b'---\n"\\ud83d": 1\n---\n', "a character that no text"),
     ],
 )
 def test_it_says_what_is_wrong_with_a_card(data: bytes, why: str) -> None:
