@@ -50,11 +50,12 @@ def when_read(
 def count_download(commit: Commit, user: Visitor, address: str) -> None:
     """Never raises: a download that could not be counted is still a download."""
     day = timezone.now().date()
+    known = None if getattr(user, "is_guest", False) else user  # a new guest is one click away
     values = {
         "repo": commit.repo_id,
         "commit": commit.pk,
         "day": day,
-        "visitor": visitor_hash("modules.download", user, address, day),
+        "visitor": visitor_hash("modules.download", known, address, day),
     }
     try:
         with transaction.atomic(), connection.cursor() as cursor:

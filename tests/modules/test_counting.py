@@ -53,6 +53,14 @@ def test_an_address_and_two_users_are_three_visitors(
     assert counted(opposites) == 3
 
 
+def test_new_guests_are_no_new_visitors(client: Client, opposites: LoraModule) -> None:
+    fetch(client)
+    for number in range(3):
+        client.force_login(User.objects.create(username=f"guest-{number}", is_guest=True))
+        fetch(client)
+    assert counted(opposites) == 1
+
+
 def test_a_users_program_and_browser_are_one_visitor(
     client: Client, bob: User, opposites: LoraModule
 ) -> None:
