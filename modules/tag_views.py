@@ -33,8 +33,6 @@ def tag(request: HttpRequest, name: str) -> HttpResponse:
     found_tag = tags.find(name)
     if found_tag is None:
         raise Http404
-    if found_tag.name != name:
-        return HttpResponsePermanentRedirect(found_tag.get_absolute_url())
     query = request.GET.copy()
     query.setlist("tag", [found_tag.name])
     form = ModuleFilterForm({"tag": [found_tag.name], "sort": request.GET.get("sort", "")})
@@ -46,6 +44,8 @@ def tag(request: HttpRequest, name: str) -> HttpResponse:
     counts = facets.count(form, found)
     if not counts.total:
         raise Http404
+    if found_tag.name != name:
+        return HttpResponsePermanentRedirect(found_tag.get_absolute_url())
     page = keyset.cut(
         found.rows, form.order, request.GET.get("after", ""), load=LoraModuleQuerySet.for_cards
     )

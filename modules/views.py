@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django.db.models import Count
+from django.db.models import Count, Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
@@ -65,15 +65,14 @@ def profile(request: HttpRequest, owner: str) -> HttpResponse:
     recipes = (
         list(namespace.user.recipes.published().for_cards()[:RECIPES]) if namespace.user else []
     )
+    size = Count("items", filter=None if is_me else Q(items__lora_module__is_listed=True))
     collections = Collection.objects.visible_to(request.user).filter(owner=namespace)
     context = {
         "namespace": namespace,
         "is_me": is_me,
         "page": page,
         "recipes": recipes,
-        "collections": collections.select_related("owner").annotate(size=Count("items"))[
-            :COLLECTIONS
-        ],
+        "collections": collections.select_related("owner").annotate(size=size)[:COLLECTIONS],
         "base_models": BaseModel.objects.of_owner(namespace.name),
     }
     return render(request, "modules/profile.html", context)

@@ -186,10 +186,10 @@ def _modules(user: User, site: str) -> Iterator[dict[str, Any]]:
 
 
 def _collections(user: User, site: str) -> Iterator[dict[str, Any]]:
+    from modules.collections import shown_items
     from modules.models import Collection
 
-    rows = Collection.objects.filter(owner__user=user).select_related("owner")
-    for collection in rows.prefetch_related("items__lora_module__repo__owner"):
+    for collection in Collection.objects.filter(owner__user=user).select_related("owner"):
         yield {
             "name": collection.name,
             "title": collection.title,
@@ -202,13 +202,17 @@ def _collections(user: User, site: str) -> Iterator[dict[str, Any]]:
                     "url": site + item.lora_module.get_absolute_url(),
                     "note": item.note,
                 }
-                for item in collection.items.all()
+                for item in shown_items(collection, user)
             ],
         }
 
 
 def _likes(user: User, site: str) -> Iterator[dict[str, Any]]:
+    from modules.models import LoraModule
+
+    shown = LoraModule.objects.visible_to(user).values("pk")  # others' private names are theirs
     rows = user.likes.select_related("lora_module__repo__owner").order_by("created_at")
+    rows = rows.filter(lora_module__in=shown)
     for like in rows.iterator():
         yield {
             "name": str(like.lora_module.repo),

@@ -356,6 +356,21 @@ def test_the_export_has_everything_and_no_secret(
     assert len(b"".join(client.get(path).streaming_content)) == file["size"]
 
 
+def test_the_export_tells_no_names_that_others_made_private(
+    client: Client, bob: User, adas_modules: list[LoraModule]
+) -> None:
+    """What bob liked and collected while everybody saw it."""
+    repo = adas_modules[0].repo
+    likes.set_like(adas_modules[0], bob, True)
+    collection = Collection.objects.create(owner=bob.namespace, name="best", title="The best")
+    CollectionItem.objects.create(collection=collection, lora_module=adas_modules[0], position=0)
+    Repo.objects.filter(pk=repo.pk).update(visibility=Repo.PRIVATE, name="a-new-secret")
+    client.force_login(bob)
+    archive = zipfile.ZipFile(io.BytesIO(b"".join(client.get(EXPORT).streaming_content)))
+    assert json.loads(archive.read("likes.json")) == []
+    assert json.loads(archive.read("collections.json"))[0]["modules"] == []
+
+
 def test_the_export_of_an_empty_account_is_whole(client: Client, ada: User) -> None:
     client.force_login(ada)
     archive = zipfile.ZipFile(io.BytesIO(b"".join(client.get(EXPORT).streaming_content)))

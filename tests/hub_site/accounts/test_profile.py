@@ -8,7 +8,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from hub_site.accounts.models import Namespace, User
-from modules.models import Collection, LoraModule, Repo
+from modules.models import Collection, CollectionItem, LoraModule, Repo
 from modules.services import update_listed
 
 pytestmark = pytest.mark.django_db
@@ -62,6 +62,18 @@ def test_it_shows_what_is_public_and_to_its_owner_everything(
     assert private in mine and "Not for you" in mine
     assert 'href="/upload/"' in mine.split("<main")[1]
     assert f'href="{SETTINGS}"' in mine.split("<main")[1]
+
+
+def test_strangers_are_not_told_how_much_of_a_collection_they_cannot_see(
+    ada: User, bob: User, adas_modules: list[LoraModule]
+) -> None:
+    best = Collection.objects.create(owner=ada.namespace, name="best", title="The best of it")
+    for position, module in enumerate(adas_modules):
+        CollectionItem.objects.create(collection=best, lora_module=module, position=position)
+    many = len(adas_modules)
+    assert f"{many} modules" in see(ada).split("The best of it")[1][:300]
+    for visitor in (None, bob):
+        assert f"{many - 1} modules" in see(visitor).split("The best of it")[1][:300]
 
 
 def test_an_empty_profile_says_what_would_stand_there(ada: User, bob: User) -> None:
