@@ -8,7 +8,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from tests.browser.conftest import Result
 
 PAGES = [
-    "/", "/modules/", "/tasks/", "/tasks/new/", "/recipes/", "/accounts/login/",
+    "/", "/modules/", "/tasks/", "/tasks/new/", "/recipes/", "/collections/", "/accounts/login/",
     "/accounts/signup/", "/nothing-is-here/",
 ]  # fmt: skip
 
