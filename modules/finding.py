@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from modules.querysets import Visitor
 
 MOST = 1_000
-RANKED, ENOUGH = 200, 60
+RANKED, ENOUGH = 100, 40
 SURELY_MANY = 5  # times MOST
 
 
