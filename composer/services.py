@@ -127,8 +127,9 @@ def tell_owner(job: Job, state: str) -> None:
     if state == "cancelled":
         return
     ended = "is done: see what it is worth." if state == "done" else "failed: " + job.error_message
-    for search in Search.objects.filter(pk=job.pk):
-        notify(job.user, f"“{search.title}” {ended}", search.get_absolute_url())
+    # Asked for anew: a guest who signed in meanwhile has become somebody else.
+    for search in Search.objects.filter(pk=job.pk).select_related("job__user"):
+        notify(search.job.user, f"“{search.title}” {ended}", search.get_absolute_url())
 
 
 def finished_recipe(search: Search) -> Recipe:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 def check_module(job: Job, lease: Lease) -> None:
     """Check a module's files in full. A second run does no harm, nor does a late one."""
+    from hub_site.accounts.models import User
     from hub_site.jobs import queue
     from modules import check_runner, checking
     from modules.models import LoraModule
@@ -42,7 +43,8 @@ def check_module(job: Job, lease: Lease) -> None:
             if current.base_model_id == module.base_model_id:
                 checking.apply_checks(current, found)
             else:  # its base model came meanwhile, and the shapes were not compared with it
-                checking.check_later(current, job.user)
+                asked_by = User.objects.filter(pk=job.user_id).first()  # may be gone by now
+                checking.check_later(current, asked_by)
 
 
 def check_failed(job: Job) -> None:
