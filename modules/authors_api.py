@@ -61,7 +61,7 @@ def own(request: Request, owner: str, name: str) -> LoraModule:
 
 
 def page(request: Request, module: LoraModule) -> Response:
-    module = LoraModule.objects.for_page().get(pk=module.pk)
+    module = get_object_or_404(LoraModule.objects.for_page(), pk=module.pk)
     return Response(LoraModulePageSerializer(module, context={"request": request}).data)
 
 

@@ -10,6 +10,7 @@ from django.db.models import Count, Max, Prefetch, QuerySet
 
 from composer.engine.errors import CommonsError
 from hub_site.accounts.models import Namespace, User
+from modules.locks import Gone, hold_module
 from modules.models import Collection, CollectionItem, LoraModule
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def slug(title: str) -> str:
 def add(collection: Collection, module: LoraModule, *, note: str = "") -> bool:
     """At the end; False when it was there already, in which case a new note replaces the old."""
     _lock(collection)
+    hold_module(module)
     items = CollectionItem.objects.filter(collection=collection)
     if items.filter(lora_module=module).exists():
         if note:
@@ -138,4 +140,6 @@ def of_user(user: User) -> QuerySet[Collection]:
 
 def _lock(collection: Collection) -> None:
     """One change of a collection's order at a time."""
-    Collection.objects.select_for_update(of=("self",), no_key=True).get(pk=collection.pk)
+    rows = Collection.objects.select_for_update(of=("self",), no_key=True)
+    if not rows.filter(pk=collection.pk).exists():
+        raise Gone(f"The collection “{collection}” was deleted meanwhile.")

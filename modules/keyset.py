@@ -70,6 +70,7 @@ def cut(
         found.reverse()
     if load and found:
         loaded = load(queryset.model._default_manager.all()).in_bulk([row.pk for row in found])
+        found = [row for row in found if row.pk in loaded]  # others were deleted just now
         if is_annotation:
             for row in found:
                 setattr(loaded[row.pk], order.key, getattr(row, order.key))

@@ -4,6 +4,7 @@ from django.db import transaction
 from django.db.models import F
 
 from hub_site.accounts.models import User
+from modules.locks import hold_module
 from modules.models import Like, LoraModule
 
 
@@ -13,7 +14,7 @@ def set_like(module: LoraModule, user: User, wanted: bool) -> bool:
 
     The module's row is locked first: of two presses at once, the second finds what the first did.
     """
-    LoraModule.objects.select_for_update(of=("self",), no_key=True).get(pk=module.pk)
+    hold_module(module)
     if wanted:
         _, changed = Like.objects.get_or_create(user=user, lora_module=module)
     else:

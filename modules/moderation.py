@@ -16,6 +16,7 @@ from hub_site.accounts.models import User
 from hub_site.accounts.notices import notify
 from hub_site.addresses import visitor_hash
 from modules import services
+from modules.locks import hold_repo
 from modules.models import Collection, LoraModule, ModerationEvent, Repo, Report
 
 if TYPE_CHECKING:
@@ -85,9 +86,7 @@ def close_report(found: Report, *, moderator: User, outcome: str) -> None:
 def hide(repo: Repo, *, moderator: User, reason: str) -> None:
     """Out of everybody's sight but the owner's and the moderators', at once; reports are closed."""
     reason = _reason(reason)
-    repo = (
-        Repo.objects.select_for_update(of=("self",)).select_related("owner__user").get(pk=repo.pk)
-    )
+    repo = hold_repo(repo)
     Repo.objects.filter(pk=repo.pk).update(hidden_at=timezone.now(), hidden_reason=reason)
     repo.refresh_from_db(fields=["hidden_at", "hidden_reason"])
     _update_listed(repo)

@@ -10,6 +10,7 @@ from django.db import IntegrityError, transaction
 
 from hub_site.accounts.models import User
 from modules import cards, checking, services, tags
+from modules.locks import Gone, hold_repo, hold_to_delete
 from modules.models import Commit, LoraModule, OldAddress, Repo
 from modules.storage import local
 
@@ -42,6 +43,7 @@ def edit_card(
 
 @transaction.atomic
 def set_visibility(repo: Repo, visibility: str) -> None:
+    hold_repo(repo)
     repo.visibility = visibility
     repo.save(update_fields=["visibility", "updated_at"])
     if module := _module(repo):
@@ -53,7 +55,7 @@ def rename(repo: Repo, name: str) -> Repo:
     services.check_repo_name(name)
     try:
         with transaction.atomic():
-            repo = Repo.objects.select_for_update().select_related("owner").get(pk=repo.pk)
+            repo = hold_repo(repo)
             old, repo.name = repo.name, name
             OldAddress.objects.filter(owner=repo.owner, name__iexact=name).delete()
             repo.save(update_fields=["name", "updated_at"])
@@ -72,7 +74,8 @@ def delete(repo: Repo) -> None:
     """The repo with all its versions. Recipes keep names and hashes; the store keeps the bytes
     until they are pruned."""
     with transaction.atomic():
-        Repo.objects.select_for_update().get(pk=repo.pk)
+        if not hold_to_delete(Repo.objects.filter(pk=repo.pk)):
+            raise Gone(f"{repo} is deleted already.")
         module = _module(repo)
         carried = list(module.tags.all()) if module else []
         repo.delete()

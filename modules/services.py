@@ -22,6 +22,7 @@ from composer.engine.errors import CommonsError
 from hub_site.accounts.models import Namespace, User
 from modules import base_match, cards, checking, checks, intake, tags
 from modules.checking import update_listed
+from modules.locks import hold_repo
 from modules.models import (
     Blob,
     Commit,
@@ -132,7 +133,7 @@ def commit(
         _refuse_pickle(path, blob.sha256)
     with transaction.atomic():
         intake.hold_store()
-        repo = Repo.objects.select_for_update().select_related("owner").get(pk=repo.pk)
+        repo = hold_repo(repo)
         head = repo.head(branch)
         _refuse_stale(head, parent, repo)
         blobs = intake.own(author, stored)

@@ -66,6 +66,8 @@ def delete_account(user: User, *, keep_public: bool) -> None:
 
 
 def _leave_modules(user: User, keep_public: bool) -> None:
+    from modules.locks import hold_to_delete
+
     space = Namespace.objects.filter(user=user).first()
     if space is None:
         return
@@ -76,9 +78,11 @@ def _leave_modules(user: User, keep_public: bool) -> None:
         user=None, idempotency_key=None
     )
     # Base models are the operator's, whoever's name they stand under.
-    _repos(user).exclude(kind="base").exclude(
-        pk__in=list(kept.values_list("pk", flat=True))
-    ).delete()
+    going = (
+        _repos(user).exclude(kind="base").exclude(pk__in=list(kept.values_list("pk", flat=True)))
+    )
+    hold_to_delete(going)
+    going.delete()
     space.collections.all().delete()
     if had_any:
         Namespace.objects.filter(pk=space.pk).update(kind=Namespace.FORMER, user=None)

@@ -315,6 +315,27 @@ def test_a_guests_likes_and_recipes_go_with_them(
     assert not Recipe.objects.exists()
 
 
+def test_a_search_of_a_guest_who_signs_in_meanwhile_ends_as_the_accounts(
+    bob: User, base_model: BaseModel, lora_modules: list[LoraModule]
+) -> None:
+    guest = User.objects.create(username="guest-1", is_guest=True)
+    task = task_writing.create_task(
+        user=guest,
+        name="Opposites",
+        base_model=base_model,
+        shots=[Example("big", "small"), Example("hot", "cold")],
+        held_out=[Example("up", "down"), Example("left", "right"), Example("old", "new")],
+    )
+    search = finished.start(task, guest)
+    claimed = queue.claim_next("test")
+    assert claimed is not None and claimed.pk == search.pk
+    guests.hand_over(guest, bob)
+    queue.fail(claimed, "crashed", "It died.")
+    claimed.refresh_from_db()
+    assert claimed.state == "failed"
+    assert "It died." in bob.notices.get().text
+
+
 # --- taking it along ---------------------------------------------------------------------------
 def test_the_export_has_everything_and_no_secret(
     client: Client, ada: User, bob: User, adas_modules: list[LoraModule], base_model: BaseModel

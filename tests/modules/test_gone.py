@@ -1,0 +1,103 @@
+"""What somebody deletes while somebody else is busy with it."""
+
+import io
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+
+from hub_site.accounts.models import User
+from modules import collections, keyset, likes, moderation, ownership, services
+from modules.locks import Gone
+from modules.models import Collection, CollectionItem, Like, LoraModule, Repo
+from tests.modules.conftest import Publisher, make_user
+
+LATE: dict[str, Callable[[LoraModule, User], Any]] = {
+    "delete": lambda module, user: ownership.delete(module.repo),
+    "rename": lambda module, user: ownership.rename(module.repo, "antonyms"),
+    "hide from others": lambda module, user: ownership.set_visibility(module.repo, "private"),
+    "like": lambda module, user: likes.set_like(module, user, True),
+    "collect": lambda module, user: collections.add(
+        collections.create(owner=user.namespace, title="Best"), module
+    ),
+    "moderate": lambda module, user: moderation.hide(module.repo, moderator=user, reason="spam"),
+    "add a version": lambda module, user: services.commit(
+        repo=module.repo, author=user, title="t", additions={"LICENSE": io.BytesIO(b"MIT")}
+    ),
+}
+
+
+@pytest.mark.parametrize("what", LATE)
+def test_whoever_comes_too_late_is_told_so(opposites: LoraModule, alice: User, what: str) -> None:
+    module = LoraModule.objects.select_related("repo__owner").get(pk=opposites.pk)
+    ownership.delete(Repo.objects.get(pk=module.repo_id))
+    with pytest.raises(Gone, match="alice/opposites"):
+        LATE[what](module, alice)
+
+
+def test_a_collection_deleted_meanwhile_takes_nothing_in(
+    opposites: LoraModule, alice: User
+) -> None:
+    best = collections.create(owner=alice.namespace, title="Best")
+    Collection.objects.all().delete()
+    with pytest.raises(Gone, match="Best"):
+        collections.add(best, opposites)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_module_can_be_deleted_while_many_like_and_collect_it(
+    alice: User, bob: User, base_model: Any, publish: Publisher
+) -> None:
+    people = [make_user(f"fan{number}") for number in range(6)]
+    sets = [collections.create(owner=each.namespace, title="Best") for each in people]
+
+    def act(number: int) -> bool:
+        module = LoraModule.objects.select_related("repo__owner").get(repo__name=name)
+        try:
+            start.wait()
+            if number == 0:
+                ownership.delete(module.repo)
+            elif number % 2:
+                likes.set_like(module, people[number % 6], True)
+            else:
+                collections.add(sets[number % 6], module)
+        except Gone:
+            return False
+        finally:
+            connection.close()
+        return True
+
+    for turn in range(4):
+        name, start = f"turn-{turn}", threading.Barrier(9)
+        publish(alice, name, seed=turn)
+        with ThreadPoolExecutor(9) as hands:
+            done = list(hands.map(act, range(9)))
+        assert done[0]
+        assert not LoraModule.objects.exists()
+        assert not Like.objects.exists() and not CollectionItem.objects.exists()
+
+
+def test_a_list_leaves_out_what_goes_while_it_is_read(
+    opposites: LoraModule, alice: User, publish: Publisher
+) -> None:
+    """A page is read in two steps, and rows may be deleted between them."""
+    publish(alice, "other", seed=7)
+    page = keyset.cut(
+        LoraModule.objects.all(),
+        keyset.Order("published_at"),
+        load=lambda rows: rows.exclude(pk=opposites.pk),
+    )
+    assert [row.repo.name for row in page.items] == ["other"]
+
+
+def test_a_second_press_on_delete_finds_nothing(
+    client: Client, alice: User, opposites: LoraModule
+) -> None:
+    client.force_login(alice)
+    address = "/alice/opposites/settings/delete"
+    assert client.post(address, {"confirm": "opposites"}).status_code == 302
+    assert client.post(address, {"confirm": "opposites"}).status_code == 404
