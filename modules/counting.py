@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 DAYS_KEPT = 30
 PATIENCE = "1s"  # a download does not wait longer than this for somebody who holds the repo's row
 
-# One statement: whoever's row goes in raises both counts, and a second one raises none.
+# One statement: whoever's row goes in raises both counts, and a second one raises none. The repo's
+# row before its module's, as everywhere.
 COUNT = """
 WITH new AS (
     INSERT INTO modules_download (repo_id, commit_id, day, visitor)
@@ -33,9 +34,10 @@ WITH new AS (
 ), counted AS (
     UPDATE modules_repo SET downloads = downloads + 1
     FROM new WHERE modules_repo.id = new.repo_id
+    RETURNING modules_repo.id
 )
 UPDATE modules_loramodule SET downloads = downloads + 1
-FROM new WHERE modules_loramodule.repo_id = new.repo_id
+FROM counted WHERE modules_loramodule.repo_id = counted.id
 """
 
 

@@ -32,6 +32,12 @@ def hold_module(module: LoraModule) -> None:
         raise Gone(f"{module} was deleted meanwhile.")
 
 
+def hold_repo_of(module_id: int) -> None:
+    """For whoever writes a module's row twice: its repo is then locked too, when all is done."""
+    rows = Repo.objects.select_for_update(of=("self",), no_key=True)
+    list(rows.filter(lora_module=module_id).values_list("pk"))
+
+
 def hold_to_delete(repos: QuerySet[Repo]) -> bool:
     """The repos and their modules, so that nothing new points at them while they go."""
     held = list(repos.select_for_update(of=("self",)).order_by("pk"))

@@ -18,6 +18,7 @@ def check_module(job: Job, lease: Lease) -> None:
     from hub_site.accounts.models import User
     from hub_site.jobs import queue
     from modules import check_runner, checking
+    from modules.locks import hold_repo_of
     from modules.models import LoraModule
 
     module = (
@@ -35,6 +36,7 @@ def check_module(job: Job, lease: Lease) -> None:
     found = checking.run_checks(module, how)
     lease.check()
     with queue.finish(job, {"outcome": "checked"}):
+        hold_repo_of(module.pk)
         # The row again, locked: a newer version may have come while we read this one.
         now = LoraModule.objects.select_for_update(of=("self",)).filter(
             pk=module.pk, commit__sha=job.params["commit"]
@@ -50,8 +52,10 @@ def check_module(job: Job, lease: Lease) -> None:
 def check_failed(job: Job) -> None:
     """The check died or was stopped: say so, and never leave a module being checked for ever."""
     from modules import checking
+    from modules.locks import hold_repo_of
     from modules.models import LoraModule
 
+    hold_repo_of(job.params["lora_module"])
     stuck = LoraModule.objects.filter(
         pk=job.params["lora_module"],
         commit__sha=job.params["commit"],

@@ -11,7 +11,8 @@ from django.db import connection
 from django.test import Client
 
 from hub_site.accounts.models import User
-from modules import collections, keyset, likes, moderation, ownership, services
+from hub_site.jobs import queue
+from modules import checking, collections, counting, keyset, likes, moderation, ownership, services
 from modules.locks import Gone
 from modules.models import Collection, CollectionItem, Like, LoraModule, Repo
 from tests.modules.conftest import Publisher, make_user
@@ -79,6 +80,36 @@ def test_a_module_can_be_deleted_while_many_like_and_collect_it(
         assert done[0]
         assert not LoraModule.objects.exists()
         assert not Like.objects.exists() and not CollectionItem.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_module_can_be_deleted_while_its_check_ends_and_it_is_downloaded(
+    alice: User, base_model: Any, publish: Publisher
+) -> None:
+    """All of them write its row and look at its repo's: none may wait for another in a circle."""
+
+    def act(number: int) -> None:
+        module = LoraModule.objects.select_related("repo__owner", "commit").get(repo__name=name)
+        job = queue.claim_next("test") if number == 1 else None
+        try:
+            start.wait()
+            if number == 0:
+                ownership.delete(module.repo)
+            elif job is not None:
+                queue.fail(job, "crashed", "It died.")
+            else:
+                counting.count_download(module.commit, alice, f"10.0.0.{number}")
+        finally:
+            connection.close()
+
+    for turn in range(6):
+        name, start = f"turn-{turn}", threading.Barrier(4)
+        module = publish(alice, name, seed=turn)
+        LoraModule.objects.filter(pk=module.pk).update(status=LoraModule.CHECKING)
+        checking.check_later(LoraModule.objects.get(pk=module.pk), alice)
+        with ThreadPoolExecutor(4) as hands:
+            list(hands.map(act, range(4)))
+        assert not LoraModule.objects.exists()
 
 
 def test_a_list_leaves_out_what_goes_while_it_is_read(
