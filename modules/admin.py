@@ -107,6 +107,9 @@ class ReportAdmin(admin.ModelAdmin):
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
+    def has_delete_permission(self, request: HttpRequest, obj: Report | None = None) -> bool:
+        return False  # a report is closed, saying what came of it
+
     @admin.display(description="page")
     def page(self, report: Report) -> SafeString | str:
         if report.repo is None:
@@ -160,6 +163,9 @@ class CollectionAdmin(admin.ModelAdmin):
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Collection | None = None) -> bool:
+        return False  # hidden, with a reason
 
     @admin.action(description="Hide, with a reason", permissions=["change"])
     def hide(self, request: HttpRequest, queryset: QuerySet[Collection]) -> HttpResponse | None:
@@ -215,6 +221,12 @@ class LoraModuleAdmin(admin.ModelAdmin):
     def save_model(self, request: HttpRequest, obj: LoraModule, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
         services.update_listed(obj)
+        if form.changed_data:
+            said = "; ".join(f"{name}: {form.cleaned_data[name]}" for name in form.changed_data)
+            moderation.record(_moderator(request), "edit module", str(obj), said)
+
+    def has_delete_permission(self, request: HttpRequest, obj: LoraModule | None = None) -> bool:
+        return False  # its repo would stay without it; what should go is hidden, with a reason
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

@@ -268,6 +268,35 @@ def test_the_audit_trail_is_read_only(queue: Client) -> None:
     assert ModerationEvent.objects.filter(reason="changed").count() == 0
 
 
+def test_moderators_delete_no_module_report_or_collection_behind_the_trail(
+    queue: Client, bob: User, opposites: LoraModule
+) -> None:
+    found = Collection.objects.create(owner=bob.namespace, name="c", title="A title")
+    report = Report.objects.first()
+    assert report is not None
+    for row in (opposites, report, found):
+        kind = f"/admin/modules/{row._meta.model_name}/"
+        assert queue.post(f"{kind}{row.pk}/delete/", {"post": "yes"}).status_code == 403
+        act(queue, kind, "delete_selected", [row.pk], post="yes")
+        assert type(row)._default_manager.filter(pk=row.pk).exists()
+
+
+def test_what_a_moderator_edits_by_hand_stands_in_the_trail(
+    queue: Client, moderator: User, opposites: LoraModule
+) -> None:
+    page = f"/admin/modules/loramodule/{opposites.pk}/change/"
+    form = queue.get(page).context["adminform"].form
+    queue.post(page, {name: form[name].value() or "" for name in form.fields})
+    assert not ModerationEvent.objects.filter(action="edit module").exists()
+    changed = {"status": "rejected", "rejected_reason": "It answers in rhyme."}
+    queue.post(page, {name: form[name].value() or "" for name in form.fields} | changed)
+    event = ModerationEvent.objects.get(action="edit module")
+    assert (event.actor, event.subject) == (moderator, "alice/opposites")
+    assert event.reason == "status: rejected; rejected_reason: It answers in rhyme."
+    opposites.refresh_from_db()
+    assert not opposites.is_listed
+
+
 def test_hidden_collections_are_for_their_owner_and_moderators(
     client: Client, bob: User, alice: User, moderator: User
 ) -> None:
