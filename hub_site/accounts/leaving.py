@@ -71,7 +71,7 @@ def _leave_modules(user: User, keep_public: bool) -> None:
     space = Namespace.objects.filter(user=user).first()
     if space is None:
         return
-    had_any = _repos(user).exists()
+    shared = _has_shared(user, space)
     kept = _for_the_community(user) if keep_public else _repos(user).none()
     # A check that is on its way goes on without an owner.
     user.jobs.filter(pk__in=kept.values("lora_module__check_job")).update(
@@ -84,8 +84,21 @@ def _leave_modules(user: User, keep_public: bool) -> None:
     hold_to_delete(going)
     going.delete()
     space.collections.all().delete()
-    if had_any:
+    if shared:
         Namespace.objects.filter(pk=space.pk).update(kind=Namespace.FORMER, user=None)
+
+
+def _has_shared(user: User, space: Namespace) -> bool:
+    """Whether links or recipes may lead to something of theirs, deleted modules included."""
+    from composer.models import Ingredient
+
+    return (
+        _repos(user).exists()
+        or space.collections.filter(visibility="public").exists()
+        or Ingredient.objects.filter(
+            lora_module=None, name__istartswith=f"{space.name}/", recipe__published_at__isnull=False
+        ).exists()
+    )
 
 
 def _repos(user: User) -> QuerySet:

@@ -10,6 +10,7 @@ import pytest
 from allauth.account.models import EmailAddress
 from django.contrib.auth import SESSION_KEY
 from django.core.cache import cache
+from django.core.exceptions import ValidationError
 from django.test import Client
 
 from composer import publishing, task_writing
@@ -270,6 +271,20 @@ def test_nobody_takes_the_name_of_whoever_shared_something(
     with pytest.raises(Exception, match="is taken"):
         names.check_free("Ada")
     assert Client().get("/ada").status_code == 200
+
+
+def test_a_name_that_a_collection_or_a_recipe_had_is_never_free_again(
+    ada: User, bob: User, base_model: BaseModel, adas_modules: list[LoraModule]
+) -> None:
+    Collection.objects.create(owner=bob.namespace, name="best", title="The best")
+    Repo.objects.update(visibility=Repo.PUBLIC)
+    published(bob, base_model)
+    Repo.objects.filter(owner=ada.namespace).delete()
+    assert Ingredient.objects.filter(lora_module=None, name__startswith="ada/").exists()
+    for user in (ada, bob):
+        leaving.delete_account(user, keep_public=True)
+        with pytest.raises(ValidationError, match="taken"):
+            names.check_free(user.username.title())
 
 
 def test_the_name_of_whoever_shared_nothing_is_free(client: Client, ada: User) -> None:
