@@ -124,9 +124,7 @@ def collection_edit(request: HttpRequest, owner: str, slug: str) -> HttpResponse
     if request.method == "POST":
         status = 422
         if form.is_valid():
-            for name, value in form.cleaned_data.items():
-                setattr(found, name, value)
-            found.save()
+            collections.change(found, **form.cleaned_data)
             return redirect(found)
     context = {"form": form, "collection": found}
     return render(request, "modules/collection_form.html", context, status=status)

@@ -56,6 +56,16 @@ def create(
         ) from error
 
 
+@transaction.atomic
+def change(collection: Collection, **fields: str) -> None:
+    """These fields and no others: a moderator may have hidden it meanwhile, or its owner deleted
+    it."""
+    _lock(collection)
+    for name, value in fields.items():
+        setattr(collection, name, value)
+    collection.save(update_fields=[*fields, "updated_at"])
+
+
 def slug(title: str) -> str:
     """Letters, digits and dashes of a title, for its address."""
     words = re.findall(r"[a-z0-9]+", title.lower())

@@ -140,9 +140,7 @@ class OneCollection(generics.GenericAPIView):
         found = _own(request, owner, name)
         given = CollectionChangeSerializer(data=request.data, partial=True)
         given.is_valid(raise_exception=True)
-        for field, value in given.validated_data.items():
-            setattr(found, field, value)
-        found.save()
+        collections.change(found, **given.validated_data)
         return _page(request, found)
 
     @extend_schema(

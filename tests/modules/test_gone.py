@@ -49,6 +49,18 @@ def test_a_collection_deleted_meanwhile_takes_nothing_in(
         collections.add(best, opposites)
 
 
+def test_an_edit_brings_no_deleted_collection_back_and_shows_no_hidden_one(alice: User) -> None:
+    best = collections.create(owner=alice.namespace, title="Best")
+    moderation.hide_collection(Collection.objects.get(), moderator=alice, reason="Rude.")
+    collections.change(best, title="Better")
+    found = Collection.objects.get()
+    assert found.title == "Better" and found.hidden_at is not None
+    found.delete()
+    with pytest.raises(Gone, match="Better"):
+        collections.change(best, title="Best of all")
+    assert not Collection.objects.exists()
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_module_can_be_deleted_while_many_like_and_collect_it(
     alice: User, bob: User, base_model: Any, publish: Publisher
