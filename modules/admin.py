@@ -37,19 +37,16 @@ class RepoAdmin(admin.ModelAdmin):
         "owner", "name", "kind", "visibility", "hidden_at", "hidden_reason", "downloads",
         "created_at", "updated_at",
     ]  # fmt: skip
-    actions = ["hide", "restore", "ban_uploads"]
+    actions = ["hide", "restore", "ban_uploads", "take_down"]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
-    def delete_model(self, request: HttpRequest, obj: Repo) -> None:
-        moderation.record(_moderator(request), "delete", str(obj))
-        super().delete_model(request, obj)
+    def has_delete_permission(self, request: HttpRequest, obj: Repo | None = None) -> bool:
+        return False  # `take_down` asks for a reason and leaves a line in the trail
 
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Repo]) -> None:
-        for repo in queryset.select_related("owner"):
-            moderation.record(_moderator(request), "delete", str(repo))
-        super().delete_queryset(request, queryset)
+    def has_take_down_permission(self, request: HttpRequest) -> bool:
+        return request.user.is_superuser
 
     @admin.action(description="Hide, with a reason", permissions=["change"])
     def hide(self, request: HttpRequest, queryset: QuerySet[Repo]) -> HttpResponse | None:
@@ -74,6 +71,15 @@ class RepoAdmin(admin.ModelAdmin):
         return with_reason(
             self, request, queryset.select_related("owner__user"), title="Ban uploads",
             act=lambda repo, reason: _ban_owner(repo, request, reason),
+        )  # fmt: skip
+
+    @admin.action(description="Delete for good, with a reason", permissions=["take_down"])
+    def take_down(self, request: HttpRequest, queryset: QuerySet[Repo]) -> HttpResponse | None:
+        return with_reason(
+            self, request, queryset.select_related("owner__user"), title="Delete for good",
+            act=lambda repo, reason: moderation.take_down(
+                repo, moderator=_moderator(request), reason=reason
+            ),
         )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from composer.engine.errors import CommonsError
 from hub_site.accounts.models import User
 from hub_site.accounts.notices import notify
 from hub_site.addresses import visitor_hash
-from modules import services
+from modules import ownership, services
 from modules.locks import hold_repo
 from modules.models import Collection, LoraModule, ModerationEvent, Repo, Report
 
@@ -32,6 +32,10 @@ class TooManyReports(CommonsError):
 
 class ReasonMissing(CommonsError):
     code = "reason_missing"
+
+
+class BaseModelInUse(CommonsError):
+    code = "base_model_in_use"
 
 
 def report(
@@ -109,6 +113,22 @@ def restore(repo: Repo, *, moderator: User, reason: str = "") -> None:
     notify(
         repo.owner.user, f"{repo} is no longer hidden. {reason}".strip(), repo.get_absolute_url()
     )
+
+
+@transaction.atomic
+def take_down(repo: Repo, *, moderator: User, reason: str) -> None:
+    """Delete it for good, as its owner could. Recipes keep its name and hash."""
+    reason = _reason(reason)
+    if repo.kind != Repo.LORA:
+        raise BaseModelInUse(
+            f"{repo} is a base model, which modules and recipes are made for. Hide it instead."
+        )
+    for each in repo.reports.filter(closed_at=None):
+        close_report(each, moderator=moderator, outcome="It was taken down.")
+    owner, name = repo.owner, str(repo)
+    ownership.delete(repo)
+    record(moderator, "take down", name, reason)
+    notify(owner.user, f"A moderator has deleted {name}. Reason: {reason}")
 
 
 @transaction.atomic

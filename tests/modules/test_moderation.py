@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import AnonymousUser
+from django.contrib.auth.models import AnonymousUser, Permission
 from django.db import connection
 from django.test import Client
 
@@ -279,6 +279,24 @@ def test_moderators_delete_no_module_report_or_collection_behind_the_trail(
         assert queue.post(f"{kind}{row.pk}/delete/", {"post": "yes"}).status_code == 403
         act(queue, kind, "delete_selected", [row.pk], post="yes")
         assert type(row)._default_manager.filter(pk=row.pk).exists()
+
+
+def test_only_a_superuser_takes_a_module_down_for_good(
+    queue: Client, alice: User, opposites: LoraModule, moderator: User
+) -> None:
+    repos = "/admin/modules/repo/"
+    User.objects.filter(pk=moderator.pk).update(is_superuser=False)
+    moderator = User.objects.get(pk=moderator.pk)
+    moderator.user_permissions.set(Permission.objects.filter(content_type__app_label="modules"))
+    act(queue, repos, "take_down", [opposites.repo_id], is_sure="1", reason="A court said so.")
+    assert LoraModule.objects.filter(pk=opposites.pk).exists()
+    User.objects.filter(pk=moderator.pk).update(is_superuser=True)
+    act(queue, repos, "take_down", [opposites.repo_id], is_sure="1", reason="")
+    assert LoraModule.objects.filter(pk=opposites.pk).exists()
+    act(queue, repos, "take_down", [opposites.repo_id], is_sure="1", reason="A court said so.")
+    assert not LoraModule.objects.filter(pk=opposites.pk).exists()
+    assert ModerationEvent.objects.filter(action="take down", subject="alice/opposites").exists()
+    assert any("A court said so." in text for text in notices(alice))
 
 
 def test_what_a_moderator_edits_by_hand_stands_in_the_trail(
