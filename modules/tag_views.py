@@ -63,7 +63,8 @@ def tag(request: HttpRequest, name: str) -> HttpResponse:
 @require_safe
 def suggest(request: HttpRequest) -> HttpResponse:
     """Options for a field where tags are typed, separated by commas: the last one is completed."""
-    before, comma, last = request.GET.get("q", "")[:1000].rpartition(",")
+    typed = request.GET.get("q") or request.GET.get("tags", "")  # the field's own name
+    before, comma, last = typed[:1000].rpartition(",")
     chosen = {name.strip().lower() for name in before.split(",")}
     found = [tag for tag in tags.suggest(last) if tag.name.lower() not in chosen]
     context = {"before": f"{before.strip()}, " if comma else "", "tags": found}

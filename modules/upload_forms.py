@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from django import forms
+from django.urls import reverse_lazy
 
 from composer.engine.errors import CommonsError
 from hub_site.accounts.models import User
@@ -26,9 +27,17 @@ def _lines(rows: int, **more: Any) -> forms.Textarea:
 
 
 class TagsField(forms.CharField):
-    """Tags with commas between them, as a tuple."""
+    """Tags with commas between them, as a tuple. The page has a datalist for suggestions."""
 
     def __init__(self, **options: Any) -> None:
+        suggesting = {
+            "list": "tag-options",
+            "autocomplete": "off",
+            "hx-get": reverse_lazy("modules:tag_suggest"),
+            "hx-trigger": "input changed delay:150ms",
+            "hx-target": "#tag-options",
+        }
+        options.setdefault("widget", forms.TextInput(attrs=suggesting))
         options.setdefault("help_text", f"With commas between them, {cards.MOST_TAGS} at most.")
         super().__init__(required=False, max_length=1300, **options)
 

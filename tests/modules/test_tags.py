@@ -64,6 +64,7 @@ def test_a_tags_page_shows_what_carries_it_and_what_is_beside_it(
 
 def test_tags_are_suggested_while_one_types(client: Client, animals: Any) -> None:
     options = client.get("/tags/suggest", {"q": "loud, an"}).content.decode()
+    assert client.get("/tags/suggest", {"tags": "loud, an"}).content.decode() == options
     assert '<option value="loud, animals">' in options
     assert "animals" not in client.get("/tags/suggest", {"q": "animals, a"}).content.decode()
     for text in ("", "a\0b", "x" * 5000, "%", "'\""):
