@@ -50,7 +50,8 @@ class Reaper(bootsteps.StartStopStep):
         # Plain flags: a signal handler must not wait for a lock.
         self._stopping = self._look_now = False
         self._told: set[int] = set()
-        self._rings_since: float | None = None  # when ringing in vain began
+        # The job that we ring for, and since when: it stays first only while nobody claims.
+        self._unheard: tuple[Any, float] | None = None
         self._thread = threading.Thread(target=self._watch, name="reaper", daemon=True)
 
     def start(self, parent: Any) -> None:
@@ -121,7 +122,7 @@ class Reaper(bootsteps.StartStopStep):
                     # The thread must outlive whatever happens: without it, lost jobs stay lost.
                     logger.exception("The reaper goes on after an error")
                     connection.close()
-                    self._rings_since = None  # a child that waits for the database is not deaf
+                    self._unheard = None  # a child that waits for the database is not deaf
                 time.sleep(TICK)
             self._see_off()
         finally:
@@ -164,14 +165,16 @@ class Reaper(bootsteps.StartStopStep):
 
         busy = {pid_of(job.owner) for job in queue.running_on(self.name)}
         free = self._children() - busy
-        if not free or not queue.waiting().exists():
-            self._rings_since = None
+        first = queue.waiting().values_list("pk", flat=True).first()
+        if not free or first is None:
+            self._unheard = None
             return
         now = time.monotonic()
-        self._rings_since = self._rings_since or now
-        if now - self._rings_since > settings.JOB_DEAF_SECONDS:
+        if self._unheard is None or self._unheard[0] != first:
+            self._unheard = (first, now)
+        elif now - self._unheard[1] > settings.JOB_DEAF_SECONDS:
             logger.error("No free child answers; ending %s", ", ".join(map(str, sorted(free))))
-            self._rings_since = None
+            self._unheard = None
             for pid in free:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
