@@ -10,18 +10,16 @@ from django.contrib.staticfiles.finders import get_finders
 from django.core.management import call_command, get_commands
 from django.core.management.base import BaseCommand, CommandError
 
-from hub_site.accounts import guests
 from hub_site.env import env_bool
 
 
 class Command(BaseCommand):
-    help = "Migrates, collects static files, forgets old guests and loads the demo library."
+    help = "Migrates, collects static files and loads the demo library."
     requires_system_checks: list[str] = []
 
     def handle(self, *args: Any, **options: Any) -> None:
         call_command("migrate", verbosity=0, interactive=False)
         collect_static_files(settings.VAR_DIR / "static-stamp")
-        guests.prune()
         if "load_demo" in get_commands() and env_bool("DEMO", True):
             try:
                 call_command("load_demo")

@@ -110,3 +110,17 @@ def test_it_rings_when_jobs_wait_and_a_child_is_free(reaper: Reaper, child: int,
     before = bells()
     reaper._wake()
     assert bells() == before
+
+
+def test_it_ends_a_free_child_only_while_the_same_job_stays_unclaimed(
+    reaper: Reaper, child: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "JOB_DEAF_SECONDS", 0)
+    queue.submit("test_idle", params={})
+    queue.submit("test_idle", params={})
+    reaper._wake()
+    queue.claim_next("another:1:worker:1")  # the queue moves: somebody hears
+    reaper._wake()
+    assert is_alive(child)
+    reaper._wake()
+    wait_until(lambda: not is_alive(child), "the deaf child to end")
