@@ -561,7 +561,7 @@ def run(folder: Path, options: argparse.Namespace) -> None:
     if not LoraModule.objects.exists():
         fill_database(options.modules)
         print(f"Filled in {time.perf_counter() - start:.0f} s.")
-    from modules import facets
+    from modules.finding import facets
 
     start = time.perf_counter()
     facets.recount()

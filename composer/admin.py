@@ -6,7 +6,7 @@ from django.http import HttpRequest, HttpResponse
 
 from composer.models import Example, FewShotTask, Ingredient, Recipe, Search
 from hub_site.admin_reason import with_reason
-from modules import moderation
+from modules.community import moderation
 
 
 class ExampleRows(admin.TabularInline):

@@ -18,8 +18,8 @@ from composer.engine.errors import CommonsError
 from composer.engine.recipe import Recipe as PlainRecipe
 from composer.models import Recipe, Search
 from composer.verdict import methods, verdict
-from modules import snippets
 from modules.models import Blob
+from modules.repos import snippets
 from modules.storage import local
 from modules.storage.local import StoredBlob
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from composer.engine.errors import BadConfig, IncompatibleModules
 from composer.limits import OverLimit
-from modules import collections
+from modules.community import collections
 from modules.models import BaseModel, Collection, LoraModule
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from django.views.decorators.http import require_safe
 from composer.models import FewShotTask, Recipe
 from hub_site.accounts.models import Namespace
 from hub_site.pages import page_or_part
-from modules import finding, keyset, tags
-from modules.forms import ModuleFilterForm
+from modules.finding import keyset, tags
+from modules.finding.forms import ModuleFilterForm
+from modules.finding.search import find
 from modules.querysets import LoraModuleQuerySet
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def _everything(text: str, user: Visitor) -> dict[str, list[object]]:
 def _modules(text: str, user: Visitor) -> list[object]:
     form = ModuleFilterForm({"q": text})
     form.is_valid()
-    found = finding.find(form, user)
+    found = find(form, user)
     page = keyset.cut(found.rows, form.order, size=BEST, load=LoraModuleQuerySet.for_cards)
     return page.items
 

@@ -59,7 +59,7 @@ MIDDLEWARE = [
     "django_htmx.middleware.HtmxMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "hub_site.errors.CommonsErrorMiddleware",
-    "modules.addresses.MovedRepos",
+    "modules.repos.addresses.MovedRepos",
     "hub_site.headers.ContentSecurityPolicyMiddleware",
 ]
 
@@ -183,7 +183,7 @@ USER_BYTES_A_DAY = env_int("USER_BYTES_A_DAY", 4_000_000_000)
 FILE_UPLOAD_TEMP_DIR = VAR_DIR / "tmp"
 FILE_UPLOAD_HANDLERS = [
     "django.core.files.uploadhandler.MemoryFileUploadHandler",
-    "modules.receiving.NamelessFiles",
+    "modules.upload.receiving.NamelessFiles",
 ]
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 2_000

@@ -22,7 +22,7 @@ urlpatterns = [
     path("accounts/3rdparty/", include("allauth.socialaccount.urls")),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", api_docs, name="api-docs"),
-    path("api/v1/", include("modules.api")),
+    path("api/v1/", include("modules.api.views")),
     path("api/v1/", include("composer.api")),
     path("", include("composer.urls")),
     path("", include("modules.urls")),  # last: /{owner}/{name} takes what is left

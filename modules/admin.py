@@ -1,5 +1,5 @@
 """The library for moderators. Files and versions are shown, never edited; what a moderator does
-goes through `moderation.py`, which keeps the trail and tells whom it concerns."""
+goes through `community/moderation.py`, which keeps the trail and tells whom it concerns."""
 
 from typing import Any
 
@@ -12,7 +12,9 @@ from django.utils.safestring import SafeString
 from composer.engine.errors import CommonsError
 from hub_site.accounts.models import User
 from hub_site.admin_reason import with_reason
-from modules import moderation, services
+from modules import services
+from modules.community import moderation
+from modules.finding.tag_admin import TagAdmin, TagAliasAdmin
 from modules.models import (
     BaseModel,
     Collection,
@@ -24,7 +26,6 @@ from modules.models import (
     Tag,
     TagAlias,
 )
-from modules.tag_admin import TagAdmin, TagAliasAdmin
 
 
 @admin.register(Repo)

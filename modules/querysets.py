@@ -198,7 +198,7 @@ class LoraModuleQuerySet(QuerySet):
 
     def update_trending(self) -> int:
         """Score every module anew, in one statement; a worker does it every hour."""
-        from modules.trending import update_trending
+        from modules.community.trending import update_trending
 
         return update_trending()
 

@@ -20,8 +20,11 @@ from django.utils import timezone
 from composer.engine.adapter_file import CONFIG_LIMIT, CONFIG_NAME, WEIGHTS_NAME
 from composer.engine.errors import CommonsError
 from hub_site.accounts.models import Namespace, User
-from modules import base_match, cards, checking, checks, intake, tags
-from modules.checking import update_listed
+from modules import cards
+from modules.bases import matching
+from modules.checks import checking, quick
+from modules.checks.checking import update_listed
+from modules.finding import tags
 from modules.locks import hold_repo
 from modules.models import (
     Blob,
@@ -35,6 +38,7 @@ from modules.models import (
 )
 from modules.querysets import search_words
 from modules.storage import local
+from modules.upload import intake
 
 CARD_NAME = "README.md"
 RESERVED_REPO_NAMES = frozenset(
@@ -219,7 +223,7 @@ def _refuse_stale(head: Commit | None, parent: str | None, repo: Repo) -> None:
 
 def _refuse_pickle(path: str, sha256: str) -> None:
     with local.local_path(sha256).open("rb") as file:
-        checks.refuse_pickle(path, file)
+        quick.refuse_pickle(path, file)
 
 
 def _read_first(
@@ -235,7 +239,7 @@ def _read_first(
     """
     for path, stream in streams.items():
         if stream.seekable():
-            checks.refuse_pickle(path, cast("BinaryIO", stream))
+            quick.refuse_pickle(path, cast("BinaryIO", stream))
     both = {CONFIG_NAME, WEIGHTS_NAME}
     if both & {*named, *deletions} or not both & set(streams):
         return
@@ -249,7 +253,7 @@ def _read_first(
     else:
         config = local.local_path(kept[CONFIG_NAME])
     weights = streams.get(WEIGHTS_NAME) or local.local_path(kept[WEIGHTS_NAME])
-    base_match.match(checks.quick(config, cast("Path | BinaryIO", weights)))
+    matching.match(quick.read(config, cast("Path | BinaryIO", weights)))
     if WEIGHTS_NAME in streams:
         streams[WEIGHTS_NAME].seek(0)
 
@@ -333,10 +337,10 @@ def _describe(
                 "deleting them, or delete the whole module."
             )
         return
-    reading = checks.quick(
+    reading = quick.read(
         local.local_path(after[CONFIG_NAME]), local.local_path(after[WEIGHTS_NAME])
     )
-    base_model, base_model_name = base_match.match(reading)
+    base_model, base_model_name = matching.match(reading)
     card = _card(after)
     facts = {
         "commit": made,

@@ -9,15 +9,15 @@ if TYPE_CHECKING:
 
     from hub_site.jobs.models import Job
     from hub_site.jobs.worker import Lease
-    from modules.base_shapes import BaseShapes
-    from modules.checks import Found
+    from modules.bases.shapes import BaseShapes
+    from modules.checks.quick import Found
 
 
 def check_module(job: Job, lease: Lease) -> None:
     """Check a module's files in full. A second run does no harm, nor does a late one."""
     from hub_site.accounts.models import User
     from hub_site.jobs import queue
-    from modules import check_runner, checking
+    from modules.checks import checking, runner
     from modules.locks import hold_repo_of
     from modules.models import LoraModule
 
@@ -31,7 +31,7 @@ def check_module(job: Job, lease: Lease) -> None:
             return
 
     def how(folder: Path, base: BaseShapes | None, name: str) -> Found:
-        return check_runner.check(folder, base, name, lease.check)
+        return runner.check(folder, base, name, lease.check)
 
     found = checking.run_checks(module, how)
     lease.check()
@@ -51,7 +51,7 @@ def check_module(job: Job, lease: Lease) -> None:
 
 def check_failed(job: Job) -> None:
     """The check died or was stopped: say so, and never leave a module being checked for ever."""
-    from modules import checking
+    from modules.checks import checking
     from modules.locks import hold_repo_of
     from modules.models import LoraModule
 
@@ -88,7 +88,7 @@ def tell_owner(job: Job, state: str) -> None:
 def update_trending(job: Job, lease: Lease) -> None:
     """Recent downloads and likes, decayed, of every module."""
     from hub_site.jobs import queue
-    from modules.trending import update_trending
+    from modules.community.trending import update_trending
 
     with queue.finish(job, {"changed": update_trending()}):
         pass
@@ -97,7 +97,7 @@ def update_trending(job: Job, lease: Lease) -> None:
 def count_facets(job: Job, lease: Lease) -> None:
     """How many listed modules have each facet and tag, for lists that show the whole library."""
     from hub_site.jobs import queue
-    from modules import facets
+    from modules.finding import facets
 
     with queue.finish(job, {"modules": facets.recount()}):
         pass
@@ -106,7 +106,7 @@ def count_facets(job: Job, lease: Lease) -> None:
 def prune_downloads(job: Job, lease: Lease) -> None:
     """Forget who fetched what more than a month ago."""
     from hub_site.jobs import queue
-    from modules.counting import prune_downloads
+    from modules.community.counting import prune_downloads
 
     with queue.finish(job, {"deleted": prune_downloads()}):
         pass
@@ -115,7 +115,7 @@ def prune_downloads(job: Job, lease: Lease) -> None:
 def prune_store(job: Job, lease: Lease) -> None:
     """Clear away stored bytes that nothing names any more."""
     from hub_site.jobs import queue
-    from modules import pruning
+    from modules.storage import pruning
 
     done = pruning.prune()
     with queue.finish(job, {"deleted": done.blobs, "bytes": done.size}):

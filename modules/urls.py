@@ -3,16 +3,13 @@
 from django.urls import path, register_converter
 from django.views.generic import RedirectView
 
-from modules import (
-    collection_views,
-    community_views,
-    converters,
-    downloads,
-    repo_page,
-    tag_views,
-    upload_views,
-    views,
-)
+from modules import converters
+from modules.community import collection_views
+from modules.community import views as community_views
+from modules.finding import tag_views, views
+from modules.repos import downloads
+from modules.repos import page as repo_page
+from modules.upload import views as upload_views
 
 register_converter(converters.Owner, "owner")
 register_converter(converters.RepoName, "repo")

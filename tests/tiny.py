@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from composer.engine import base_model as engine_base
-from modules import base_models
+from modules.bases import base_models
 from modules.models import BaseModel, LoraModule, Repo
 from tests.engine.conftest import WORDS, make_adapter, make_t5
 

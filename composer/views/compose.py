@@ -22,7 +22,7 @@ from composer.module_choice import Fit, ModuleChoice, fits_in, left_out
 from composer.views.request import find_task, visitor
 from hub_site.accounts.models import User
 from hub_site.figures import duration
-from modules import collections as library
+from modules.community import collections as library
 from modules.models import BaseModel, Collection, LoraModule
 
 RECOMMENDED = "recommended"

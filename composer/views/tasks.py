@@ -22,7 +22,7 @@ from composer.task_checks import preview_prompt
 from composer.verdict import verdict
 from composer.views.compose import RECOMMENDED, compose_at_once, compose_context, usual_time
 from composer.views.request import find_task, page_of, visitor
-from modules import collections
+from modules.community import collections
 from modules.models import BaseModel, Collection, LoraModule
 
 SEARCHES_SHOWN = 10

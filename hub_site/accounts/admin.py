@@ -47,7 +47,7 @@ class CommonsUserAdmin(UserAdmin):
 
     @admin.action(description="Ban uploads, with a reason", permissions=["change"])
     def ban_uploads(self, request: HttpRequest, queryset: QuerySet[User]) -> HttpResponse | None:
-        from modules import moderation
+        from modules.community import moderation
 
         return with_reason(
             self, request, queryset, title="Ban uploads",
@@ -58,7 +58,7 @@ class CommonsUserAdmin(UserAdmin):
 
     @admin.action(description="Allow uploads again", permissions=["change"])
     def unban(self, request: HttpRequest, queryset: QuerySet[User]) -> HttpResponse | None:
-        from modules import moderation
+        from modules.community import moderation
 
         return with_reason(
             self, request, queryset, title="Allow uploads", is_needed=False,

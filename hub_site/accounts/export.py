@@ -186,7 +186,7 @@ def _modules(user: User, site: str) -> Iterator[dict[str, Any]]:
 
 
 def _collections(user: User, site: str) -> Iterator[dict[str, Any]]:
-    from modules.collections import shown_items
+    from modules.community.collections import shown_items
     from modules.models import Collection
 
     for collection in Collection.objects.filter(owner__user=user).select_related("owner"):

@@ -50,7 +50,7 @@ def delete_account(user: User, *, keep_public: bool) -> None:
     is never free again for whoever shared anything: nobody else may stand at those addresses.
     """
     from composer.services import forget_searches
-    from modules.likes import take_back_all
+    from modules.community.likes import take_back_all
 
     others = User.objects.filter(is_superuser=True, is_active=True).exclude(pk=user.pk)
     if user.is_superuser and not others.exists():

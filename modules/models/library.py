@@ -70,7 +70,7 @@ class BaseModel(models.Model):
 
 class Tag(models.Model):
     name = models.CharField(max_length=60)
-    # How many listed modules carry it. Kept by `modules.tags`; a tag without any is shown nowhere.
+    # How many listed modules carry it, kept by `finding/tags.py`. Without any it is shown nowhere.
     uses = models.PositiveIntegerField(default=0)
 
     objects = TagQuerySet.as_manager()

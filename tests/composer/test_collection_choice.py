@@ -11,7 +11,7 @@ from composer.models import FewShotTask, Search
 from composer.module_choice import ModuleChoice, choose_modules
 from hub_site.accounts import tokens
 from hub_site.accounts.models import User
-from modules import collections
+from modules.community import collections
 from modules.models import BaseModel, Collection, LoraModule, Repo
 
 

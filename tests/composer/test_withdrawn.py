@@ -9,7 +9,7 @@ from composer import publishing, services
 from composer.models import FewShotTask, Recipe
 from hub_site.accounts.models import User
 from hub_site.jobs import worker
-from modules import moderation
+from modules.community import moderation
 from modules.models import LoraModule, ModerationEvent, Repo
 from tests.composer import finished
 from tests.composer.conftest import make_user

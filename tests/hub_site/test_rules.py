@@ -187,11 +187,11 @@ def walk(resolver):
 
 walk(get_resolver())
 web = ("admin", "api", "forms", "models", "querysets", "services", "tasks", "urls", "views")
-for config in apps.get_app_configs():
-    if config.name.partition(".")[0] in ("composer", "hub_site", "modules"):
-        for found in pkgutil.iter_modules(config.module.__path__):
-            if found.name in web:
-                importlib.import_module(f"{config.name}.{found.name}")
+for app in apps.get_app_configs():
+    if app.name.partition(".")[0] in ("composer", "hub_site", "modules"):
+        for found in pkgutil.walk_packages(app.module.__path__, f"{app.name}."):
+            if set(found.name.split(".")) & set(web):
+                importlib.import_module(found.name)
 """
     assert loaded_after(code) == []
 

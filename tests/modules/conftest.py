@@ -13,7 +13,8 @@ import pytest
 from safetensors.numpy import save, save_file
 
 from hub_site.accounts.models import Namespace, User
-from modules import base_models, services
+from modules import services
+from modules.bases import base_models
 from modules.models import BaseModel, LoraModule, Repo
 
 WIDTH, RANK = 8, 2

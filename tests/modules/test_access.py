@@ -11,7 +11,9 @@ from django.test import Client
 from django.urls import URLPattern, reverse
 
 from hub_site.accounts.models import User
-from modules import api, collections, moderation, services, urls
+from modules import services, urls
+from modules.api import views as api
+from modules.community import collections, moderation
 from modules.models import Collection, LoraModule, Repo
 from tests.modules.conftest import make_user
 

@@ -237,7 +237,7 @@ def test_it_finds_the_base_model_by_an_alias(alice: User, base_model: Any, publi
 def test_a_module_is_found_when_its_base_model_comes_later(
     alice: User, publish: Any, base_folder: Any, run_job: Any
 ) -> None:
-    from modules import base_models
+    from modules.bases import base_models
 
     module = publish(alice, "early", base_model_name_or_path="LORA-commons/tiny-t5")
     assert module.base_model is None

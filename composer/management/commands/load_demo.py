@@ -8,7 +8,7 @@ from django.db import transaction
 
 from composer import task_writing
 from composer.demo import library
-from modules import base_models
+from modules.bases import base_models
 from modules.models import Repo
 
 SHOTS = 5

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from composer.engine.errors import CommonsError
-from modules import base_models
+from modules.bases import base_models
 from modules.models import Repo
 
 

@@ -4,7 +4,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from composer.engine.errors import CommonsError
 from hub_site.figures import size
-from modules import pruning
+from modules.storage import pruning
 
 
 class Command(BaseCommand):

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from modules import checking
+from modules.checks import checking
 from modules.models import LoraModule
 
 

@@ -22,7 +22,7 @@ from hub_site.accounts.notices import notify
 from hub_site.accounts.tokens import create_token
 from hub_site.jobs import queue
 from hub_site.jobs.models import Job
-from modules import likes
+from modules.community import likes
 from modules.models import BaseModel, Collection, CollectionItem, LoraModule, Repo
 from modules.services import update_listed
 from tests.composer import finished

@@ -1,0 +1,221 @@
+"""Collections for programs: read everybody's, make and change one's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import transaction
+from django.shortcuts import get_object_or_404
+from django.urls import path
+from drf_spectacular.utils import extend_schema, extend_schema_field
+from rest_framework import generics, serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from hub_site.api import Given
+from modules.api.authors import NotYours, need_account, visible
+from modules.community import collections
+from modules.models import Collection, CollectionItem, LoraModule
+
+VISIBILITIES = [Collection.PUBLIC, Collection.PRIVATE]
+
+
+# --- what goes in and out ----------------------------------------------------------------------
+
+
+class CollectionSummarySerializer(serializers.ModelSerializer):
+    name = serializers.SerializerMethodField()
+    url = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Collection
+        fields = [
+            "name", "url", "title", "description", "visibility", "created_at", "updated_at",
+        ]  # fmt: skip
+        read_only_fields = fields
+
+    def get_name(self, collection: Collection) -> str:
+        return f"{collection.owner.name}/{collection.name}"
+
+    def get_url(self, collection: Collection) -> str:
+        found: str = self.context["request"].build_absolute_uri(collection.get_absolute_url())
+        return found
+
+
+class CollectedSerializer(serializers.ModelSerializer):
+    name = serializers.CharField(source="lora_module.repo.__str__", read_only=True)
+    base_model = serializers.CharField(source="lora_module.base_model_name", read_only=True)
+    r = serializers.IntegerField(source="lora_module.r", read_only=True)
+
+    class Meta:
+        model = CollectionItem
+        fields = ["name", "note", "base_model", "r", "added_at"]
+        read_only_fields = fields
+
+
+class CollectionSerializer(CollectionSummarySerializer):
+    modules = serializers.SerializerMethodField()
+
+    class Meta(CollectionSummarySerializer.Meta):
+        fields = [*CollectionSummarySerializer.Meta.fields, "modules"]
+        read_only_fields = fields
+
+    @extend_schema_field(CollectedSerializer(many=True))
+    def get_modules(self, collection: Collection) -> Any:
+        """In their order; what you may not see is not there."""
+        items = collections.shown_items(collection, self.context["request"].user)
+        return CollectedSerializer(items, many=True).data
+
+
+class CollectionChangeSerializer(Given):
+    title = serializers.CharField(max_length=120)
+    description = serializers.CharField(max_length=2000, required=False, allow_blank=True)
+    visibility = serializers.ChoiceField(VISIBILITIES, required=False)
+
+
+class NewCollectionSerializer(CollectionChangeSerializer):
+    modules = serializers.ListField(
+        child=serializers.CharField(),
+        required=False,
+        max_length=collections.MOST_ITEMS,
+        help_text='Names, as "owner/name", in the order that they get.',
+    )
+
+
+class NoteSerializer(Given):
+    note = serializers.CharField(max_length=300, required=False, allow_blank=True)
+
+
+# --- the addresses -----------------------------------------------------------------------------
+
+
+class Collections(generics.GenericAPIView):
+    """Collections that you may see, the one changed last first."""
+
+    serializer_class = CollectionSummarySerializer
+    queryset = Collection.objects.none()
+
+    @extend_schema(operation_id="collections_list")
+    def get(self, request: Request) -> Response:
+        found = Collection.objects.visible_to(request.user).select_related("owner")
+        page = self.paginate_queryset(found.order_by("-updated_at", "-pk"))
+        rows = CollectionSummarySerializer(page, many=True, context={"request": request}).data
+        return self.get_paginated_response(rows)
+
+    @extend_schema(
+        operation_id="collections_create",
+        summary="Make a collection",
+        request=NewCollectionSerializer,
+        responses={201: CollectionSerializer},
+    )
+    def post(self, request: Request) -> Response:
+        need_account(request.user)
+        given = NewCollectionSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        data = dict(given.validated_data)
+        modules = [_named(request, name) for name in data.pop("modules", [])]
+        with transaction.atomic():
+            made = collections.create(owner=request.user.namespace, **data)
+            for module in modules:
+                collections.add(made, module)
+        return _page(request, made, status=201)
+
+
+class OneCollection(generics.GenericAPIView):
+    """One collection with its modules."""
+
+    serializer_class = CollectionSerializer
+    queryset = Collection.objects.none()
+
+    @extend_schema(operation_id="collections_retrieve")
+    def get(self, request: Request, owner: str, name: str) -> Response:
+        return _page(request, _visible(request, owner, name))
+
+    @extend_schema(
+        operation_id="collections_update",
+        summary="Change a collection",
+        request=CollectionChangeSerializer,
+    )
+    def patch(self, request: Request, owner: str, name: str) -> Response:
+        found = _own(request, owner, name)
+        given = CollectionChangeSerializer(data=request.data, partial=True)
+        given.is_valid(raise_exception=True)
+        collections.change(found, **given.validated_data)
+        return _page(request, found)
+
+    @extend_schema(
+        operation_id="collections_delete", summary="Delete a collection", responses={204: None}
+    )
+    def delete(self, request: Request, owner: str, name: str) -> Response:
+        _own(request, owner, name).delete()
+        return Response(status=204)
+
+
+class Collected(generics.GenericAPIView):
+    serializer_class = CollectionSerializer
+    queryset = Collection.objects.none()
+
+    @extend_schema(
+        operation_id="collections_add",
+        summary="Put a module at the end of a collection",
+        description="If it is in it already, it keeps its place, and a note replaces its note.",
+        request=NoteSerializer,
+    )
+    def put(
+        self, request: Request, owner: str, name: str, module_owner: str, module_name: str
+    ) -> Response:
+        found = _own(request, owner, name)
+        given = NoteSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        module = visible(request, module_owner, module_name)
+        collections.add(found, module, note=given.validated_data.get("note", ""))
+        return _page(request, found)
+
+    @extend_schema(operation_id="collections_take_out", summary="Take a module out")
+    def delete(
+        self, request: Request, owner: str, name: str, module_owner: str, module_name: str
+    ) -> Response:
+        found = _own(request, owner, name)
+        module = LoraModule.objects.named(module_owner, module_name)
+        collections.take_out(get_object_or_404(found.items.filter(lora_module__in=module)))
+        return _page(request, found)
+
+
+def _visible(request: Request, owner: str, name: str) -> Collection:
+    found: Collection = get_object_or_404(
+        Collection.objects.visible_to(request.user).named(owner, name)
+    )
+    return found
+
+
+def _own(request: Request, owner: str, name: str) -> Collection:
+    found = _visible(request, owner, name)
+    if not Collection.objects.editable_by(request.user).filter(pk=found.pk).exists():
+        raise NotYours(
+            f"“{found}” is {found.owner.name}'s collection: only its owner may change it."
+        )
+    return found
+
+
+def _named(request: Request, name: str) -> LoraModule:
+    module = LoraModule.objects.visible_to(request.user).named(*name.partition("/")[::2]).first()
+    if module is None:
+        raise serializers.ValidationError({"modules": [f"There is no module {name!r}."]})
+    return module
+
+
+def _page(request: Request, collection: Collection, status: int = 200) -> Response:
+    data = CollectionSerializer(collection, context={"request": request}).data
+    return Response(data, status=status, headers={"Location": data["url"]} if status == 201 else {})
+
+
+ONE = "collections/<str:owner>/<str:name>/"
+urlpatterns = [
+    path("collections/", Collections.as_view(), name="api-collections"),
+    path(ONE, OneCollection.as_view(), name="api-collection"),
+    path(
+        f"{ONE}modules/<str:module_owner>/<str:module_name>/",
+        Collected.as_view(),
+        name="api-collected",
+    ),
+]

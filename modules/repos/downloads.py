@@ -1,0 +1,190 @@
+"""The bytes of a repo: one file of one version, or all of them as a zip."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING
+
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    JsonResponse,
+    StreamingHttpResponse,
+)
+from django.utils.http import content_disposition_header
+from django.views.decorators.http import require_safe
+
+from composer.engine.errors import CommonsError
+from hub_site.accounts import tokens
+from modules.community import counting
+from modules.models import Commit, CommitFile, Repo
+from modules.repos import archive as zips
+from modules.storage import local
+
+if TYPE_CHECKING:
+    from modules.querysets import Visitor
+
+# Strangers' files: they must not run as pages of this site.
+POLICY = "sandbox; default-src 'none'"
+TEXTS = (".md", ".txt", ".json", ".jsonl", ".yaml", ".yml", ".csv", ".gitattributes")
+COUNTED = ("adapter_model.safetensors", "model.safetensors")
+
+
+class NotThere(CommonsError):
+    """Told in the words that the Hub's own clients understand."""
+
+    status = 404
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def _told_to_programs(
+    view: Callable[..., HttpResponseBase],
+) -> Callable[..., HttpResponseBase]:
+    """Errors as JSON with the code in a header: who asks for bytes is seldom a browser."""
+
+    @wraps(view)
+    def told(request: HttpRequest, owner: str, name: str, **rest: str) -> HttpResponseBase:
+        try:
+            user = _user(request)
+            return view(request, user, _repo(user, owner, name), **rest)
+        except CommonsError as error:
+            answer = JsonResponse(
+                {"error": error.user_message}, status=getattr(error, "status", 422)
+            )
+            answer["X-Error-Code"] = error.code
+            answer["X-Error-Message"] = error.user_message.encode("ascii", "replace").decode()
+            return answer
+
+    return told
+
+
+@require_safe
+@_told_to_programs
+def resolve(request: HttpRequest, user: Visitor, repo: Repo, rest: str) -> HttpResponseBase:
+    """`resolve/{revision}/{path}`: a branch's name may hold slashes, so known names go first."""
+    commit, path = _split(repo, rest)
+    file = commit.files.select_related("blob").filter(path=path.replace("\0", "")).first()
+    if file is None:
+        raise NotThere("EntryNotFound", f"{repo} has no file {path!r} at {commit.sha[:10]}.")
+    answer = _answer(request, user, file)
+    answer["X-Repo-Commit"] = commit.sha
+    answer["X-Linked-ETag"] = answer["ETag"]
+    answer["X-Linked-Size"] = str(file.blob.size)
+    return _guarded(answer, repo)
+
+
+@require_safe
+@_told_to_programs
+def archive(request: HttpRequest, user: Visitor, repo: Repo) -> HttpResponseBase:
+    """All files of a version, `?revision=…` or the newest."""
+    commit = _commit(repo, request.GET.get("revision") or "main")
+    answer: HttpResponseBase = HttpResponse()
+    if request.method == "GET":
+        chunks = zips.chunks(commit)
+        answer = StreamingHttpResponse(counting.when_read(chunks, request, user, commit))
+    answer["Content-Type"] = "application/zip"
+    answer["Content-Disposition"] = content_disposition_header(
+        True, f"{repo.name}-{commit.sha[:10]}.zip"
+    )
+    answer["X-Repo-Commit"] = commit.sha
+    return _guarded(answer, repo)
+
+
+def _user(request: HttpRequest) -> Visitor:
+    """Whose token came along, or who is signed in."""
+    scheme, _, plain = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        token = tokens.find(plain.strip())
+        if token is None:
+            error = NotThere("BadToken", "This token is not known, or it was revoked.")
+            error.status = 401
+            raise error
+        return token.user
+    return request.user
+
+
+def _repo(user: Visitor, owner: str, name: str) -> Repo:
+    """A private or hidden repo is to strangers as if it were not there."""
+    repo = Repo.objects.visible_to(user).named(owner, name).first()
+    if repo is None:
+        raise NotThere("RepoNotFound", f"There is no {owner}/{name}, or it is not yours to see.")
+    return repo
+
+
+def _commit(repo: Repo, revision: str) -> Commit:
+    commit = repo.at_revision(revision)
+    if commit is None:
+        raise NotThere("RevisionNotFound", f"{repo} has no revision {revision!r}.")
+    return commit
+
+
+def _split(repo: Repo, rest: str) -> tuple[Commit, str]:
+    names = repo.refs.values_list("name", flat=True)
+    known = [name for name in names if rest.startswith(name + "/")]
+    revision = max(known, key=len, default=rest.partition("/")[0])
+    return _commit(repo, revision), rest[len(revision) + 1 :]
+
+
+def _answer(request: HttpRequest, user: Visitor, file: CommitFile) -> HttpResponseBase:
+    sha256, size = file.blob_id, file.blob.size
+    etag = f'"{sha256}"'
+    if etag in request.headers.get("If-None-Match", ""):
+        answer: HttpResponseBase = HttpResponse(status=304)
+        answer["ETag"] = etag
+        return answer
+    wanted = request.headers.get("Range", "")
+    if request.headers.get("If-Range", etag) != etag:
+        wanted = ""
+    start, end = _range(wanted, size)
+    if start >= size > 0 or start > end:
+        answer = HttpResponse(status=416)
+        answer["Content-Range"] = f"bytes */{size}"
+    else:
+        whole = (start, end) == (0, size)
+        if request.method == "HEAD":
+            answer = HttpResponse()
+        else:
+            chunks = local.open(sha256, start, end)
+            if not _is_range(wanted) and file.path in COUNTED:
+                chunks = counting.when_read(chunks, request, user, file.commit)
+            answer = StreamingHttpResponse(chunks)
+        answer["Content-Length"] = str(end - start)
+        if size and (not whole or _is_range(wanted)):
+            answer.status_code = 206
+            answer["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+    answer["ETag"] = etag
+    answer["Accept-Ranges"] = "bytes"
+    is_text = file.path.lower().endswith(TEXTS)
+    answer["Content-Type"] = "text/plain; charset=utf-8" if is_text else "application/octet-stream"
+    filename = file.path.rpartition("/")[2]
+    answer["Content-Disposition"] = content_disposition_header(not is_text, filename) or ""
+    return answer
+
+
+def _is_range(header: str) -> bool:
+    return re.fullmatch(r"bytes=([0-9]{1,18}-[0-9]{0,18}|-[0-9]{1,18})", header.strip()) is not None
+
+
+def _range(header: str, size: int) -> tuple[int, int]:
+    """One range of bytes as start and end; everything when the header asks for anything else."""
+    if not _is_range(header) or size == 0:
+        return 0, size
+    first, last = header.strip().removeprefix("bytes=").split("-")
+    if not first:
+        return max(0, size - int(last)), size if int(last) else -1
+    return int(first), min(size, int(last) + 1) if last else size
+
+
+def _guarded(answer: HttpResponseBase, repo: Repo) -> HttpResponseBase:
+    answer["X-Content-Type-Options"] = "nosniff"
+    answer["Content-Security-Policy"] = POLICY
+    for_all = not (repo.is_private or repo.is_hidden)
+    answer["Cache-Control"] = "no-cache" if for_all else "private, no-cache"
+    answer["Vary"] = "Authorization, Cookie"
+    return answer

@@ -1,0 +1,171 @@
+"""A repo's page: a LoRA module's, or a base model's."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.views.decorators.http import require_safe
+
+from composer.engine.adapter_file import read_header
+from composer.engine.errors import CommonsError
+from hub_site.pages import page_or_part, part_id, site_address
+from modules import cards, services
+from modules.checks import checking
+from modules.community import collections, likes
+from modules.finding import keyset
+from modules.models import BaseModel, CollectionItem, Commit, LoraModule, Repo
+from modules.repos import snippets
+from modules.repos.similar import similar_to
+from modules.storage import local
+
+VERSIONS = 5  # the others stand on the page of versions
+RECIPES = 10
+COLLECTIONS = 5
+VARIANTS = {
+    "use_dora": "DoRA",
+    "bias": "Bias",
+    "rank_pattern": "Ranks that differ",
+    "alpha_pattern": "Alphas that differ",
+    "modules_to_save": "Trained in full",
+    "init_lora_weights": "Began as",
+}
+STATUS_PART = "modules/_module_status.html"
+
+
+@require_safe
+def repo(request: HttpRequest, owner: str, name: str) -> HttpResponse:
+    found = get_object_or_404(Repo.objects.visible_to(request.user).named(owner, name))
+    commit = _commit(found, request.GET.get("revision"))
+    is_owner = Repo.objects.editable_by(request.user).filter(pk=found.pk).exists()
+    context = _files(found, commit) | {
+        "repo": found,
+        "commit": commit,
+        "site": site_address(request),
+        "is_owner": is_owner,
+        "is_insider": is_owner or request.user.is_staff,
+    }
+    if found.kind == Repo.BASE:
+        return _base_model_page(request, found, context)
+    return _module_page(request, found, context)
+
+
+def _commit(found: Repo, revision: str | None) -> Commit | None:
+    """The version asked for, or the newest. A repo just made has none yet."""
+    if not revision:
+        return found.head()
+    commit = found.at_revision(revision)
+    if commit is None:
+        raise Http404
+    return commit
+
+
+def _files(found: Repo, commit: Commit | None) -> dict[str, Any]:
+    """The files, card and versions that every repo's page shows."""
+    files = list(commit.files.select_related("blob")) if commit else []
+    for file in files:
+        assert commit is not None
+        commit.repo, file.commit = found, commit
+    text = next((file for file in files if file.path == services.CARD_NAME), None)
+    card = cards.Card()
+    if text is not None:
+        card = cards.read(b"".join(local.open(text.blob_id, 0, cards.LIMIT)))
+    return {
+        "files": [{"file": file, "blob": file.blob, "url": local.url(file)} for file in files],
+        "size": sum(file.blob.size for file in files),
+        "card": card,
+        "versions": found.commits.select_related("author")[:VERSIONS],
+        "versions_count": found.commits.count(),
+    }
+
+
+def _module_page(request: HttpRequest, found: Repo, context: dict[str, Any]) -> HttpResponse:
+    module = LoraModule.objects.for_page().filter(repo=found).first()
+    if module is not None:
+        commit = context["commit"]
+        context |= {
+            "module": module,
+            "is_newest": commit == module.commit,
+            "uses": _uses(module),
+            "variant": _variant(module),
+            "dtypes": _dtypes(module.weights_sha256),
+            "checks": checking.checks_shown(module, request.user),
+            "snippets": snippets.for_module(module, commit, context["site"]),
+            "similar": similar_to(module),
+            "likes_it": likes.likes(module, request.user),
+            "collected": _collections(module),
+            "my_collections": (
+                collections.of_user(request.user) if request.user.is_authenticated else []
+            ),
+        }
+    response = page_or_part(request, "modules/module.html", STATUS_PART, context)
+    polls = request.headers.get("HX-Target") == part_id(STATUS_PART)
+    if polls and (module is None or module.status != LoraModule.CHECKING):
+        response.headers["HX-Refresh"] = "true"  # facts and buttons of the page are others now
+    return response
+
+
+def _uses(module: LoraModule) -> list[dict[str, Any]]:
+    """The newest recipes that it is in, each with its weight there."""
+    recipes = list(module.published_recipes()[:RECIPES])
+    return [
+        {
+            "recipe": recipe,
+            "weight": sum(
+                each.weight for each in recipe.ingredients.all() if each.lora_module_id == module.pk
+            ),
+        }
+        for recipe in recipes
+    ]
+
+
+def _variant(module: LoraModule) -> list[tuple[str, str]]:
+    """What the config says beyond rank, alpha and targets, in words."""
+    return [
+        (VARIANTS.get(name, name.replace("_", " ").capitalize()), _in_words(value))
+        for name, value in module.variant.items()
+    ]
+
+
+def _in_words(value: Any) -> str:
+    if value is True:
+        return "yes"
+    if isinstance(value, list):
+        return ", ".join(str(each) for each in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {each}" for key, each in value.items())
+    return str(value)
+
+
+@lru_cache(maxsize=4096)
+def _dtypes(weights_sha256: str) -> str:
+    """From the file's header, which never changes; nothing when the store lost the file."""
+    try:
+        header = read_header(local.local_path(weights_sha256))
+    except (CommonsError, OSError):
+        return ""
+    return ", ".join(sorted({tensor.dtype for tensor in header.values()}))
+
+
+def _collections(module: LoraModule) -> list[CollectionItem]:
+    """Public collections that it is in, the last changed first."""
+    items = module.collected.filter(
+        collection__visibility="public", collection__hidden_at=None
+    ).select_related("collection__owner")
+    return list(items.order_by("-collection__updated_at", "-pk")[:COLLECTIONS])
+
+
+def _base_model_page(request: HttpRequest, found: Repo, context: dict[str, Any]) -> HttpResponse:
+    base = BaseModel.objects.defer("layers").filter(repo=found).first()
+    if base is not None:
+        commit = context["commit"]
+        modules = LoraModule.objects.listed_to(request.user).filter(base_model=base)
+        context |= {
+            "base": base,
+            "modules": modules.for_cards()[: keyset.SIZE],
+            "modules_count": modules.count(),
+            "snippets": snippets.for_base_model(base, found, commit, context["site"]),
+        }
+    return render(request, "modules/base_model.html", context)

@@ -1,0 +1,153 @@
+"""Bytes that nothing names any more, and what killed uploads left: cleared away after a day.
+
+A file's age counts from when it last came in, so that what an author has put aside, or a worker
+has built, is safe until its row is written.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+
+from django.conf import settings
+from django.db import connection, models, transaction
+from django.db.models import Exists, OuterRef
+from django.utils import timezone
+
+from composer.engine.errors import CommonsError
+from modules.models import Blob, Commit, CommitFile, Grant
+from modules.storage import local
+from modules.upload.intake import STORE_LOCK
+
+AFTER = timedelta(days=1)
+BATCH = 500
+RUN_LOCK = STORE_LOCK + 1
+
+
+class AlreadyPruning(CommonsError):
+    code = "already_pruning"
+
+
+@dataclass
+class Pruned:
+    blobs: int = 0
+    size: int = 0
+    leftovers: int = 0
+    folders: int = 0
+    grants: int = 0
+
+
+def prune(before: float | None = None) -> Pruned:
+    """Delete what nothing refers to and is older than a day; `before` is a time as files have."""
+    before = time.time() - AFTER.total_seconds() if before is None else before
+    found = Pruned()
+    with _only_one():
+        found.leftovers = _leftovers(settings.BLOB_DIR / "incoming", before)
+        found.grants = _grants()
+        for paths in _batches(_old_files(before), BATCH):
+            _prune_batch(paths, before, found)
+        found.folders = _commit_folders(before)
+    return found
+
+
+def _prune_batch(paths: tuple[Path, ...], before: float, found: Pruned) -> None:
+    """Rows first, then files, while nobody adds to the store: dying in between leaves a file
+    without a row, which the next run takes."""
+    with _alone():
+        hashes = [path.name for path in paths if _is_older(path, before)]
+        unused = set(hashes) - _referenced(hashes)
+        with transaction.atomic():
+            Blob.objects.filter(pk__in=unused).delete()
+        for path in paths:
+            if path.name in unused:
+                found.size += path.stat().st_size
+                found.blobs += 1
+                local.delete(path.name)
+
+
+def _referenced(hashes: list[str]) -> set[str]:
+    """Those that anything but a grant refers to, whichever app's row it is."""
+    used: set[str] = set()
+    for relation in Blob._meta.get_fields(include_hidden=True):
+        if isinstance(relation, models.ManyToOneRel) and relation.related_model is not Grant:
+            field = relation.field
+            rows = field.model._base_manager.filter(**{f"{field.name}__in": hashes})
+            used.update(rows.values_list(field.attname, flat=True))
+    return used
+
+
+def _grants() -> int:
+    """Bytes that are in none of their user's repos any more stop counting for them."""
+    used = CommitFile.objects.filter(
+        blob=OuterRef("blob"), commit__repo__owner__user=OuterRef("user")
+    )
+    old = Grant.objects.filter(created_at__lt=timezone.now() - AFTER)
+    return old.exclude(Exists(used)).delete()[0]
+
+
+def _old_files(before: float) -> Iterator[Path]:
+    for path in settings.BLOB_DIR.glob("??/??/*"):
+        if len(path.name) == 64 and _is_older(path, before):
+            yield path
+
+
+def _leftovers(folder: Path, before: float) -> int:
+    """Half files of uploads whose process was killed."""
+    old = [p for p in folder.glob("*") if p.is_file() and _is_older(p, before)]
+    for path in old:
+        path.unlink(missing_ok=True)
+    return len(old)
+
+
+def _commit_folders(before: float) -> int:
+    """Unpacked versions of repos that are gone; they are links to the same bytes."""
+    count = 0
+    for folders in _batches((settings.CACHE_DIR / "commits").glob("*"), BATCH):
+        old = {folder.name: folder for folder in folders if _is_older(folder, before)}
+        there = set(Commit.objects.filter(sha__in=old).values_list("sha", flat=True))
+        for name in old.keys() - there:
+            shutil.rmtree(old[name], ignore_errors=True)
+            count += 1
+    return count
+
+
+def _batches(paths: Iterable[Path], size: int) -> Iterator[tuple[Path, ...]]:
+    rest = iter(paths)
+    while batch := tuple(islice(rest, size)):
+        yield batch
+
+
+def _is_older(path: Path, before: float) -> bool:
+    try:
+        return path.stat().st_mtime < before
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Nobody adds to the store meanwhile: see `intake.hold_store`."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", [STORE_LOCK])
+        try:
+            yield
+        finally:
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [STORE_LOCK])
+
+
+@contextmanager
+def _only_one() -> Iterator[None]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", [RUN_LOCK])
+        if not cursor.fetchone()[0]:
+            raise AlreadyPruning("The store is being pruned already. Let that come to its end.")
+        try:
+            yield
+        finally:
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [RUN_LOCK])
