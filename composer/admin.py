@@ -1,11 +1,14 @@
 """What operators see of compositions. Private texts stay out of lists; results are not edited."""
 
 from django.contrib import admin
+from django.db import transaction
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 
 from composer.models import Example, FewShotTask, Ingredient, Recipe, Search
-from hub_site.admin_reason import with_reason
+from hub_site.accounts.models import User
+from hub_site.accounts.notices import notify
+from hub_site.admin_reason import asks_first
 from modules.community import moderation
 
 
@@ -39,6 +42,24 @@ class IngredientRows(admin.TabularInline):
     can_delete = False
 
 
+@transaction.atomic
+def _withdraw(recipe: Recipe, *, moderator: User, reason: str) -> None:
+    row = Recipe.objects.filter(pk=recipe.pk)
+    row.update(published_at=None, published_by=None, published_search=None)
+    moderation.record(moderator, "withdraw recipe", recipe.get_absolute_url(), reason)
+    notify(recipe.published_by, f"A moderator has withdrawn “{recipe}”. Reason: {reason}")
+
+
+def _allow_adapter(recipe: Recipe, *, moderator: User, reason: str) -> None:
+    Recipe.objects.filter(pk=recipe.pk).update(adapter_allowed=True)
+    moderation.record(moderator, "allow the adapter", recipe.get_absolute_url(), reason)
+
+
+def _refuse_adapter(recipe: Recipe, *, moderator: User, reason: str) -> None:
+    Recipe.objects.filter(pk=recipe.pk).update(adapter_allowed=False)
+    moderation.record(moderator, "refuse the adapter", recipe.get_absolute_url(), reason)
+
+
 @admin.register(Recipe)
 class RecipeAdmin(Unchanged):
     list_display = ["title", "digest", "base_model", "published_by", "published_at", "created_at"]
@@ -46,32 +67,21 @@ class RecipeAdmin(Unchanged):
     search_fields = ["title", "digest", "published_by__username"]
     inlines = [IngredientRows]
     actions = ["withdraw", "allow_adapter", "refuse_adapter"]
-
-    @admin.action(
-        description="Hand its adapter out though a module is hidden", permissions=["delete"]
+    withdraw = asks_first("Withdraw from the public", _withdraw, permission="moderate")
+    allow_adapter = asks_first(
+        "Hand its adapter out though a module is hidden", _allow_adapter, permission="moderate"
     )
-    def allow_adapter(self, request: HttpRequest, queryset: QuerySet) -> HttpResponse | None:
-        return self._set_allowed(request, queryset, "Allow the adapter", True)
-
-    @admin.action(
-        description="No longer hand it out while a module is hidden", permissions=["delete"]
+    refuse_adapter = asks_first(
+        "No longer hand it out while a module is hidden", _refuse_adapter, permission="moderate"
     )
-    def refuse_adapter(self, request: HttpRequest, queryset: QuerySet) -> HttpResponse | None:
-        return self._set_allowed(request, queryset, "Refuse the adapter", False)
 
-    def _set_allowed(
-        self, request: HttpRequest, queryset: QuerySet, title: str, is_allowed: bool
-    ) -> HttpResponse | None:
-        def act(recipe: Recipe, reason: str) -> None:
-            Recipe.objects.filter(pk=recipe.pk).update(adapter_allowed=is_allowed)
-            moderation.record(request.user, title.lower(), recipe.get_absolute_url(), reason)
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Recipe]:
+        """Moderators see what is published, superusers everything."""
+        found: QuerySet[Recipe] = super().get_queryset(request)
+        return found if request.user.is_superuser else found.filter(published_at__isnull=False)
 
-        return with_reason(self, request, queryset, title=title, act=act)
-
-    @admin.action(description="Withdraw from the public", permissions=["delete"])
-    def withdraw(self, request: HttpRequest, queryset: QuerySet) -> None:
-        count = queryset.update(published_at=None, published_by=None, published_search=None)
-        self.message_user(request, f"{count} recipes are no longer public.")
+    def has_moderate_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("composer.change_recipe")
 
 
 @admin.register(Search)

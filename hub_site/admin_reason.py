@@ -1,4 +1,4 @@
-"""An admin action that asks for a reason first, on a page of its own."""
+"""Actions of the admin that ask for a reason first, on a page of their own."""
 
 from __future__ import annotations
 
@@ -23,35 +23,48 @@ class ReasonForm(forms.Form):
     )
 
 
-def with_reason(
-    model_admin: admin.ModelAdmin,
-    request: HttpRequest,
-    queryset: QuerySet,
-    *,
+class PerhapsReasonForm(ReasonForm):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["reason"].required = False
+
+
+def asks_first(
     title: str,
-    act: Callable[[Any, str], None],
-    is_needed: bool = True,
-) -> HttpResponse | None:
-    """The page that asks, or None when `act(row, reason)` was done for every row."""
-    form = ReasonForm(request.POST if "is_sure" in request.POST else None)
-    form.fields["reason"].required = is_needed
-    if not form.is_valid():
-        context = {
-            **model_admin.admin_site.each_context(request),
-            "opts": model_admin.model._meta,
-            "title": title,
-            "rows": queryset,
-            "form": form,
-            "action": request.POST.get("action", ""),
-            "checkbox": ACTION_CHECKBOX_NAME,
-        }
-        return TemplateResponse(request, "admin/reason.html", context)
-    done = 0
-    for row in queryset:
-        try:
-            act(row, form.cleaned_data["reason"])
-            done += 1
-        except CommonsError as error:
-            messages.error(request, f"{row}: {error.user_message}")
-    messages.success(request, f"{title}: {done} done.")
-    return None
+    act: Callable[..., object],
+    *,
+    form: type[forms.Form] = ReasonForm,
+    permission: str = "change",
+) -> Callable[[Any, HttpRequest, QuerySet], HttpResponse | None]:
+    """An action that shows the form, then calls `act(row, moderator=…, **what was said)`.
+
+    What cannot be done to a row is told, and the others are done all the same.
+    """
+
+    @admin.action(description=f"{title}…", permissions=[permission])
+    def action(
+        model_admin: admin.ModelAdmin, request: HttpRequest, queryset: QuerySet
+    ) -> HttpResponse | None:
+        said = form(request.POST if "is_sure" in request.POST else None)
+        if not said.is_valid():
+            context = {
+                **model_admin.admin_site.each_context(request),
+                "opts": model_admin.model._meta,
+                "title": title,
+                "rows": queryset,
+                "form": said,
+                "action": request.POST.get("action", ""),
+                "checkbox": ACTION_CHECKBOX_NAME,
+            }
+            return TemplateResponse(request, "admin/reason.html", context)
+        done = 0
+        for row in queryset:
+            try:
+                act(row, moderator=request.user, **said.cleaned_data)
+                done += 1
+            except CommonsError as error:
+                messages.error(request, f"{row}: {error.user_message}")
+        messages.success(request, f"{title}: {done} done.")
+        return None
+
+    return action

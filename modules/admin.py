@@ -5,13 +5,13 @@ from typing import Any
 
 from django.contrib import admin
 from django.db.models import F, QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from composer.engine.errors import CommonsError
 from hub_site.accounts.models import User
-from hub_site.admin_reason import with_reason
+from hub_site.admin_reason import PerhapsReasonForm, asks_first
 from modules import services
 from modules.community import moderation
 from modules.finding.tag_admin import TagAdmin, TagAliasAdmin
@@ -28,17 +28,63 @@ from modules.models import (
 )
 
 
+def _reported(report: Report) -> Repo:
+    if report.repo is None:
+        raise CommonsError(f"{report.repo_name} was deleted. Close the report.")
+    return report.repo
+
+
+def _owner(repo: Repo) -> User:
+    if repo.owner.user is None:
+        raise CommonsError(f"{repo} belongs to nobody who could be banned.")
+    return repo.owner.user
+
+
+def _hide_reported(report: Report, **said: Any) -> None:
+    moderation.hide(_reported(report), **said)
+
+
+def _close(report: Report, *, moderator: User, reason: str) -> None:
+    moderation.close_report(report, moderator=moderator, outcome=reason)
+
+
+def _ban_owner(repo: Repo, **said: Any) -> None:
+    moderation.ban_uploads(_owner(repo), **said)
+
+
+def _unban_owner(repo: Repo, **said: Any) -> None:
+    moderation.unban(_owner(repo), **said)
+
+
+def _ban_reported(report: Report, **said: Any) -> None:
+    _ban_owner(_reported(report), **said)
+
+
+class Visible(admin.ModelAdmin):
+    """Moderators see here what they see on the site: what is hidden, and nobody's private things.
+    Superusers see everything."""
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet:
+        found = super().get_queryset(request)
+        return found if request.user.is_superuser else found.visible_to(request.user)
+
+
 @admin.register(Repo)
-class RepoAdmin(admin.ModelAdmin):
+class RepoAdmin(Visible):
     list_display = ["__str__", "kind", "visibility", "hidden_at", "downloads", "updated_at"]
     list_filter = ["kind", "visibility", ("hidden_at", admin.EmptyFieldListFilter)]
-    list_select_related = ["owner"]
+    list_select_related = ["owner__user"]
     search_fields = ["name", "owner__name"]
     fields = readonly_fields = [
         "owner", "name", "kind", "visibility", "hidden_at", "hidden_reason", "downloads",
         "created_at", "updated_at",
     ]  # fmt: skip
-    actions = ["hide", "restore", "ban_uploads", "take_down"]
+    actions = ["hide", "restore", "ban_uploads", "unban", "take_down"]
+    hide = asks_first("Hide", moderation.hide)
+    restore = asks_first("Restore", moderation.restore, form=PerhapsReasonForm)
+    ban_uploads = asks_first("Ban the owner's uploads", _ban_owner)
+    unban = asks_first("Allow the owner's uploads again", _unban_owner, form=PerhapsReasonForm)
+    take_down = asks_first("Delete for good", moderation.take_down, permission="take_down")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -48,40 +94,6 @@ class RepoAdmin(admin.ModelAdmin):
 
     def has_take_down_permission(self, request: HttpRequest) -> bool:
         return request.user.is_superuser
-
-    @admin.action(description="Hide, with a reason", permissions=["change"])
-    def hide(self, request: HttpRequest, queryset: QuerySet[Repo]) -> HttpResponse | None:
-        return with_reason(
-            self, request, queryset.select_related("owner"), title="Hide",
-            act=lambda repo, reason: moderation.hide(
-                repo, moderator=_moderator(request), reason=reason
-            ),
-        )  # fmt: skip
-
-    @admin.action(description="Restore what was hidden", permissions=["change"])
-    def restore(self, request: HttpRequest, queryset: QuerySet[Repo]) -> HttpResponse | None:
-        return with_reason(
-            self, request, queryset.select_related("owner"), title="Restore", is_needed=False,
-            act=lambda repo, reason: moderation.restore(
-                repo, moderator=_moderator(request), reason=reason
-            ),
-        )  # fmt: skip
-
-    @admin.action(description="Ban the owner's uploads, with a reason", permissions=["change"])
-    def ban_uploads(self, request: HttpRequest, queryset: QuerySet[Repo]) -> HttpResponse | None:
-        return with_reason(
-            self, request, queryset.select_related("owner__user"), title="Ban uploads",
-            act=lambda repo, reason: _ban_owner(repo, request, reason),
-        )  # fmt: skip
-
-    @admin.action(description="Delete for good, with a reason", permissions=["take_down"])
-    def take_down(self, request: HttpRequest, queryset: QuerySet[Repo]) -> HttpResponse | None:
-        return with_reason(
-            self, request, queryset.select_related("owner__user"), title="Delete for good",
-            act=lambda repo, reason: moderation.take_down(
-                repo, moderator=_moderator(request), reason=reason
-            ),
-        )  # fmt: skip
 
 
 class IsOpen(admin.SimpleListFilter):
@@ -103,13 +115,16 @@ class ReportAdmin(admin.ModelAdmin):
     list_display = ["repo_name", "page", "reason", "short_text", "reporter", "created_at", "state"]
     ordering = [F("closed_at").desc(nulls_first=True), "created_at"]
     list_filter = [IsOpen, "reason"]
-    list_select_related = ["repo__owner", "reporter"]
+    list_select_related = ["repo__owner__user", "reporter"]
     search_fields = ["repo_name", "text", "reporter__username"]
     fields = readonly_fields = [
         "repo_name", "page", "reason", "text", "reporter", "created_at", "closed_at", "closed_by",
         "outcome",
     ]  # fmt: skip
     actions = ["hide", "close", "ban_uploads"]
+    hide = asks_first("Hide what was reported", _hide_reported)
+    close = asks_first("Close, saying what came of it", _close)
+    ban_uploads = asks_first("Ban the owner's uploads", _ban_reported)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -121,6 +136,8 @@ class ReportAdmin(admin.ModelAdmin):
     def page(self, report: Report) -> SafeString | str:
         if report.repo is None:
             return "deleted"
+        if report.repo.is_private:
+            return "private now"
         return format_html('<a href="{}">{}</a>', report.repo.get_absolute_url(), "look at it")
 
     @admin.display(description="text")
@@ -131,66 +148,25 @@ class ReportAdmin(admin.ModelAdmin):
     def state(self, report: Report) -> str:
         return report.outcome or "closed" if report.closed_at else "OPEN"
 
-    @admin.action(description="Hide what was reported, with a reason", permissions=["change"])
-    def hide(self, request: HttpRequest, queryset: QuerySet[Report]) -> HttpResponse | None:
-        return with_reason(
-            self, request, queryset.select_related("repo__owner"), title="Hide",
-            act=lambda report, reason: moderation.hide(
-                _reported(report), moderator=_moderator(request), reason=reason
-            ),
-        )  # fmt: skip
-
-    @admin.action(description="Close, saying what came of it", permissions=["change"])
-    def close(self, request: HttpRequest, queryset: QuerySet[Report]) -> HttpResponse | None:
-        return with_reason(
-            self, request, queryset.select_related("repo__owner"), title="Close",
-            act=lambda report, reason: moderation.close_report(
-                report, moderator=_moderator(request), outcome=reason
-            ),
-        )  # fmt: skip
-
-    @admin.action(description="Ban the owner's uploads, with a reason", permissions=["change"])
-    def ban_uploads(self, request: HttpRequest, queryset: QuerySet[Report]) -> HttpResponse | None:
-        return with_reason(
-            self, request, queryset.select_related("repo__owner__user"), title="Ban uploads",
-            act=lambda report, reason: _ban_owner(_reported(report), request, reason),
-        )  # fmt: skip
-
 
 @admin.register(Collection)
-class CollectionAdmin(admin.ModelAdmin):
+class CollectionAdmin(Visible):
     list_display = ["title", "owner", "visibility", "hidden_at", "updated_at"]
     list_filter = ["visibility", ("hidden_at", admin.EmptyFieldListFilter)]
-    list_select_related = ["owner"]
+    list_select_related = ["owner__user"]
     search_fields = ["title", "name", "owner__name"]
     fields = readonly_fields = [
         "owner", "name", "title", "description", "visibility", "hidden_at", "created_at",
     ]  # fmt: skip
     actions = ["hide", "restore"]
+    hide = asks_first("Hide", moderation.hide_collection)
+    restore = asks_first("Restore", moderation.restore_collection, form=PerhapsReasonForm)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Collection | None = None) -> bool:
         return False  # hidden, with a reason
-
-    @admin.action(description="Hide, with a reason", permissions=["change"])
-    def hide(self, request: HttpRequest, queryset: QuerySet[Collection]) -> HttpResponse | None:
-        return with_reason(
-            self, request, queryset.select_related("owner__user"), title="Hide",
-            act=lambda found, reason: moderation.hide_collection(
-                found, moderator=_moderator(request), reason=reason
-            ),
-        )  # fmt: skip
-
-    @admin.action(description="Restore what was hidden", permissions=["change"])
-    def restore(self, request: HttpRequest, queryset: QuerySet[Collection]) -> HttpResponse | None:
-        return with_reason(
-            self, request, queryset.select_related("owner__user"), title="Restore", is_needed=False,
-            act=lambda found, reason: moderation.restore_collection(
-                found, moderator=_moderator(request), reason=reason
-            ),
-        )  # fmt: skip
 
 
 @admin.register(ModerationEvent)
@@ -214,7 +190,7 @@ class ModerationEventAdmin(admin.ModelAdmin):
 
 
 @admin.register(LoraModule)
-class LoraModuleAdmin(admin.ModelAdmin):
+class LoraModuleAdmin(Visible):
     list_display = ["__str__", "status", "base_model_name", "r", "weights_size", "published_at"]
     list_filter = ["status", "base_model"]
     list_select_related = ["repo__owner"]
@@ -230,7 +206,7 @@ class LoraModuleAdmin(admin.ModelAdmin):
         services.update_listed(obj)
         if form.changed_data:
             said = "; ".join(f"{name}: {form.cleaned_data[name]}" for name in form.changed_data)
-            moderation.record(_moderator(request), "edit module", str(obj), said)
+            moderation.record(request.user, "edit module", str(obj), said)
 
     def has_delete_permission(self, request: HttpRequest, obj: LoraModule | None = None) -> bool:
         return False  # its repo would stay without it; what should go is hidden, with a reason
@@ -268,20 +244,3 @@ class CommitAdmin(admin.ModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Commit | None = None) -> bool:
         return False
-
-
-def _moderator(request: HttpRequest) -> User:
-    assert request.user.is_authenticated  # the admin lets nobody else in
-    return request.user
-
-
-def _reported(report: Report) -> Repo:
-    if report.repo is None:
-        raise CommonsError(f"{report.repo_name} was deleted. Close the report.")
-    return report.repo
-
-
-def _ban_owner(repo: Repo, request: HttpRequest, reason: str) -> None:
-    if repo.owner.user is None:
-        raise CommonsError(f"{repo} belongs to nobody who could be banned.")
-    moderation.ban_uploads(repo.owner.user, moderator=_moderator(request), reason=reason)

@@ -3,13 +3,25 @@ from typing import Any
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 
 from hub_site.accounts import leaving, names, services
 from hub_site.accounts.models import AccessToken, Namespace, User
-from hub_site.admin_reason import with_reason
+from hub_site.admin_reason import PerhapsReasonForm, asks_first
 
 FIELDS = ["is_guest", "bio", "uploads_banned_at", "uploads_banned_reason"]
+
+
+def _ban(user: User, **said: Any) -> None:
+    from modules.community import moderation
+
+    moderation.ban_uploads(user, **said)
+
+
+def _unban(user: User, **said: Any) -> None:
+    from modules.community import moderation
+
+    moderation.unban(user, **said)
 
 
 @admin.register(User)
@@ -20,6 +32,8 @@ class CommonsUserAdmin(UserAdmin):
     ]  # fmt: skip
     readonly_fields = ["uploads_banned_at", "uploads_banned_reason"]
     actions = ["ban_uploads", "unban"]
+    ban_uploads = asks_first("Ban uploads", _ban)
+    unban = asks_first("Allow uploads again", _unban, form=PerhapsReasonForm)
     fieldsets = [*(UserAdmin.fieldsets or []), ("LoRA Commons", {"fields": FIELDS})]
 
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> list[str]:
@@ -44,28 +58,6 @@ class CommonsUserAdmin(UserAdmin):
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
         for user in queryset:
             leaving.delete_account(user, keep_public=False)
-
-    @admin.action(description="Ban uploads, with a reason", permissions=["change"])
-    def ban_uploads(self, request: HttpRequest, queryset: QuerySet[User]) -> HttpResponse | None:
-        from modules.community import moderation
-
-        return with_reason(
-            self, request, queryset, title="Ban uploads",
-            act=lambda user, reason: moderation.ban_uploads(
-                user, moderator=request.user, reason=reason
-            ),
-        )  # fmt: skip
-
-    @admin.action(description="Allow uploads again", permissions=["change"])
-    def unban(self, request: HttpRequest, queryset: QuerySet[User]) -> HttpResponse | None:
-        from modules.community import moderation
-
-        return with_reason(
-            self, request, queryset, title="Allow uploads", is_needed=False,
-            act=lambda user, reason: moderation.unban(
-                user, moderator=request.user, reason=reason
-            ),
-        )  # fmt: skip
 
 
 @admin.register(Namespace)

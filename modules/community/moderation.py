@@ -1,12 +1,14 @@
 """Reports, and what moderators do about them. Every act leaves a line in the audit trail.
 
-A moderator is a user whom an operator lets into the admin (`is_staff`).
+A moderator is a user whom an operator lets into the admin (`is_staff`), usually as one of the
+group that `prepare_group` makes; docs/moderation.md tells operators how.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from django.contrib.auth.models import Group, Permission
 from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.utils import timezone
@@ -24,6 +26,15 @@ if TYPE_CHECKING:
     from modules.querysets import Visitor
 
 REPORTS_A_DAY = 10
+GROUP = "Moderators"
+# Who may change an account could make themselves an administrator: bans go through its repos.
+GROUP_MAY = {
+    "modules": [
+        *("change_report", "change_repo", "change_collection", "change_tag"),
+        *("view_tagalias", "view_moderationevent"),
+    ],
+    "composer": ["change_recipe"],
+}
 
 
 class TooManyReports(CommonsError):
@@ -175,6 +186,15 @@ def unban(user: User, *, moderator: User, reason: str = "") -> None:
         return
     record(moderator, "allow uploads", user.get_username(), reason)
     notify(user, f"You may upload again. {reason}".strip())
+
+
+def prepare_group() -> None:
+    """The group of moderators, with these permissions and no others, whatever it had before."""
+    group, _ = Group.objects.get_or_create(name=GROUP)
+    wanted = Q()
+    for app, names in GROUP_MAY.items():
+        wanted |= Q(content_type__app_label=app, codename__in=names)
+    group.permissions.set(Permission.objects.filter(wanted))
 
 
 def record(moderator: User, action: str, subject: str, reason: str = "") -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
-from django.contrib import admin, messages
-from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib import admin
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
-from django.template.response import TemplateResponse
+from django.http import HttpRequest
 
 from composer.engine.errors import CommonsError
 from hub_site.accounts.models import User
+from hub_site.admin_reason import asks_first
 from modules.finding import tags
 from modules.models import Tag, TagAlias
 
@@ -22,7 +21,7 @@ class MergeForm(forms.Form):
     reason = forms.CharField(max_length=500, required=False)
 
     def clean_into(self) -> Tag:
-        tag = Tag.objects.named([self.cleaned_data["into"].strip()]).first()
+        tag = Tag.objects.in_use().named([self.cleaned_data["into"].strip()]).first()
         if tag is None:
             raise forms.ValidationError(
                 "There is no tag of this name. To give a tag a new name, open it and rename it."
@@ -51,16 +50,22 @@ class NameForm(forms.ModelForm):
             raise forms.ValidationError(error.user_message) from error
 
 
+def _merge(tag: Tag, *, moderator: User, into: Tag, reason: str) -> None:
+    if tag != into:  # chosen along with the others
+        tags.merge(tag, into, actor=moderator, reason=reason)
+
+
 class TagAdmin(admin.ModelAdmin):
     form = NameForm
     list_display = ["name", "uses", "meant_by"]
     ordering = ["-uses", "name"]
     search_fields = ["name", "aliases__name"]
     actions = ["merge"]
+    merge = asks_first("Merge into another tag", _merge, form=MergeForm)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Tag]:
-        found: QuerySet[Tag] = super().get_queryset(request).prefetch_related("aliases")
-        return found
+        """A name that only private or hidden modules carry is not for moderators either."""
+        return Tag.objects.in_use().prefetch_related("aliases")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False  # cards bring them
@@ -73,37 +78,8 @@ class TagAdmin(admin.ModelAdmin):
         return ", ".join(alias.name for alias in tag.aliases.all())
 
     def save_model(self, request: HttpRequest, obj: Tag, form: Any, change: bool) -> None:
-        kept = tags.rename(obj, form.cleaned_data["name"], actor=_moderator(request))
+        kept = tags.rename(obj, form.cleaned_data["name"], actor=request.user)
         obj.pk, obj.name = kept.pk, kept.name
-
-    @admin.action(description="Merge into another tag", permissions=["change"])
-    def merge(self, request: HttpRequest, queryset: QuerySet[Tag]) -> HttpResponse | None:
-        form = MergeForm(request.POST if "is_sure" in request.POST else None)
-        if not form.is_valid():
-            context = {
-                **self.admin_site.each_context(request),
-                "opts": self.model._meta,
-                "title": "Merge tags",
-                "rows": queryset,
-                "form": form,
-                "action": "merge",
-                "checkbox": ACTION_CHECKBOX_NAME,
-            }
-            return TemplateResponse(request, "admin/reason.html", context)
-        done = 0
-        for tag in queryset.exclude(pk=form.cleaned_data["into"].pk):
-            try:
-                tags.merge(
-                    tag,
-                    form.cleaned_data["into"],
-                    actor=_moderator(request),
-                    reason=form.cleaned_data["reason"],
-                )
-                done += 1
-            except CommonsError as error:
-                messages.error(request, f"{tag}: {error.user_message}")
-        messages.success(request, f"{done} merged into {form.cleaned_data['into']}.")
-        return None
 
 
 class TagAliasAdmin(admin.ModelAdmin):
@@ -111,13 +87,11 @@ class TagAliasAdmin(admin.ModelAdmin):
     list_select_related = ["tag"]
     search_fields = ["name", "tag__name"]
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[TagAlias]:
+        return super().get_queryset(request).filter(tag__in=Tag.objects.in_use())
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: TagAlias | None = None) -> bool:
         return False
-
-
-def _moderator(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)
-    return request.user

@@ -101,6 +101,23 @@ def test_a_moderator_may_fetch_it_and_may_allow_it(
     assert ModerationEvent.objects.filter(action="allow the adapter").count() == 1
 
 
+def test_a_moderator_withdraws_a_recipe_and_says_why(
+    client: Client, recipe: Recipe, moderator: User
+) -> None:
+    publisher = recipe.published_by
+    client.force_login(moderator)
+    data = {"action": "withdraw", "_selected_action": [recipe.pk], "is_sure": "1"}
+    client.post("/admin/composer/recipe/", data | {"reason": ""})
+    recipe.refresh_from_db()
+    assert recipe.published_at is not None and publisher is not None
+    client.post("/admin/composer/recipe/", data | {"reason": "Its title is rude."})
+    recipe.refresh_from_db()
+    assert recipe.published_at is None
+    event = ModerationEvent.objects.get(action="withdraw recipe")
+    assert (event.actor, event.reason) == (moderator, "Its title is rude.")
+    assert publisher.notices.filter(text__contains="Its title is rude.").count() == 1
+
+
 def test_a_withdrawn_adapter_is_not_tried_either(
     alice: User, recipe: Recipe, moderator: User
 ) -> None:

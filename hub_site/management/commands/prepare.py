@@ -14,11 +14,14 @@ from hub_site.env import env_bool
 
 
 class Command(BaseCommand):
-    help = "Migrates, collects static files and loads the demo library."
+    help = "Migrates, makes the moderators' group, collects static files, loads the demo library."
     requires_system_checks: list[str] = []
 
     def handle(self, *args: Any, **options: Any) -> None:
+        from modules.community import moderation
+
         call_command("migrate", verbosity=0, interactive=False)
+        moderation.prepare_group()
         collect_static_files(settings.VAR_DIR / "static-stamp")
         if "load_demo" in get_commands() and env_bool("DEMO", True):
             try:

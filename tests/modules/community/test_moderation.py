@@ -4,14 +4,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import AnonymousUser, Permission
+from django.contrib import admin
+from django.contrib.auth.models import AnonymousUser, Group, Permission
 from django.db import connection
 from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
 
 from composer.engine.errors import CommonsError
 from hub_site.accounts.models import User
 from modules.community import moderation
-from modules.models import Collection, LoraModule, ModerationEvent, Report
+from modules.models import Collection, LoraModule, ModerationEvent, Repo, Report
 from tests.modules.conftest import make_user
 
 REPORT = "/alice/opposites/report"
@@ -331,10 +334,107 @@ def test_hidden_collections_are_for_their_owner_and_moderators(
 
 
 def test_every_list_of_the_admin_opens(queue: Client) -> None:
-    from django.contrib import admin
-    from django.urls import reverse
-
     for model in admin.site._registry:
         options = model._meta
         url = reverse(f"admin:{options.app_label}_{options.model_name}_changelist")
         assert queue.get(url).status_code == 200, url
+
+
+# --- the group ---
+
+
+@pytest.fixture
+def member(client: Client, db: None) -> Client:
+    """Signed in as a moderator who is no superuser, as docs/moderation.md says."""
+    moderation.prepare_group()
+    user = make_user("milo")
+    user.is_staff = True
+    user.save()
+    user.groups.add(Group.objects.get(name="Moderators"))
+    client.force_login(user)
+    return client
+
+
+def test_a_member_does_the_whole_queue(
+    member: Client, alice: User, bob: User, opposites: LoraModule, publish: Any
+) -> None:
+    other = publish(alice, "other", seed=5)
+    for module in (opposites, other):
+        moderation.report(module.repo, user=bob, address="", reason="spam", text="See it.")
+    first, second = Report.objects.order_by("pk").values_list("pk", flat=True)
+    assert "alice/opposites" in member.get(REPORTS).content.decode()
+    assert member.get(f"{REPORTS}{first}/change/").status_code == 200
+    assert member.get("/alice/opposites").status_code == 200
+    act(member, REPORTS, "hide", [first], is_sure="1", reason="Malware.")
+    assert Report.objects.get(pk=first).outcome == "It was hidden."
+    act(member, REPORTS, "close", [second], is_sure="1", reason="It is fine.")
+    act(member, REPORTS, "ban_uploads", [first], is_sure="1", reason="Again.")
+    alice.refresh_from_db()
+    assert alice.uploads_banned_reason == "Again."
+    repos = "/admin/modules/repo/"
+    act(member, repos, "restore", [opposites.repo_id], is_sure="1", reason="Mended.")
+    act(member, repos, "unban", [opposites.repo_id], is_sure="1", reason="Spoken.")
+    alice.refresh_from_db()
+    assert alice.uploads_banned_at is None
+    made = Collection.objects.create(owner=bob.namespace, name="c", title="A title")
+    act(member, "/admin/modules/collection/", "hide", [made.pk], is_sure="1", reason="Rude.")
+    made.refresh_from_db()
+    assert made.hidden_at is not None
+    actions = list(ModerationEvent.objects.order_by("pk").values_list("action", flat=True))
+    assert actions == [
+        "hide", "close report", "close report", "ban uploads", "restore", "allow uploads",
+        "hide collection",
+    ]  # fmt: skip
+    assert set(ModerationEvent.objects.values_list("actor__username", flat=True)) == {"milo"}
+    assert b"Again." in member.get("/admin/modules/moderationevent/").content
+
+
+def test_a_member_does_nothing_else(
+    member: Client, alice: User, opposites: LoraModule, secret: LoraModule
+) -> None:
+    shown = {"report", "repo", "collection", "tag", "tagalias", "moderationevent", "recipe"}
+    for model in admin.site._registry:
+        options = model._meta
+        address = reverse(f"admin:{options.app_label}_{options.model_name}_changelist")
+        may_see = options.model_name in shown
+        assert member.get(address).status_code == (200 if may_see else 403), address
+        assert member.get(f"{address}add/").status_code == 403, address
+        for row in model._default_manager.all()[:1]:
+            page = f"{address}{row.pk}/"
+            assert member.post(f"{page}delete/", {"post": "yes"}).status_code in (302, 403), page
+            assert model._default_manager.filter(pk=row.pk).exists()
+    act(member, "/admin/modules/repo/", "take_down", [opposites.repo_id], is_sure="1", reason="x")
+    act(member, "/admin/accounts/user/", "ban_uploads", [alice.pk], is_sure="1", reason="x")
+    assert LoraModule.objects.filter(pk=opposites.pk).exists()
+    assert not ModerationEvent.objects.exists()
+
+
+def test_a_member_sees_nobodys_private_modules(
+    member: Client, bob: User, opposites: LoraModule, secret: LoraModule
+) -> None:
+    hidden, private = Collection.objects.bulk_create(
+        [
+            Collection(owner=bob.namespace, name="a", title="Rude", hidden_at=timezone.now()),
+            Collection(owner=bob.namespace, name="b", title="My own", visibility="private"),
+        ]
+    )
+    repos = member.get("/admin/modules/repo/").content.decode()
+    assert "alice/opposites" in repos and "alice/secret" not in repos
+    assert member.get(f"/admin/modules/repo/{secret.repo_id}/change/").status_code == 302
+    found = member.get("/admin/modules/collection/").content.decode()
+    assert "Rude" in found and "My own" not in found
+    moderation.report(opposites.repo, user=bob, address="", reason="spam")
+    Repo.objects.update(visibility=Repo.PRIVATE)
+    queue = member.get(REPORTS).content.decode()
+    assert "alice/opposites" in queue and "private now" in queue and "look at it" not in queue
+
+
+def test_the_group_is_made_once_and_has_its_permissions_again(db: None) -> None:
+    moderation.prepare_group()
+    group = Group.objects.get(name="Moderators")
+    wanted = set(group.permissions.values_list("codename", flat=True))
+    group.permissions.add(Permission.objects.get(codename="delete_user"))
+    group.permissions.remove(Permission.objects.get(codename="change_report"))
+    moderation.prepare_group()
+    assert set(group.permissions.values_list("codename", flat=True)) == wanted
+    assert len(wanted) == sum(map(len, moderation.GROUP_MAY.values()))

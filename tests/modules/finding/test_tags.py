@@ -155,7 +155,7 @@ def test_a_moderator_merges_and_renames_in_the_admin(client: Client, animals: An
     client.force_login(boss)
     pets, loud = Tag.objects.get(name="Pets"), Tag.objects.get(name="loud")
     address = "/admin/modules/tag/"
-    chosen = {"action": "merge", "_selected_action": [pets.pk]}
+    chosen = {"action": "merge", "_selected_action": [pets.pk, loud.pk]}
     assert "The tag that stays" in client.post(address, chosen).content.decode()
     wrong = client.post(address, chosen | {"is_sure": "1", "into": "nothing"})
     assert "There is no tag of this name" in wrong.content.decode()
@@ -169,6 +169,26 @@ def test_a_moderator_merges_and_renames_in_the_admin(client: Client, animals: An
     assert client.get(f"{address}add/").status_code == 403
     client.force_login(make_user("nobody-special"))
     assert client.post(address, chosen).status_code == 302  # to the admin's sign-in
+
+
+def test_the_admin_tells_no_tag_of_private_modules(
+    client: Client, alice: User, animals: Any, publish: Publisher
+) -> None:
+    publish(alice, "diary", seed=9, private=True, card=card("acme-layoffs", "animals"))
+    tags.merge(Tag.objects.get(name="loud"), Tag.objects.get(name="acme-layoffs"), actor=None)
+    publish(alice, "notes", seed=8, private=True, card=card("acme-merger"))
+    client.force_login(User.objects.create_superuser("boss", password="correct horse"))
+    address = "/admin/modules/tag/"
+    page = client.get(address).content.decode()
+    assert "animals" in page and "acme-merger" not in page
+    unseen = Tag.objects.get(name="acme-merger")
+    assert client.get(f"{address}{unseen.pk}/change/").status_code == 302
+    chosen = {"action": "merge", "_selected_action": [Tag.objects.get(name="Pets").pk]}
+    answer = client.post(address, chosen | {"is_sure": "1", "into": "ACME-merger"})
+    assert "There is no tag of this name" in answer.content.decode()
+    tags.rename(unseen, "acme-quiet", actor=None)
+    aliases = client.get("/admin/modules/tagalias/").content.decode()
+    assert "loud" in aliases and "acme-merger" not in aliases
 
 
 @pytest.mark.parametrize("address", ["/tags/", "/tags/words/", "/tags/suggest"])
