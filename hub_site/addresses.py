@@ -29,3 +29,8 @@ def visitor_hash(purpose: str, user: Any, address: str, day: date) -> str:
     """
     who = f"user {user.pk}" if user is not None and user.is_authenticated else f"at {address}"
     return salted_hmac(purpose, f"{day.isoformat()} {who}", algorithm="sha256").hexdigest()[:32]
+
+
+def hidden_key(key: str, prefix: str, version: int) -> str:
+    """What is counted by address is kept without the address."""
+    return salted_hmac("cache", f"{prefix} {version} {key}", algorithm="sha256").hexdigest()

@@ -8,11 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 
 from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
+from django.utils.http import url_has_allowed_host_and_scheme
 
 from composer.engine.errors import CommonsError
+from hub_site.accounts.guests import SignInFirst
 
 API = "/api/v1/"
 # What Django's own answers mean, where no view of ours spoke.
@@ -38,6 +42,15 @@ def body(
 
 def body_of(error: CommonsError) -> dict[str, object]:
     return body(error.code, error.user_message, getattr(error, "fields", None))
+
+
+def page_of(request: HttpRequest) -> str:
+    """Where the visitor stands: this page, or the one whose form they sent."""
+    if request.method in ("GET", "HEAD"):
+        return request.get_full_path()
+    sent_from = request.headers.get("Referer", "")
+    here = {request.get_host()}
+    return sent_from if url_has_allowed_host_and_scheme(sent_from, allowed_hosts=here) else "/"
 
 
 class OddRequestMiddleware:
@@ -75,4 +88,7 @@ class CommonsErrorMiddleware:
         status = status_of(error)
         if request.path.startswith(API):
             return JsonResponse(body_of(error), status=status)
+        if isinstance(error, SignInFirst):
+            messages.info(request, error.user_message)
+            return redirect_to_login(page_of(request))
         return render(request, "error.html", {"error": error, "status": status}, status=status)

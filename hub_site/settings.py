@@ -108,12 +108,14 @@ ACCOUNT_SIGNUP_FIELDS = [
 ACCOUNT_CHANGE_EMAIL = True  # one address; a new one replaces it once it is confirmed
 ACCOUNT_EMAIL_NOTIFICATIONS = True
 ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False  # no mail to strangers
+ACCOUNT_PREVENT_ENUMERATION = "strict"  # docs/decisions/0011-who-has-an-account.md
 ACCOUNT_EMAIL_SUBJECT_PREFIX = "LoRA Commons: "
 REGISTRATION_OPEN = env_choice("REGISTRATION", "open", ["open", "closed"]) == "open"
 GUESTS = env_bool("GUESTS", True)
 ACCOUNT_FORMS = {
     "login": "hub_site.accounts.forms.LoginForm",
     "signup": "hub_site.accounts.forms.SignupForm",
+    "add_email": "hub_site.accounts.forms.AddEmailForm",
 }
 ACCOUNT_LOGOUT_ON_GET = False
 ACCOUNT_AUTHENTICATED_LOGIN_REDIRECTS = False  # guests may come in: accounts/views.py
@@ -158,6 +160,16 @@ ALLAUTH_TRUSTED_PROXY_COUNT = int(BEHIND_TLS_PROXY)
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
+
+# What allauth counts its limits by; every process and machine must see the same.
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.db.DatabaseCache",
+        "LOCATION": "cache",
+        "KEY_FUNCTION": "hub_site.addresses.hidden_key",
+        "OPTIONS": {"MAX_ENTRIES": 100_000},
+    }
+}
 
 # --- language and time -------------------------------------------------------------------------
 LANGUAGE_CODE = "en-gb"

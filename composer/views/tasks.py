@@ -22,6 +22,7 @@ from composer.task_checks import preview_prompt
 from composer.verdict import verdict
 from composer.views.compose import RECOMMENDED, compose_at_once, compose_context, usual_time
 from composer.views.request import find_task, page_of, visitor
+from hub_site.accounts import guests
 from modules.community import collections
 from modules.models import BaseModel, Collection, LoraModule
 
@@ -158,6 +159,7 @@ def _save(request: HttpRequest, form: TaskForm, brought: Mapping[str, Any]) -> H
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def task_new(request: HttpRequest) -> HttpResponse:
+    guests.admit(request)  # before anything is typed
     return _answer_form(request, None, _brought_along(request))
 
 

@@ -1,12 +1,16 @@
 """How allauth signs people up and in here: names are namespaces, and guests keep their work."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
 from smtplib import SMTPException
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
+from allauth.account.models import EmailAddress, EmailConfirmationHMAC
 from allauth.core.exceptions import ImmediateHttpResponse
 from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
 from allauth.socialaccount.models import SocialLogin
@@ -24,6 +28,7 @@ from hub_site.accounts import guests, names, services
 from hub_site.accounts.models import User
 
 logger = logging.getLogger(__name__)
+mails = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mails")
 
 
 @contextmanager
@@ -92,6 +97,22 @@ class AccountAdapter(DefaultAccountAdapter):
             text = f"We could not send a mail to {email} just now. Please try again later."
             messages.error(self.request, text)
 
+    def send_password_reset_mail(self, user: User, email: str, context: dict[str, Any]) -> None:
+        """Beside the answer: neither a slow mail server nor one that is down may tell which
+        addresses have accounts."""
+        send = partial(super().send_mail, "account/email/password_reset_key", email, context)
+        mails.submit(copy_context().run, _quietly, send)
+
+    def send_confirmation_mail(
+        self, request: HttpRequest, emailconfirmation: EmailConfirmationHMAC, signup: bool
+    ) -> None:
+        """Whose address it is already hears so; whoever gave it sees the same page as ever."""
+        address = emailconfirmation.email_address
+        if address.can_set_verified():
+            super().send_confirmation_mail(request, emailconfirmation, signup)
+        else:
+            self.send_account_already_exists_mail(address.email)
+
     def add_message(self, request: HttpRequest, *args: Any, **options: Any) -> None:
         """Those of allauth's messages that say something the page does not."""
         template = options.get("message_template") or (args[1] if len(args) > 1 else "")
@@ -120,14 +141,21 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):
         request.guest_comes_along = True
 
     def is_auto_signup_allowed(self, request: HttpRequest, sociallogin: SocialLogin) -> bool:
-        """A name that is not free here leads to a form, never to another name."""
-        return name_problem(sociallogin.user.username) == ""
+        """What is not free here leads to a form that says so, never to another name."""
+        return not name_problem(sociallogin.user.username) and not address_problem(sociallogin)
 
     def save_user(
         self, request: HttpRequest, sociallogin: SocialLogin, form: BaseForm | None = None
     ) -> User:
         with _with_a_namespace(sociallogin.user):
             return super().save_user(request, sociallogin, form)
+
+
+def _quietly(send: Callable[[], None]) -> None:
+    try:
+        send()
+    except Exception:
+        logger.exception("A mail was not sent")
 
 
 def name_problem(name: str) -> str:
@@ -137,6 +165,14 @@ def name_problem(name: str) -> str:
         names.check_free(name)
     except ValidationError as error:
         return " ".join(error.messages)
+    return ""
+
+
+def address_problem(sociallogin: SocialLogin) -> str:
+    """Told only to whom the other site vouches for the address: it is theirs here too."""
+    for given in sociallogin.email_addresses:
+        if given.verified and EmailAddress.objects.is_verified(given.email):
+            return f"{given.email} is the confirmed address of an account here."
     return ""
 
 

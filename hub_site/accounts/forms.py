@@ -3,6 +3,7 @@ from typing import Any
 from allauth.account import forms as account_forms
 from django import forms
 
+from hub_site.accounts import names
 from hub_site.accounts.models import AccessToken, User
 
 WHY_EMAIL = "To reset a lost password, and for notices if you ask for them. Nobody else sees it."
@@ -19,6 +20,15 @@ class SignupForm(account_forms.SignupForm):
         super().__init__(*args, **options)
         _without_placeholders(self)
         self.fields["email"].help_text = WHY_EMAIL
+
+    def validate_unique_email(self, value: str) -> str:
+        """Never says that an address has an account, and makes one either way: the mail tells."""
+        return names.check_address(value)
+
+
+class AddEmailForm(account_forms.AddEmailForm):
+    def clean_email(self) -> str:
+        return names.check_address(super().clean_email())
 
 
 def _without_placeholders(form: forms.Form) -> None:

@@ -11,6 +11,7 @@ from datetime import timedelta
 from django.conf import settings
 from django.contrib.auth import login
 from django.db import IntegrityError, models, transaction
+from django.db.models import Exists, OuterRef
 from django.http import HttpRequest
 from django.utils import timezone
 
@@ -22,16 +23,23 @@ logger = logging.getLogger(__name__)
 
 
 class SignInFirst(CommonsError):
+    """A page leads to signing in and back; see CommonsErrorMiddleware."""
+
     code = "sign_in_first"
     status = 403
+
+
+def admit(request: HttpRequest) -> None:
+    """Refuse a visitor who would have to be a guest where there are none."""
+    if not (settings.GUESTS or request.user.is_authenticated):
+        raise SignInFirst("Composing needs an account on this site. Sign in, and go on from here.")
 
 
 def start_guest(request: HttpRequest) -> User:
     """Sign a visitor in as a new guest; whoever is signed in already stays who they are."""
     if request.user.is_authenticated:
         return request.user
-    if not settings.GUESTS:
-        raise SignInFirst("Trying without an account is switched off here. Sign in first.")
+    admit(request)
     guest = User(username=GUEST_PREFIX + secrets.token_hex(6), is_guest=True)
     guest.set_unusable_password()
     guest.save()
@@ -85,9 +93,15 @@ def _give(field: "models.ForeignKey[models.Model, models.Model]", pk: object, us
 
 
 def prune() -> int:
-    """Delete guests who have not been here for GUEST_DAYS, with what they own."""
+    """Delete guests who have made nothing for GUEST_DAYS, with what they own."""
+    from composer.models import FewShotTask
+    from hub_site.jobs.models import Job
+
     before = timezone.now() - timedelta(days=settings.GUEST_DAYS)
-    old = User.objects.filter(is_guest=True, last_login__lt=before)
+    old = User.objects.filter(is_guest=True, last_login__lt=before).exclude(
+        Exists(FewShotTask.objects.filter(owner=OuterRef("pk"), updated_at__gte=before))
+        | Exists(Job.objects.filter(user=OuterRef("pk"), created_at__gte=before))
+    )
     count = 0
     for guest in old.iterator():
         forget(guest)

@@ -1,4 +1,4 @@
-"""Which names may own repos: the first segment of a repo's address, `/{owner}/{name}`."""
+"""Which names may own repos, the first part of their addresses; and who may give a mail address."""
 
 import re
 
@@ -8,6 +8,8 @@ from django.db.models.functions import Lower
 LONGEST = 96
 ALLOWED = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
 GUEST_PREFIX = "guest-"
+# Signing in with an address tries the password of everybody who gave it, unless one confirmed it.
+MOST_CLAIMS = 5
 
 # A test walks the URLconf and holds that every first segment of ours stands here.
 OURS = {
@@ -64,3 +66,16 @@ def check_free(name: str) -> None:
         raise ValidationError(
             f'The name "{name}" is taken. Choose another one.', code="username_taken"
         )
+
+
+def check_address(email: str) -> str:
+    """An address may be given by several accounts; the first that confirms it has it."""
+    from allauth.account.models import EmailAddress
+
+    if EmailAddress.objects.filter(email=email, verified=False).count() >= MOST_CLAIMS:
+        raise ValidationError(
+            f"{MOST_CLAIMS} accounts gave {email} and did not confirm it. Confirm one of them by "
+            "the link in its mail, or give another address.",
+            code="address_claimed",
+        )
+    return email

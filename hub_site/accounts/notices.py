@@ -68,4 +68,5 @@ def in_every_page(request: HttpRequest) -> dict[str, object]:
     return {
         "unread_notices": lambda: unread(user)[:MOST_COUNTED].count() if user else 0,
         "registration_open": settings.REGISTRATION_OPEN,
+        "guests_may_try": settings.GUESTS,
     }

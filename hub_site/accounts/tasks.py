@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def prune_guests(job: Job, lease: Lease) -> None:
-    """Forget guests who have been away for GUEST_DAYS days."""
+    """Forget guests who made nothing for GUEST_DAYS days."""
     from hub_site.accounts import guests
     from hub_site.jobs import queue
 

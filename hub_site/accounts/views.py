@@ -20,7 +20,7 @@ from django.http import (
 from django.shortcuts import redirect, render
 from requests import RequestException
 
-from hub_site.accounts.adapter import name_problem
+from hub_site.accounts.adapter import address_problem, name_problem
 from hub_site.headers import POLICY
 
 logger = logging.getLogger(__name__)
@@ -82,11 +82,11 @@ class ConfirmEmailView(allauth_views.ConfirmEmailView):
 
 
 class SocialSignupView(social_views.SignupView):
-    """Choosing a name here, when the one at Hugging Face is not free."""
+    """Choosing a name here, when the name or the address at Hugging Face is not free."""
 
     def get_context_data(self, **options: Any) -> dict[str, Any]:
         name = self.sociallogin.user.username
-        why = name_problem(name) if name else ""
+        why = address_problem(self.sociallogin) or (name_problem(name) if name else "")
         return super().get_context_data(**options) | {"their_name": name, "why": why}
 
 

@@ -158,8 +158,23 @@ def test_an_address_of_somebody_elses_account_opens_nothing(
     EmailAddress.objects.create(user=bob, email=bob.email, primary=True, verified=True)
     page = go(client)
     assert page.redirect_chain[-1][0] == SIGNUP
+    assert "ada@example.org is the confirmed address of an account here" in page.text
     assert who(client) is None
     assert not SocialAccount.objects.exists()
+    client.post(SIGNUP, {"username": "ada", "email": "ada@example.org"})
+    assert who(client) == User.objects.get(username="ada")  # a second account, beside bob's
+    assert EmailAddress.objects.get(verified=True).user == bob
+
+
+def test_an_address_that_was_not_vouched_for_tells_nothing(
+    client: Client, there: oidc_server.Provider
+) -> None:
+    there.person = ADA | {"email_verified": False}
+    bob = User.objects.create_user("bob", email="ada@example.org")
+    EmailAddress.objects.create(user=bob, email=bob.email, primary=True, verified=True)
+    assert "confirmed address" not in go(client).text
+    assert who(client) == User.objects.get(username="ada")
+    assert EmailAddress.objects.get(verified=True).user == bob
 
 
 def test_closed_registration_holds_here_too(

@@ -1,4 +1,4 @@
-"""manage.py prune_guests: forget guests who have been away for GUEST_DAYS days."""
+"""manage.py prune_guests: forget guests who made nothing for GUEST_DAYS days."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from hub_site.accounts import guests
 
 
 class Command(BaseCommand):
-    help = "Delete guests who have been away for GUEST_DAYS days, with their tasks and jobs."
+    help = "Delete guests who made nothing for GUEST_DAYS days, with their tasks and jobs."
 
     def handle(self, **options: Any) -> None:
         count = guests.prune()
