@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from django.db import Error, connection, transaction
+from django.db import Error, IntegrityError, connection, transaction
 from django.utils import timezone
 
 from hub_site.addresses import address_of, visitor_hash
@@ -63,6 +63,8 @@ def count_download(commit: Commit, user: Visitor, address: str) -> None:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SELECT set_config('lock_timeout', %s, true)", [PATIENCE])
             cursor.execute(COUNT, values)
+    except IntegrityError:
+        logger.info("Commit %s was deleted while it was downloaded: not counted", commit.pk)
     except Error:
         logger.exception("A download of commit %s was not counted", commit.pk)
 

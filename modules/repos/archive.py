@@ -2,9 +2,10 @@
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from modules.models import Commit
+from modules.models import Commit, CommitFile
 from modules.storage import local
 
 
@@ -30,10 +31,14 @@ class _Sink(io.RawIOBase):
 def chunks(commit: Commit) -> Iterator[bytes]:
     """The same commit always gives the same bytes: times are the commit's. Weights do not shrink,
     so nothing is compressed."""
+    files = list(commit.files.select_related("blob"))  # now: it may be deleted while it is sent
+    return _zipped(files, commit.created_at.timetuple()[:6])
+
+
+def _zipped(files: Iterable[CommitFile], when: Any) -> Iterator[bytes]:
     sink = _Sink()
-    when = commit.created_at.timetuple()[:6]
     with zipfile.ZipFile(sink, "w") as archive:
-        for file in commit.files.select_related("blob"):
+        for file in files:
             info = zipfile.ZipInfo(file.path, date_time=when)
             info.external_attr = 0o644 << 16
             large = file.blob.size >= zipfile.ZIP64_LIMIT // 2

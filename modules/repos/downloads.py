@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,8 @@ from modules.storage import local
 
 if TYPE_CHECKING:
     from modules.querysets import Visitor
+
+logger = logging.getLogger(__name__)
 
 # Strangers' files: they must not run as pages of this site.
 POLICY = "sandbox; default-src 'none'"
@@ -86,7 +90,7 @@ def archive(request: HttpRequest, user: Visitor, repo: Repo) -> HttpResponseBase
     commit = _commit(repo, request.GET.get("revision") or "main")
     answer: HttpResponseBase = HttpResponse()
     if request.method == "GET":
-        chunks = zips.chunks(commit)
+        chunks = _or_cut(zips.chunks(commit), repo)
         answer = StreamingHttpResponse(counting.when_read(chunks, request, user, commit))
     answer["Content-Type"] = "application/zip"
     answer["Content-Disposition"] = content_disposition_header(
@@ -94,6 +98,16 @@ def archive(request: HttpRequest, user: Visitor, repo: Repo) -> HttpResponseBase
     )
     answer["X-Repo-Commit"] = commit.sha
     return _guarded(answer, repo)
+
+
+def _or_cut(chunks: Iterable[bytes], repo: Repo) -> Iterator[bytes]:
+    """Too late for an error page when bytes go missing on the way: the connection is cut, so that
+    nobody takes a part for the whole."""
+    try:
+        yield from chunks
+    except CommonsError as error:
+        logger.warning("A download of %s broke off: %s", repo, error.user_message)
+        raise ConnectionResetError(errno.ECONNRESET, "the download broke off") from None
 
 
 def _user(request: HttpRequest) -> Visitor:

@@ -17,8 +17,9 @@ from modules.checks import checking
 from modules.community import collections, counting, likes, moderation
 from modules.finding import keyset
 from modules.locks import Gone
-from modules.models import Collection, CollectionItem, Like, LoraModule, Repo
+from modules.models import Blob, Collection, CollectionItem, Like, LoraModule, Repo
 from modules.repos import ownership
+from modules.storage import local
 from tests.modules.conftest import Publisher, make_user
 
 LATE: dict[str, Callable[[LoraModule, User], Any]] = {
@@ -148,3 +149,28 @@ def test_a_second_press_on_delete_finds_nothing(
     address = "/alice/opposites/settings/delete"
     assert client.post(address, {"confirm": "opposites"}).status_code == 302
     assert client.post(address, {"confirm": "opposites"}).status_code == 404
+
+
+def test_a_download_of_what_is_deleted_meanwhile_is_cut_and_told_in_one_line(
+    client: Client, opposites: LoraModule, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = iter(client.get("/alice/opposites/download.zip").streaming_content)  # type: ignore[attr-defined]
+    assert next(parts)
+    ownership.delete(Repo.objects.get(pk=opposites.repo_id))
+    for sha256 in Blob.objects.values_list("pk", flat=True):
+        local.delete(sha256)
+    with pytest.raises(ConnectionResetError):  # what the web server ends without a word
+        list(parts)
+    [line] = [record for record in caplog.records if record.name.startswith("modules")]
+    assert "download of alice/opposites broke off" in line.getMessage() and not line.exc_info
+
+
+@pytest.mark.django_db(transaction=True)
+def test_whoever_has_begun_to_read_a_deleted_module_gets_all_of_it(
+    client: Client, opposites: LoraModule, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = client.get("/alice/opposites/download.zip").getvalue()
+    answer = client.get("/alice/opposites/download.zip")
+    ownership.delete(Repo.objects.get(pk=opposites.repo_id))
+    assert answer.getvalue() == before
+    assert not [record for record in caplog.records if record.exc_info]
