@@ -5,6 +5,8 @@ A repo's row comes before its module's: who holds both takes them in this order.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from django.db.models import QuerySet
 
 from composer.engine.errors import CommonsError
@@ -27,9 +29,15 @@ def hold_repo(repo: Repo) -> Repo:
 
 def hold_module(module: LoraModule) -> None:
     """It stays as long as this transaction: for rows that point at it."""
+    hold_modules([module])
+
+
+def hold_modules(modules: Iterable[LoraModule]) -> None:
+    wanted = {module.pk: module for module in modules}
     rows = LoraModule.objects.select_for_update(of=("self",), no_key=True)
-    if not rows.filter(pk=module.pk).exists():
-        raise Gone(f"{module} was deleted meanwhile.")
+    held = rows.filter(pk__in=wanted).order_by("pk").values_list("pk", flat=True)
+    for pk in wanted.keys() - set(held):
+        raise Gone(f"{wanted[pk]} was deleted meanwhile.")
 
 
 def hold_repo_of(module_id: int) -> None:

@@ -28,7 +28,7 @@ from django.db.models.functions import Cast, Coalesce, Ln, Lower
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser
 
-    from hub_site.accounts.models import Namespace, User
+    from hub_site.accounts.models import User
     from modules.models import BaseModel
 
     Visitor: TypeAlias = User | AnonymousUser
@@ -97,6 +97,14 @@ class RepoQuerySet(QuerySet):
             .filter(owner_lower=owner.lower(), name_lower=name.lower())
         )
 
+    def once_named(self, owner: str, name: str) -> Self:
+        """What had this name before, until a new repo took it."""
+        if "\0" in owner + name:
+            return self.none()
+        return self.filter(
+            old_addresses__owner__name__iexact=owner, old_addresses__name__iexact=name
+        )
+
 
 class LoraModuleQuerySet(QuerySet):
     def visible_to(self, user: Visitor) -> Self:
@@ -122,6 +130,10 @@ class LoraModuleQuerySet(QuerySet):
         """What lists show: everything but what the checks refused."""
         return self.exclude(status="rejected")
 
+    def known(self) -> Self:
+        """The most downloaded ones, as they were when a worker last looked."""
+        return self.filter(is_known=True)
+
     def listed_to(self, user: Visitor) -> Self:
         """What lists and searches show this visitor: all that is listed, and one's own.
 
@@ -146,8 +158,20 @@ class LoraModuleQuerySet(QuerySet):
         return self.alias(base_lower=Lower("base_model_name")).filter(base_lower__in=lowered)
 
     def with_facets(self, *words: str) -> Self:
-        """Modules that have every one of these: "tag:words", "r:16" (see `modules_facets`)."""
-        return self.filter(facets__contains=list(words)) if words else self
+        """Modules that have every one of these: "tag:words", "r:16" (see `modules_facets`).
+
+        A base model is asked of its column, which has indexes in the orders of the lists.
+        """
+        found, others = self, []
+        for word in words:
+            name, _, value = word.partition(":")
+            if name in ("base_model", "composable"):
+                found = found.filter(base_model_name=value)
+            else:
+                others.append(word)
+            if name == "composable":
+                found = found.ready().filter(base_model__isnull=False, not_composable="")
+        return found.filter(facets__contains=others) if others else found
 
     def tagged(self, *tags: str) -> Self:
         return self.with_facets(*(f"tag:{tag.lower()}" for tag in tags))
@@ -192,9 +216,12 @@ class LoraModuleQuerySet(QuerySet):
     def for_cards(self) -> Self:
         return (
             self.with_recipe_count()
-            .select_related("repo__owner", "base_model__repo__owner", "commit")
-            .defer("search", "head", "facets", "checks", "base_model__config", "base_model__layers")
+            .select_related("repo__owner")
+            .defer("search", "head", "facets", "checks")
         )
+
+    def for_api(self) -> Self:
+        return self.for_cards().select_related("commit")
 
     def update_trending(self) -> int:
         """Score every module anew, in one statement; a worker does it every hour."""
@@ -205,14 +232,10 @@ class LoraModuleQuerySet(QuerySet):
     def for_page(self) -> Self:
         return (
             self.for_cards()
+            .select_related("base_model__repo__owner", "commit")
             .defer(None)
             .defer("search", "head", "facets", "base_model__config", "base_model__layers")
         )
-
-
-class OldAddressQuerySet(QuerySet):
-    def named(self, owner: Namespace, name: str) -> Self:
-        return self.alias(name_lower=Lower("name")).filter(owner=owner, name_lower=name.lower())
 
 
 class CollectionQuerySet(QuerySet):

@@ -71,15 +71,26 @@ class CollectionChangeSerializer(Given):
     title = serializers.CharField(max_length=120)
     description = serializers.CharField(max_length=2000, required=False, allow_blank=True)
     visibility = serializers.ChoiceField(VISIBILITIES, required=False)
-
-
-class NewCollectionSerializer(CollectionChangeSerializer):
     modules = serializers.ListField(
         child=serializers.CharField(),
         required=False,
         max_length=collections.MOST_ITEMS,
-        help_text='Names, as "owner/name", in the order that they get.',
+        help_text='Names, as "owner/name": these and no others, in this order. Who was in it '
+        "before keeps the note.",
     )
+
+    def validate_modules(self, names: list[str]) -> list[LoraModule]:
+        found = [self._module(name) for name in names]
+        if len({module.pk for module in found}) < len(found):
+            raise serializers.ValidationError("A module is named twice.")
+        return found
+
+    def _module(self, name: str) -> LoraModule:
+        seen = LoraModule.objects.visible_to(self.context["request"].user)
+        module: LoraModule | None = seen.named(*name.partition("/")[::2]).first()
+        if module is None:
+            raise serializers.ValidationError(f"There is no module {name!r}.")
+        return module
 
 
 class NoteSerializer(Given):
@@ -105,19 +116,16 @@ class Collections(generics.GenericAPIView):
     @extend_schema(
         operation_id="collections_create",
         summary="Make a collection",
-        request=NewCollectionSerializer,
+        request=CollectionChangeSerializer,
         responses={201: CollectionSerializer},
     )
     def post(self, request: Request) -> Response:
         need_account(request.user)
-        given = NewCollectionSerializer(data=request.data)
-        given.is_valid(raise_exception=True)
-        data = dict(given.validated_data)
-        modules = [_named(request, name) for name in data.pop("modules", [])]
+        data = _given(request)
+        modules = data.pop("modules", [])
         with transaction.atomic():
             made = collections.create(owner=request.user.namespace, **data)
-            for module in modules:
-                collections.add(made, module)
+            collections.arrange(made, modules, request.user)
         return _page(request, made, status=201)
 
 
@@ -128,26 +136,29 @@ class OneCollection(generics.GenericAPIView):
     queryset = Collection.objects.none()
 
     @extend_schema(operation_id="collections_retrieve")
-    def get(self, request: Request, owner: str, name: str) -> Response:
-        return _page(request, _visible(request, owner, name))
+    def get(self, request: Request, owner: str, slug: str) -> Response:
+        return _page(request, _visible(request, owner, slug))
 
     @extend_schema(
         operation_id="collections_update",
-        summary="Change a collection",
+        summary="Change a collection, its modules or their order",
         request=CollectionChangeSerializer,
     )
-    def patch(self, request: Request, owner: str, name: str) -> Response:
-        found = _own(request, owner, name)
-        given = CollectionChangeSerializer(data=request.data, partial=True)
-        given.is_valid(raise_exception=True)
-        collections.change(found, **given.validated_data)
+    def patch(self, request: Request, owner: str, slug: str) -> Response:
+        found = _own(request, owner, slug)
+        data = _given(request, partial=True)
+        modules = data.pop("modules", None)
+        with transaction.atomic():
+            collections.change(found, **data)
+            if modules is not None:
+                collections.arrange(found, modules, request.user)
         return _page(request, found)
 
     @extend_schema(
         operation_id="collections_delete", summary="Delete a collection", responses={204: None}
     )
-    def delete(self, request: Request, owner: str, name: str) -> Response:
-        _own(request, owner, name).delete()
+    def delete(self, request: Request, owner: str, slug: str) -> Response:
+        _own(request, owner, slug).delete()
         return Response(status=204)
 
 
@@ -162,9 +173,9 @@ class Collected(generics.GenericAPIView):
         request=NoteSerializer,
     )
     def put(
-        self, request: Request, owner: str, name: str, module_owner: str, module_name: str
+        self, request: Request, owner: str, slug: str, module_owner: str, module_name: str
     ) -> Response:
-        found = _own(request, owner, name)
+        found = _own(request, owner, slug)
         given = NoteSerializer(data=request.data)
         given.is_valid(raise_exception=True)
         module = visible(request, module_owner, module_name)
@@ -173,23 +184,23 @@ class Collected(generics.GenericAPIView):
 
     @extend_schema(operation_id="collections_take_out", summary="Take a module out")
     def delete(
-        self, request: Request, owner: str, name: str, module_owner: str, module_name: str
+        self, request: Request, owner: str, slug: str, module_owner: str, module_name: str
     ) -> Response:
-        found = _own(request, owner, name)
+        found = _own(request, owner, slug)
         module = LoraModule.objects.named(module_owner, module_name)
         collections.take_out(get_object_or_404(found.items.filter(lora_module__in=module)))
         return _page(request, found)
 
 
-def _visible(request: Request, owner: str, name: str) -> Collection:
+def _visible(request: Request, owner: str, slug: str) -> Collection:
     found: Collection = get_object_or_404(
-        Collection.objects.visible_to(request.user).named(owner, name)
+        Collection.objects.visible_to(request.user).named(owner, slug)
     )
     return found
 
 
-def _own(request: Request, owner: str, name: str) -> Collection:
-    found = _visible(request, owner, name)
+def _own(request: Request, owner: str, slug: str) -> Collection:
+    found = _visible(request, owner, slug)
     if not Collection.objects.editable_by(request.user).filter(pk=found.pk).exists():
         raise NotYours(
             f"“{found}” is {found.owner.name}'s collection: only its owner may change it."
@@ -197,11 +208,12 @@ def _own(request: Request, owner: str, name: str) -> Collection:
     return found
 
 
-def _named(request: Request, name: str) -> LoraModule:
-    module = LoraModule.objects.visible_to(request.user).named(*name.partition("/")[::2]).first()
-    if module is None:
-        raise serializers.ValidationError({"modules": [f"There is no module {name!r}."]})
-    return module
+def _given(request: Request, *, partial: bool = False) -> dict[str, Any]:
+    given = CollectionChangeSerializer(
+        data=request.data, partial=partial, context={"request": request}
+    )
+    given.is_valid(raise_exception=True)
+    return dict(given.validated_data)
 
 
 def _page(request: Request, collection: Collection, status: int = 200) -> Response:
@@ -209,7 +221,7 @@ def _page(request: Request, collection: Collection, status: int = 200) -> Respon
     return Response(data, status=status, headers={"Location": data["url"]} if status == 201 else {})
 
 
-ONE = "collections/<str:owner>/<str:name>/"
+ONE = "collections/<str:owner>/<str:slug>/"
 urlpatterns = [
     path("collections/", Collections.as_view(), name="api-collections"),
     path(ONE, OneCollection.as_view(), name="api-collection"),

@@ -100,7 +100,7 @@ def collection_new(request: HttpRequest) -> HttpResponse:
             if module is not None:
                 collections.add(made, module)
             return redirect(made)
-    context = {"form": form, "module": module}
+    context = {"form": form, "module": module, "most": collections.MOST_ITEMS}
     return render(request, "modules/collection_form.html", context, status=status)
 
 
@@ -127,7 +127,7 @@ def collection_edit(request: HttpRequest, owner: str, slug: str) -> HttpResponse
         if form.is_valid():
             collections.change(found, **form.cleaned_data)
             return redirect(found)
-    context = {"form": form, "collection": found}
+    context = {"form": form, "collection": found, "most": collections.MOST_ITEMS}
     return render(request, "modules/collection_form.html", context, status=status)
 
 

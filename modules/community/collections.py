@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from django.db import IntegrityError, transaction
@@ -10,7 +11,7 @@ from django.db.models import Count, Max, Prefetch, QuerySet
 
 from composer.engine.errors import CommonsError
 from hub_site.accounts.models import Namespace, User
-from modules.locks import Gone, hold_module
+from modules.locks import Gone, hold_module, hold_modules
 from modules.models import Collection, CollectionItem, LoraModule
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def add(collection: Collection, module: LoraModule, *, note: str = "") -> bool:
             items.filter(lora_module=module).update(note=note)
         return False
     if items.count() >= MOST_ITEMS:
-        raise TooMany(f"{collection} holds {MOST_ITEMS} modules, which is the most. Take one out.")
+        raise _full(collection)
     last = items.aggregate(last=Max("position"))["last"]
     CollectionItem.objects.create(
         collection=collection,
@@ -93,6 +94,33 @@ def add(collection: Collection, module: LoraModule, *, note: str = "") -> bool:
     )
     collection.save(update_fields=["updated_at"])
     return True
+
+
+@transaction.atomic
+def arrange(collection: Collection, modules: Sequence[LoraModule], user: User) -> None:
+    """These modules in this order and no others; who was in it before keeps the note.
+
+    What the user may not see cannot be named: it stays, behind the others.
+    """
+    _lock(collection)
+    hold_modules(modules)
+    items = CollectionItem.objects.filter(collection=collection)
+    seen = LoraModule.objects.visible_to(user).values("pk")
+    unseen = items.exclude(lora_module__in=seen).values_list("lora_module", flat=True)
+    order = dict.fromkeys([module.pk for module in modules] + list(unseen))
+    if len(order) > MOST_ITEMS:
+        raise _full(collection)
+    items.exclude(lora_module__in=order).delete()
+    CollectionItem.objects.bulk_create(
+        [
+            CollectionItem(collection=collection, lora_module_id=pk, position=position)
+            for position, pk in enumerate(order)
+        ],
+        update_conflicts=True,
+        unique_fields=["collection", "lora_module"],
+        update_fields=["position"],
+    )
+    collection.save(update_fields=["updated_at"])
 
 
 @transaction.atomic
@@ -146,6 +174,14 @@ def commonest_base(collection: Collection) -> int | None:
 
 def of_user(user: User) -> QuerySet[Collection]:
     return Collection.objects.editable_by(user).select_related("owner")
+
+
+def _full(collection: Collection) -> TooMany:
+    return TooMany(
+        f"“{collection}” would hold more than {MOST_ITEMS} modules, which is the most. Take one "
+        "out first, or begin a second collection.",
+        fields={"modules": [f"{MOST_ITEMS} at most."]},
+    )
 
 
 def _lock(collection: Collection) -> None:

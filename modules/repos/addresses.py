@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponsePermanentRedirect
 from django.urls import reverse
 
 from hub_site.accounts import tokens
-from modules.models import OldAddress, Repo
+from modules.models import Repo
 
 if TYPE_CHECKING:
     from modules.querysets import Visitor
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class MovedRepos:
     """Where nothing is found under /{owner}/{name}, look whether a repo had that name.
 
+    An address whose parts are called `owner` and `name` is a repo's; a collection has a `slug`.
     Pages move for good (301); whatever programs ask keeps its method (308). A repo that the
     visitor may not see has not moved either.
     """
@@ -31,9 +32,7 @@ class MovedRepos:
             return response
         match = request.resolver_match
         owner, name = match.kwargs.get("owner"), match.kwargs.get("name")
-        if "collection" in (match.view_name or ""):  # its name is no repo's
-            return response
-        if not owner or not name or "\0" in owner + name:
+        if not owner or not name:
             return response
         repo = _moved(request, owner, name)
         if repo is None:
@@ -54,11 +53,8 @@ class MovedRepos:
 def _moved(request: HttpRequest, owner: str, name: str) -> Repo | None:
     if Repo.objects.named(owner, name).exists():  # hidden or private: it is there
         return None
-    old = OldAddress.objects.filter(owner__name__iexact=owner, name__iexact=name).first()
-    if old is None:
-        return None
     visible = Repo.objects.visible_to(_visitor(request)).select_related("owner")
-    return visible.filter(pk=old.repo_id).first()
+    return visible.once_named(owner, name).first()
 
 
 def _visitor(request: HttpRequest) -> Visitor:

@@ -122,8 +122,6 @@ def address(name: str, pattern: URLPattern, is_api: bool, item: int) -> str:
         "owner": "alice", "name": "thing", "slug": "things", "pk": item,
         "rest": "main/README.md", "module_owner": "alice", "module_name": "thing",
     }  # fmt: skip
-    if name in ("api-collection", "api-collected"):
-        values["name"] = "things"
     if name == "tag":
         values["name"] = "words"
     wanted = {key: values[key] for key in pattern.pattern.converters}

@@ -10,7 +10,8 @@ from django.test.utils import CaptureQueriesContext
 
 from hub_site.accounts.models import User
 from modules.community import collections
-from modules.models import Collection, LoraModule
+from modules.models import Collection, LoraModule, Repo
+from modules.repos import ownership
 from tests.modules.api.test_authors import Program, said
 from tests.modules.conftest import Publisher
 
@@ -79,6 +80,76 @@ def test_a_program_makes_changes_and_deletes_one(
     ]
     assert program.send("delete", mine).status_code == 204
     assert program.send("get", mine).status_code == 404
+
+
+def test_a_program_says_what_is_in_it_and_in_which_order(
+    alice: User, bob: User, words: Collection, publish: Publisher
+) -> None:
+    for n, name in enumerate(["first", "second"]):
+        publish(bob, name, seed=n + 3)
+    program = Program(alice)
+    wanted = ["bob/second", "alice/opposites", "bob/first"]
+    found = program.send("patch", WORDS, {"modules": wanted})
+    assert names(found) == wanted == names(Program(None).send("get", WORDS))
+    assert [row["note"] for row in found.json()["modules"]] == ["", "The first.", ""]
+    assert found.json()["title"] == "Words"
+    kept = program.send("patch", WORDS, {"title": "Others", "modules": wanted[::2]}).json()
+    assert [row["name"] for row in kept["modules"]] == wanted[::2] and kept["title"] == "Others"
+    assert names(program.send("patch", WORDS, {"modules": []})) == []
+
+
+def test_what_its_owner_may_not_see_stays_behind_the_others(
+    alice: User, bob: User, words: Collection, publish: Publisher
+) -> None:
+    theirs = [publish(bob, f"m{n}", seed=n + 3) for n in range(3)]
+    for module in theirs:
+        collections.add(words, module)
+    Repo.objects.filter(pk=theirs[0].repo_id).update(visibility="private")
+    Program(alice).send("patch", WORDS, {"modules": ["bob/m2", "bob/m1"]})
+    assert names(Program(alice).send("get", WORDS)) == ["bob/m2", "bob/m1"]
+    Repo.objects.update(visibility="public")
+    assert names(Program(alice).send("get", WORDS)) == ["bob/m2", "bob/m1", "bob/m0"]
+
+
+@pytest.mark.parametrize(
+    "given", [["alice/opposites"] * 2, ["alice/opposites", "ALICE/Opposites"], ["alice/none"], [3]]
+)
+def test_a_wrong_list_of_modules_changes_nothing(
+    alice: User, words: Collection, given: list[Any]
+) -> None:
+    answer = Program(alice).send("patch", WORDS, {"title": "Changed", "modules": given})
+    assert said(answer) == (422, "invalid") and answer.json()["fields"]["modules"]
+    assert Collection.objects.get().title == "Words"
+    assert names(Program(alice).send("get", WORDS)) == ["alice/opposites"]
+
+
+def test_it_says_how_many_it_holds(
+    alice: User, words: Collection, publish: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collections, "MOST_ITEMS", 2)
+    for n in range(2):
+        publish(alice, f"m{n}", seed=n + 3)
+    program = Program(alice)
+    assert program.send("put", f"{WORDS}modules/alice/m0/", {}).status_code == 200
+    full = program.send("put", f"{WORDS}modules/alice/m1/", {})
+    assert said(full) == (422, "too_many") and "more than 2 modules" in full.json()["message"]
+    three = {"modules": ["alice/m0", "alice/m1", "alice/opposites"]}
+    assert said(program.send("patch", WORDS, three)) == (422, "too_many")
+    assert said(program.send("post", COLLECTIONS, three | {"title": "x"})) == (422, "too_many")
+    assert Collection.objects.get().items.count() == 2
+
+
+def test_a_collection_is_never_taken_for_a_module_that_moved(
+    alice: User, words: Collection, publish: Publisher
+) -> None:
+    """Even when a module was once called what the collection is called."""
+    ownership.rename(publish(alice, "words", seed=4).repo, "sentences")
+    ownership.rename(publish(alice, "gone", seed=5).repo, "elsewhere")
+    program = Program(alice)
+    assert program.send("delete", f"{WORDS}modules/alice/gone/").status_code == 404
+    for path in ("gone/", "gone/modules/alice/opposites/"):
+        assert program.send("delete", f"{COLLECTIONS}alice/{path}").status_code == 404
+    assert program.client.get("/collections/alice/gone/").status_code == 404
 
 
 @pytest.mark.parametrize(
