@@ -87,13 +87,13 @@ def read(data: bytes) -> Card:
     heading = HEADING.search(_without_code(body))
     return Card(
         text=body,
-        summary=_line(said.get("summary")) or _first_paragraph(body),
-        licence=licences.canonical(_line(said.get("license") or said.get("licence"))[:60]),
+        summary=one_line(said.get("summary")) or _first_paragraph(body),
+        licence=licences.canonical(one_line(said.get("license") or said.get("licence"))[:60]),
         language=", ".join(_languages(said.get("language")))[:40],
         tags=tuple(t for t in tags if TAG.fullmatch(t) and not t.startswith("base_model:"))[
             :MOST_TAGS
         ],
-        task=_line(said.get("task") or said.get("pipeline_tag"))[:60],
+        task=one_line(said.get("task") or said.get("pipeline_tag"))[:60],
         training_data=_section(body, TRAINING_DATA)[0] or ", ".join(_lines(said.get("datasets"))),
         not_for=_section(body, NOT_FOR)[0],
         base_model=next(iter(_lines(said.get("base_model"))), ""),
@@ -197,6 +197,11 @@ def front_matter(text: str) -> dict[str, Any]:
     return _front_matter(split(text)[0])
 
 
+def machine_tags(said: Mapping[str, Any]) -> list[str]:
+    """Tags by which the Hub finds what a module was trained on. No form shows them."""
+    return [tag for tag in _lines(said.get("tags")) if tag.startswith("base_model:")]
+
+
 def with_front_matter(text: str, changes: Mapping[str, Any]) -> str:
     """Replace, add or (None) take away keys; every other line stays as it is."""
     head, body = split(text)
@@ -247,7 +252,7 @@ def _dump(values: Mapping[str, Any], newline: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Escapes can write what neither the database nor a page can hold: "\\0", half an emoji."""
+    """Without what could not be written again: "\\0", half an emoji, numbers without end."""
 
     def construct_scalar(self, node: Any) -> Any:
         value = super().construct_scalar(node)
@@ -255,6 +260,16 @@ class _Loader(yaml.SafeLoader):
             why = "a character that no text can hold"
             raise yaml.constructor.ConstructorError(None, None, why, node.start_mark)
         return value
+
+    def construct_yaml_int(self, node: Any) -> int:
+        value: int = super().construct_yaml_int(node)
+        if value.bit_length() > 1_000:
+            why = "a number that is too large"
+            raise yaml.constructor.ConstructorError(None, None, why, node.start_mark)
+        return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def _front_matter(head: str | None, *, strict: bool = False) -> dict[str, Any]:
@@ -285,13 +300,13 @@ def _front_matter(head: str | None, *, strict: bool = False) -> dict[str, Any]:
     return said or {}
 
 
-def _line(value: Any) -> str:
+def one_line(value: Any) -> str:
     return " ".join(value.split())[:300] if isinstance(value, str) else ""
 
 
 def _lines(value: Any) -> list[str]:
     values = value if isinstance(value, list) else [value]
-    return [line for line in map(_line, values) if line]
+    return [said for said in map(one_line, values) if said]
 
 
 def _languages(value: Any) -> list[str]:
@@ -316,13 +331,14 @@ def _first_paragraph(body: str) -> str:
     for paragraph in re.split(r"\n\s*\n", body):
         line = " ".join(paragraph.split())
         if line and not re.match(r"[#>|<!`*\-=\[]", line):
-            plain = re.sub(r"[`*]|(?<!\w)_|_(?!\w)", "", line)
+            # Bounded: for a great many open brackets the pattern below would take hours.
+            plain = re.sub(r"[`*]|(?<!\w)_|_(?!\w)", "", line[:2_000])
             return re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", plain)[:300]
     return ""
 
 
 def _title(heading: re.Match[str]) -> str:
-    return _line(heading.group().strip("# \t\r").replace("[optional]", ""))
+    return one_line(heading.group().strip("# \t\r").replace("[optional]", ""))
 
 
 def _without_code(body: str) -> str:

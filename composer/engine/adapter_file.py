@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from composer.engine.safetensors_header import (
     TensorInfo,
     json_object,
     read_header,
+    shown,
 )
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "inspect",
     "read_config",
     "read_header",
+    "shown",
     "survey",
 ]
 
@@ -49,6 +51,7 @@ PREFIX = "base_model.model."
 PLAIN_INITS: tuple[object, ...] = (None, True, False, "gaussian", "eva", "orthogonal")
 BIASES = ("none", "all", "lora_only")
 MOST_RANK = 65536
+MOST_NESTED = 10
 PLAIN = "Train it as a plain LoRA."
 PLAIN_NAME = re.compile(r"\^?[\w.-]+\$?")
 # Settings that change what the weights mean. Empty or false is fine; anything else is in the way.
@@ -138,20 +141,29 @@ class AdapterFacts:
 def read_config(source: Path | bytes) -> AdapterConfig:
     """Read adapter_config.json from its bytes, its path, or the folder it lies in."""
     raw = json_object(_config_bytes(source), CONFIG_NAME)
+    if _is_deep(raw):
+        raise BadAdapter(
+            f"{CONFIG_NAME} nests lists and objects more than {MOST_NESTED} deep, as no settings "
+            "of PEFT do. Save the adapter again with PEFT's save_pretrained."
+        )
     if raw.get("peft_type") != "LORA":
         raise BadAdapter(
-            f"peft_type is {raw.get('peft_type')!r} in {CONFIG_NAME}; only LORA adapters can be "
-            "shared here. Is this the folder that PEFT's save_pretrained wrote?"
+            f"peft_type is {shown(raw.get('peft_type'))} in {CONFIG_NAME}; only LORA adapters can "
+            "be shared here. Is this the folder that PEFT's save_pretrained wrote?"
         )
     r, alpha = raw.get("r"), raw.get("lora_alpha")
     if not isinstance(r, int) or isinstance(r, bool) or not 1 <= r <= MOST_RANK:
-        raise BadAdapter(f"r is {r!r} in {CONFIG_NAME}; it must be a whole number of 1 or more.")
+        raise BadAdapter(
+            f"r is {shown(r)} in {CONFIG_NAME}; it must be a whole number from 1 to {MOST_RANK:,}."
+        )
     if (
         not isinstance(alpha, int | float)
         or isinstance(alpha, bool)
         or not 0 < alpha <= 1e9  # also refuses what is not a number
     ):
-        raise BadAdapter(f"lora_alpha is {alpha!r} in {CONFIG_NAME}; it must be a positive number.")
+        raise BadAdapter(
+            f"lora_alpha is {shown(alpha)} in {CONFIG_NAME}; it must be a positive number."
+        )
     return AdapterConfig(
         r=r,
         lora_alpha=float(alpha),
@@ -182,7 +194,7 @@ def survey(config: AdapterConfig, header: Mapping[str, TensorInfo]) -> AdapterFa
     obstacles = list(_config_obstacles(config))
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     embeddings: set[str] = set()
-    faults = _Faults()
+    named, faults = _Named(config), _Faults()
     for key, info in header.items():
         layer, factor, is_embedding = _layer_and_factor(key)
         if not factor:
@@ -206,12 +218,16 @@ def survey(config: AdapterConfig, header: Mapping[str, TensorInfo]) -> AdapterFa
         )
     layers = {}
     for name in sorted(shapes):
-        if shape := _layer_shape(name, shapes[name], config, faults):
+        if shape := _layer_shape(name, shapes[name], named, faults):
             layers[name] = shape
         if any(len(each) > 2 for each in shapes[name].values()):
             obstacles.append(Obstacle("it adapts convolutions", PLAIN))
-        if name not in embeddings:
-            _find_unnamed(name, config, faults)
+        if name not in embeddings and (setting := named.left_out_by(name)):
+            faults.add(
+                "unnamed",
+                f"The file holds weights for layer {name!r}, which {setting} leaves out: PEFT "
+                "would ignore them.",
+            )
     faults.refuse()
     return AdapterFacts(
         r=config.r,
@@ -303,7 +319,7 @@ def _tensor_obstacle(key: str, config: AdapterConfig) -> Obstacle:
 
 
 def _layer_shape(
-    name: str, shapes: Mapping[str, tuple[int, ...]], config: AdapterConfig, faults: _Faults
+    name: str, shapes: Mapping[str, tuple[int, ...]], named: _Named, faults: _Faults
 ) -> LayerShape | None:
     if len(shapes) != 2:
         missing = "B" if "A" in shapes else "A"
@@ -313,21 +329,20 @@ def _layer_shape(
             "save the adapter again.",
         )
         return None
-    A, B = shapes["A"], shapes["B"]
-    if not _are_factors(A, B) and not config.raw.get("use_bdlora"):  # that one's are in blocks
+    A, B, raw = shapes["A"], shapes["B"], named.config.raw
+    if not _are_factors(A, B) and not raw.get("use_bdlora"):  # that one's are in blocks
         faults.add(
             "shapes",
             f"Layer {name!r} has lora_A {list(A)} and lora_B {list(B)}; expected [r, inputs] and "
             "[outputs, r]. Was the adapter saved from a model spread over several machines?",
         )
         return None
-    ranks = _possible_ranks(name, config)
-    if A[0] not in ranks and not config.raw.get("target_parameters"):  # r for each expert there
-        said = " or ".join(map(str, sorted(ranks)))
+    ranks = named.ranks_of(name)
+    if A[0] not in ranks and not raw.get("target_parameters"):  # r for each expert there
         faults.add(
             "rank",
-            f"Layer {name!r} has rank {A[0]}, but {CONFIG_NAME} says r = {said}. "
-            "The two files do not belong together.",
+            f"Layer {name!r} has rank {A[0]}, but {CONFIG_NAME} says r = "
+            f"{named.any_rank_said or min(ranks)}. The two files do not belong together.",
         )
     return LayerShape(r=A[0], d_in=A[1], d_out=B[0])
 
@@ -339,56 +354,95 @@ def _are_factors(A: tuple[int, ...], B: tuple[int, ...]) -> bool:
     return A[0] == B[1] and all(n == 1 for n in B[2:])
 
 
-def _possible_ranks(name: str, config: AdapterConfig) -> set[int]:
-    """r, or what rank_pattern says of this layer: its first name that fits, as in PEFT.
+class _Named:
+    """What the config says of single layers, by their names, read once: a file may hold 25,000
+    layers, and its config may name as many.
 
-    A name there can be a pattern. We never run a stranger's regular expression, so then any of
-    the ranks is possible.
+    A name is a layer's whole name, or what it ends with behind a dot. Where the config has a
+    pattern instead, anything is possible: we never run a stranger's regular expression.
     """
-    if all(PLAIN_NAME.fullmatch(each) for each in config.rank_pattern):
-        for each, r in config.rank_pattern.items():
-            whole = each.startswith("^")
-            each = each.strip("^$")
-            if name == each or (not whole and name.endswith(f".{each}")):
-                return {r}
-        return {config.r}
-    return {config.r, *config.rank_pattern.values()}
+
+    def __init__(self, config: AdapterConfig) -> None:
+        self.config, raw = config, config.raw
+        targets = config.target_modules
+        # target_parameters name parameters, not layers
+        is_open = isinstance(targets, str) or bool(raw.get("target_parameters"))
+        self.targets = None if is_open else frozenset(targets)
+        self.excluded = frozenset(_those(raw.get("exclude_modules"), str))
+        chosen = raw.get("layers_to_transform")
+        self.numbers = None
+        if chosen not in (None, []):
+            self.numbers = frozenset(_those(chosen if isinstance(chosen, list) else [chosen], int))
+        words = raw.get("layers_pattern")
+        self.words = frozenset(_those([words] if isinstance(words, str) else words, str))
+        self._read_ranks(config.rank_pattern)
+
+    def _read_ranks(self, pattern: Mapping[str, int]) -> None:
+        """The first name that fits counts, as in PEFT; "^" begins a whole one."""
+        self.ranks: dict[str, tuple[int, int]] = {}
+        self.whole_ranks: dict[str, tuple[int, int]] = {}
+        self.any_rank, self.any_rank_said = None, ""
+        if not all(PLAIN_NAME.fullmatch(each) for each in pattern):
+            self.any_rank = frozenset({self.config.r, *pattern.values()})
+            self.any_rank_said = " or ".join(map(str, sorted(self.any_rank)[:10]))
+            return
+        for place, (each, r) in enumerate(pattern.items()):
+            ranks = self.whole_ranks if each.startswith("^") else self.ranks
+            ranks.setdefault(each.strip("^$"), (place, r))
+
+    def ranks_of(self, layer: str) -> frozenset[int]:
+        if self.any_rank is not None:
+            return self.any_rank
+        found = [self.ranks[end] for end in _endings(layer) if end in self.ranks]
+        if layer in self.whole_ranks:
+            found.append(self.whole_ranks[layer])
+        return frozenset({min(found)[1] if found else self.config.r})
+
+    def left_out_by(self, layer: str) -> str:
+        """Where config and weights disagree, PEFT would load less than the file holds."""
+        if self.targets is not None and self.targets.isdisjoint(_endings(layer)):
+            return self._said("target_modules")
+        if not self.excluded.isdisjoint(_endings(layer)):
+            return self._said("exclude_modules")
+        if self.numbers is not None and self._number(layer) not in self.numbers:
+            return self._said("layers_to_transform")
+        return ""
+
+    def _number(self, layer: str) -> int | None:
+        """The first one behind any word, or behind one of layers_pattern."""
+        parts = layer.split(".")
+        for place in range(1 if self.words else 2, len(parts) - 1):
+            if parts[place].isdecimal() and (not self.words or parts[place - 1] in self.words):
+                return int(parts[place])
+        return None
+
+    def _said(self, setting: str) -> str:
+        value = self.config.raw.get(setting)
+        some = value[:20] if isinstance(value, list) else [value]
+        return f"{setting} in {CONFIG_NAME} ({', '.join(map(str, some))[:200]})"
 
 
-def _find_unnamed(name: str, config: AdapterConfig, faults: _Faults) -> None:
-    """Where config and weights disagree, PEFT would load less than the file holds."""
-    targets, excluded = config.target_modules, config.raw.get("exclude_modules") or []
-    chosen = config.raw.get("layers_to_transform")
-    # A text is a pattern: we never run a stranger's regular expression here.
-    is_bare = bool(config.raw.get("target_parameters"))  # these name parameters, not layers
-    if isinstance(targets, tuple) and not is_bare and not _is_named(name, targets):
-        setting, value = "target_modules", ", ".join(targets)
-    elif isinstance(excluded, list) and _is_named(name, excluded):
-        setting, value = "exclude_modules", ", ".join(map(str, excluded))
-    elif chosen not in (None, []) and not _is_chosen(name, chosen, config):
-        setting, value = "layers_to_transform", str(chosen)
-    else:
-        return
-    faults.add(
-        "unnamed",
-        f"The file holds weights for layer {name!r}, which {setting} in {CONFIG_NAME} "
-        f"({value[:200]}) leaves out: PEFT would ignore them.",
-    )
+def _endings(layer: str) -> Iterator[str]:
+    yield layer
+    while "." in layer:
+        layer = layer.partition(".")[2]
+        yield layer
 
 
-def _is_named(name: str, names: Iterable[Any]) -> bool:
-    return any(name == each or name.endswith(f".{each}") for each in names)
+def _those(value: Any, kind: type) -> list[Any]:
+    return [each for each in value if isinstance(each, kind)] if isinstance(value, list) else []
 
 
-def _is_chosen(name: str, chosen: Any, config: AdapterConfig) -> bool:
-    """The number of a layer is the first one behind any word, or behind one of layers_pattern."""
-    words = config.raw.get("layers_pattern") or []
-    words = [words] if isinstance(words, str) else words
-    parts = name.split(".")
-    for place in range(1 if words else 2, len(parts) - 1):
-        if parts[place].isdecimal() and (not words or parts[place - 1] in words):
-            return int(parts[place]) in (chosen if isinstance(chosen, list) else [chosen])
-    return False
+def _is_deep(raw: dict[str, Any]) -> bool:
+    level: list[Any] = [raw]
+    for _ in range(MOST_NESTED + 1):
+        level = [
+            inner
+            for each in level
+            for inner in (each.values() if isinstance(each, dict) else each)
+            if isinstance(inner, dict | list)
+        ]
+    return bool(level)
 
 
 def _config_bytes(source: Path | bytes) -> bytes:
@@ -426,8 +480,8 @@ def _ranks(pattern: Mapping[str, Any]) -> Mapping[str, int]:
     for name, r in pattern.items():
         if not isinstance(r, int) or isinstance(r, bool) or not 1 <= r <= MOST_RANK:
             raise BadAdapter(
-                f"rank_pattern in {CONFIG_NAME} gives {name[:100]!r} the rank {str(r)[:40]!r}; it "
-                "must be a whole number of 1 or more."
+                f"rank_pattern in {CONFIG_NAME} gives {name[:100]!r} the rank {shown(r)}; it "
+                f"must be a whole number from 1 to {MOST_RANK:,}."
             )
     return pattern
 
@@ -437,7 +491,7 @@ def _bias(value: Any) -> str:
         return "none"
     if value not in BIASES:
         raise BadAdapter(
-            f"bias is {str(value)[:40]!r} in {CONFIG_NAME}; PEFT knows {', '.join(BIASES)}."
+            f"bias is {shown(value)} in {CONFIG_NAME}; PEFT knows {', '.join(BIASES)}."
         )
     return str(value)
 

@@ -20,6 +20,7 @@ WEIGHTS_NAME = "adapter_model.safetensors"
 # a mixture (48 blocks of 128 experts, 3 layers each) holds 37,000, in a header of 5 MB.
 HEADER_LIMIT = 16 << 20
 TENSOR_LIMIT = 50_000
+NAME_LIMIT = 500  # characters of a tensor's name; four times what the deepest layers need
 # Brackets and commas of that many entries. JSON of nothing else grows 24 times when it is read.
 SIGN_LIMITS = {b"{": 4 * TENSOR_LIMIT, b"[": 4 * TENSOR_LIMIT, b",": 16 * TENSOR_LIMIT}
 FIELDS = {"dtype", "shape", "data_offsets"}
@@ -118,8 +119,15 @@ def json_object(data: bytes, what: str, *, unsigned: bool = False) -> dict[str, 
 
     def whole(text: str) -> int:
         if unsigned and text.startswith("-"):
-            raise ValueError(f"{text} is less than nothing")
+            raise ValueError(f"{text[:40]} is less than nothing")
+        if len(text) > 40:
+            raise ValueError(f"{text[:40]}… is too large a number")
         return int(text)
+
+    def finite(text: str) -> float:
+        if math.isinf(number := float(text)):
+            raise ValueError(f"{text[:40]} is too large a number")
+        return number
 
     try:
         parsed = json.loads(
@@ -127,6 +135,7 @@ def json_object(data: bytes, what: str, *, unsigned: bool = False) -> dict[str, 
             object_pairs_hook=unique,
             parse_constant=no_constant,
             parse_int=whole,
+            parse_float=finite,
         )
         if b"\\u" in data and any(NOT_TEXT.search(text) for text in _texts(parsed)):
             raise ValueError("a text in it holds a character that is not text")
@@ -152,6 +161,11 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _tensor(name: str, entry: Any) -> TensorInfo:
+    if len(name) > NAME_LIMIT:
+        raise BadAdapter(
+            f"A tensor's name has {len(name):,} characters; the limit is {NAME_LIMIT}. It begins "
+            f"with {name[:60]!r}: is this an adapter?"
+        )
     if not isinstance(entry, dict):
         raise BadAdapter(f"The header's entry for tensor {name!r} is not an object.")
     if set(entry) != FIELDS:
@@ -161,7 +175,7 @@ def _tensor(name: str, entry: Any) -> TensorInfo:
     shape: Any = entry.get("shape")
     offsets: Any = entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in ITEM_SIZE:
-        raise BadAdapter(f"Tensor {name!r} has an unknown dtype {dtype!r}.")
+        raise BadAdapter(f"Tensor {name!r} has an unknown dtype {shown(dtype)}.")
     if not _whole_numbers(shape) or len(shape) > 8:
         raise BadAdapter(f"Tensor {name!r} has a shape that is not a list of sizes.")
     if not _whole_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
@@ -172,6 +186,12 @@ def _tensor(name: str, entry: Any) -> TensorInfo:
             f"{math.prod(shape) * ITEM_SIZE[dtype]}."
         )
     return TensorInfo(dtype=dtype, shape=tuple(shape), start=offsets[0], end=offsets[1])
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it, however large the file made it."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _whole_numbers(value: Any) -> TypeGuard[list[int]]:

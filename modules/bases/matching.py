@@ -13,6 +13,7 @@ from modules.checks.quick import Reading
 from modules.models import BaseModel
 
 MOST = 3
+LONGEST = 200
 
 
 def match(reading: Reading) -> tuple[BaseModel | None, str]:
@@ -29,8 +30,14 @@ def match(reading: Reading) -> tuple[BaseModel | None, str]:
             + "Write the model's public name there, such as google/flan-t5-large."
             + suggestion(reading.facts.layers)
         )
+    if len(reading.base_model) > LONGEST:
+        raise BadAdapter(
+            f"base_model_name_or_path in {CONFIG_NAME} has {len(reading.base_model):,} characters; "
+            f"{LONGEST} are the most for a name. Write the model's public name there, such as "
+            "google/flan-t5-large."
+        )
     known = BaseModel.objects.find_by_name(reading.base_model)
-    return known, (known.name if known else reading.base_model)[:200]
+    return known, known.name if known else reading.base_model
 
 
 def suggestion(layers: Mapping[str, LayerShape]) -> str:

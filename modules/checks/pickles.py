@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickletools
-from typing import BinaryIO
+import re
+from typing import Any, BinaryIO
 
 from composer.engine.adapter_file import WEIGHTS_NAME
 from composer.engine.errors import BadAdapter
@@ -13,6 +14,9 @@ HEAD = 1 << 16
 ENOUGH = 16  # operations in a row that make sense are no chance
 IMPORTS = {"GLOBAL", "INST", "STACK_GLOBAL"}
 CALLS = {"REDUCE", "BUILD", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX"}
+# One of these comes before every call: what is called is called with something.
+ARGUMENTS = {"MARK", "EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
+NAMES = re.compile(r"[\w.]+ [\w.]+")  # of a module, and of what is imported from it
 
 
 def refuse(path: str, stream: BinaryIO) -> None:
@@ -43,14 +47,22 @@ def is_pickle(head: bytes, tail: bytes = b"") -> bool:
     names: list[str] = []
     finished = False
     try:
-        for operation, _, _ in pickletools.genops(head):
-            names.append(operation.name)
+        for operation, said, _ in pickletools.genops(head):
+            names.append(_name(operation.name, said))
             finished = operation.name == "STOP"
             if len(names) > 1000:
                 break
     except (ValueError, OverflowError, IndexError):
         pass  # no operation of pickle's, or the head ends in the middle of one
+    found = set(names)
     if names[:1] == ["PROTO"] and head[1] >= 2:  # the first bytes of a safetensors file can be so
-        return finished or len(names) >= ENOUGH or bool(IMPORTS & set(names))
+        return finished or len(names) >= ENOUGH or bool(IMPORTS & found)
     # Older ones are plain text without a mark: then what counts is that they import and call.
-    return bool(IMPORTS & set(names) and CALLS & set(names))
+    return bool(IMPORTS & found and CALLS & found and ARGUMENTS & found)
+
+
+def _name(operation: str, said: Any) -> str:
+    """Prose that begins with "c" or "i" reads as an import of its first two lines."""
+    if operation in ("GLOBAL", "INST") and not NAMES.fullmatch(said):
+        return "PROSE"
+    return operation

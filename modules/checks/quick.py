@@ -18,6 +18,7 @@ from composer.engine.adapter_file import (
     AdapterFacts,
     read_config,
     read_header,
+    shown,
     survey,
 )
 from modules.checks import pickles
@@ -93,7 +94,7 @@ class Reading:
     def variant(self) -> dict[str, Any]:
         said = {name: self.config.raw.get(name) for name in VARIANTS}
         return {
-            name: value if len(json.dumps(value)) <= MOST_SHOWN else f"{len(value)} entries"
+            name: _bounded(value)
             for name, value in said.items()
             if value and value not in USUAL.get(name, ())
         }
@@ -103,6 +104,12 @@ class Reading:
         """Why it can be kept and shared but not composed; empty when it can."""
         why = self.facts.not_composable
         return f"It {why}"[:500] if why else ""
+
+
+def _bounded(value: Any) -> Any:
+    if len(json.dumps(value)) <= MOST_SHOWN:
+        return value
+    return f"{len(value):,} entries" if isinstance(value, dict | list) else shown(value)
 
 
 def refuse_pickle(path: str, file: bytes | BinaryIO = b"") -> None:

@@ -167,8 +167,9 @@ class EditForm(FactsForm):
         head, body = cards.split(text)
         self.card, self.text = card, text
         self.said = cards.front_matter(text)
+        self.summary = cards.one_line(self.said.get("summary"))
         initial = {
-            "description": self.said.get("summary") or "",
+            "description": self.summary,
             "tags": card.tags,
             "task": card.task,
             "licence": card.licence,
@@ -193,7 +194,7 @@ class EditForm(FactsForm):
         """Keys of the front matter that differ now; None takes one away."""
         given = self.cleaned_data
         changes: dict[str, Any] = {}
-        if given["description"] != (self.said.get("summary") or ""):
+        if given["description"] != self.summary:
             changes["summary"] = given["description"] or None
         if given["licence"] != self.card.licence:
             changes |= {"license": given["licence"] or None}
@@ -201,8 +202,7 @@ class EditForm(FactsForm):
         if given["language"] != self.card.language:
             changes["language"] = cards.one_or_more(given["language"]) or None
         if given["tags"] != self.card.tags:
-            machine = [t for t in self.said.get("tags") or [] if str(t).startswith("base_model:")]
-            changes["tags"] = [*given["tags"], *machine] or None
+            changes["tags"] = [*given["tags"], *cards.machine_tags(self.said)] or None
         if given["task"] != self.card.task:
             changes |= {"task": None, "pipeline_tag": None}
             if given["task"]:

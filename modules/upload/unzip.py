@@ -153,6 +153,8 @@ class _Bounded(io.RawIOBase):
         return True
 
     def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+        if whence == io.SEEK_SET and place < 0:
+            raise zipfile.BadZipFile("it points before its own beginning")
         return self.file.seek(place, whence)
 
     def tell(self) -> int:

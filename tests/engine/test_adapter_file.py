@@ -282,6 +282,24 @@ def test_a_survey_refuses_what_does_not_fit_together(
         survey(config(**change), header(tensors))
 
 
+def test_a_config_may_name_as_many_layers_as_the_file_holds() -> None:
+    """Each by its whole name, as for every expert of a mixture; the first that fits counts."""
+    layers = [f"block.{n}.q" for n in range(20_000)]
+    names = [f"^{layer}$" if n % 2 else layer for n, layer in enumerate(layers)]
+    found = {
+        f"base_model.model.{layer}.lora_{factor}.weight": TensorInfo("F32", shape, 0, 0)
+        for n, layer in enumerate(layers)
+        for factor, shape in (("A", (n % 5 + 1, 6)), ("B", (5, n % 5 + 1)))
+    }
+    ranks = {name: n % 5 + 1 for n, name in enumerate(names)}
+    named = config(target_modules=layers, rank_pattern=ranks | {"q": 9})
+    assert len(survey(named, found).layers) == 20_000
+    with pytest.raises(
+        BadAdapter, match="rank 1, but adapter_config.json says r = 9.* 19,999 more"
+    ):
+        survey(config(target_modules=layers, rank_pattern={"q": 9} | ranks), found)
+
+
 def test_it_says_each_kind_of_fault_once_and_how_often() -> None:
     tensors: dict[str, torch.Tensor] = {}
     for n in range(4):

@@ -108,6 +108,14 @@ BROKEN = {
     ),
     "another rank": (save(factors(r=3)), "rank 3, but adapter_config.json says r = 2"),
     "no LoRA": (save({"model.weight": np.ones((2, 2), np.float32)}), "no tensors of a LoRA"),
+    "a name without end": (
+        save({f"base_model.model.{'x.' * 300}q.lora_A.weight": np.ones((2, 8), np.float32)}),
+        r"A tensor's name has \d+ characters; the limit is 500",
+    ),
+    "a dtype without end": (
+        with_entry(lambda h: h[f"{FIRST}.lora_A.weight"].update(dtype="F" * 9_000)),
+        "unknown dtype 'FFF.*…",
+    ),
     "a pickle": (pickle.dumps(factors(), protocol=4), "is a pickle"),
     "an old pickle": (pickle.dumps(OrderedDict(a=1), protocol=0), "is a pickle"),
     "a zip": (zipped(), "is a zip archive"),
@@ -121,6 +129,11 @@ CONFIGS = {
     "a rank of one layer": ({"rank_pattern": {"q": 5}}, "rank 2, but .* says r = 5"),
     "no base model": ({"base_model_name_or_path": None}, "does not name the base model"),
     "a folder as base model": ({"base_model_name_or_path": "/me/t5"}, "'/me/t5', a folder on one"),
+    "a rank that is a list": ({"r": [1] * 90_000}, r"r is \[1, 1, .*… in adapter_config"),
+    "a rank that is a number with a point": ({"r": 2.0}, "r is 2.0 in .* a whole number"),
+    "a kind without end": ({"peft_type": "x" * 90_000}, "peft_type is 'xxx.*… in adapter_config"),
+    "a deep nest": ({"use_dora": json.loads("[" * 60 + "]" * 60)}, "more than 10 deep"),
+    "a base model's name without end": ({"base_model_name_or_path": "x" * 900}, "900 characters"),
     "a folder of Windows": ({"base_model_name_or_path": "C:\\t5"}, "a folder on one machine"),
 }  # fmt: skip
 
@@ -151,6 +164,25 @@ def test_it_refuses_weights_that_break_a_rule(
     client: Client, alice: User, weights: bytes, words: str
 ) -> None:
     refused(client, alice, words, weights)
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "1" + "0" * 3_000])
+def test_it_refuses_numbers_that_no_database_can_hold(
+    client: Client, alice: User, number: str
+) -> None:
+    config = config_bytes(alpha_pattern={"q": 0.5}).replace(b"0.5", number.encode())
+    client.force_login(alice)
+    sent = {"adapter_config.json": config, "adapter_model.safetensors": GOOD}
+    files = [SimpleUploadedFile(name, data) for name, data in sent.items()]
+    answer = client.post("/upload/", {"files": files})
+    assert answer.status_code == 422 and "is too large a number" in answer.content.decode()
+    assert not Blob.objects.exists()
+
+
+def test_a_setting_of_any_length_is_shown_in_short(alice: User) -> None:
+    module = upload(alice, init_lora_weights="x" * 9_000, modules_to_save=["lm_head"] * 1_000)
+    assert module.variant["init_lora_weights"].endswith("x…")
+    assert module.variant["modules_to_save"] == "1,000 entries"
 
 
 @pytest.mark.parametrize(("config", "words"), CONFIGS.values(), ids=list(CONFIGS))
@@ -253,7 +285,16 @@ def test_any_bytes_are_looked_at_without_surprise(text: str | bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["# Card\n\nWords.", "---\nlicense: mit\n---\n", '{"a": 1}', "call me\nIshmael.\n"]
+    "text",
+    [
+        "# Card\n\nWords.",
+        "---\nlicense: mit\n---\n",
+        '{"a": 1}',
+        "call me\nIshmael.\n",
+        "it answers questions\nabout words\nMore of them below.",
+        "classifier of reviews\n\nReads them all.",
+        "(in German)\nit says\nwhat it is.",
+    ],
 )
 def test_texts_are_no_pickles(text: str) -> None:
     assert not pickles.is_pickle(text.encode())

@@ -216,3 +216,21 @@ def test_a_base_models_files_have_no_settings_page(
 ) -> None:
     client.force_login(alice)
     assert client.get("/lora-commons/tiny-t5/settings").status_code == 404
+
+
+@pytest.mark.parametrize("tags", ["5", "base_model:a/b", "[*k, base_model:a/b]", "{a: b}"])
+def test_odd_front_matter_can_be_edited_all_the_same(
+    client: Client, alice: User, base_model: Any, publish: Any, tags: str
+) -> None:
+    """Lists of lists of lists, which as text would fill any memory."""
+    bomb = "".join(
+        f"{each}: &{each} [{', '.join(['*' + chr(ord(each) - 1)] * 9)}]\n" for each in "bcdefghijk"
+    ).replace("*a", "x")
+    card = f"---\n{bomb}summary: *k\ntags: {tags}\n---\nWords.\n"
+    module = publish(alice, "odd", card=card)
+    client.force_login(alice)
+    assert client.get("/alice/odd/settings").status_code == 200
+    answer = client.post("/alice/odd/settings", typed(module, tags="mine"))
+    assert answer.status_code == 302
+    tag = ["base_model:a/b"] if "base_model" in tags else []
+    assert cards.front_matter(card_of(module))["tags"] == ["mine", *tag]

@@ -209,3 +209,30 @@ def test_no_card_loses_a_key_or_a_line(keys: dict[str, str], body: str, fact: st
     assert said(made) == keys | {"license": "mit", "language": "en"}
     lines = iter([line.rstrip() for line in cards.split(made)[1].splitlines()])
     assert all(line.rstrip() in lines for line in body.rstrip().splitlines())
+
+
+# Nine lists of nine lists, and so on: as text, more than any memory holds.
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{each}: &{each} [{', '.join(['*' + chr(ord(each) - 1)] * 9)}]\n" for each in "bcdefghijklm"
+)
+
+
+def test_a_card_made_to_explode_is_read_as_one_that_says_nothing() -> None:
+    card = read(f"---\n{BOMB}summary: *m\ntags: *m\nlanguage: *m\n---\nWords.\n")
+    assert (card.summary, card.tags, card.language) == ("Words.", (), "")
+
+
+@pytest.mark.parametrize("number", ["0x" + "f" * 4_000, ":".join(["1"] * 3_000)])
+def test_a_number_that_could_not_be_written_again_is_refused(number: str) -> None:
+    text = f"---\nx: {number}\n---\n"
+    with pytest.raises(cards.BadCard, match="line 2: a number that is too large"):
+        cards.check(text.encode())
+    with pytest.raises(cards.BadCard):
+        cards.with_front_matter(text, {"license": "mit"})
+
+
+@pytest.mark.parametrize("sign", ["[", "![a](", "_", "<!--", "`", "\n \n\t", "```\n~~~\n"])
+def test_a_paragraph_of_signs_alone_is_read_like_any_other(sign: str) -> None:
+    """As many as a card holds. A pattern that looks for the end of each would take hours."""
+    text = "x" + sign * (cards.LIMIT // len(sign))
+    assert read(text).summary[:1] == "x"

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tempfile
 import zipfile
 
 import pytest
@@ -22,12 +23,15 @@ def zipped(entries: dict[str, bytes] = ENTRIES, method: int = zipfile.ZIP_DEFLAT
 
 
 def unpack(data: bytes) -> dict[str, bytes]:
+    """From a real file, which refuses places that bytes in memory let pass."""
     found = {}
-    with unzip.opened(io.BytesIO(data)) as archive:
-        for name in archive.files:
-            target = io.BytesIO()
-            archive.copy(name, target)
-            found[name] = target.getvalue()
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        with unzip.opened(file) as archive:
+            for name in archive.files:
+                target = io.BytesIO()
+                archive.copy(name, target)
+                found[name] = target.getvalue()
     return found
 
 
@@ -70,6 +74,16 @@ def test_a_list_said_to_be_huge_is_not_read() -> None:
     start = struct.unpack_from("<L", data, end + 16)[0]
     with pytest.raises(unzip.BadZip, match="far too many files"):
         unpack(bytes(data[:start]) + filler + bytes(data[start:]))
+
+
+@pytest.mark.parametrize("further", [1, 1_000, 1 << 31])
+def test_a_list_said_to_begin_elsewhere_is_refused(further: int) -> None:
+    """Then every file in the zip begins before the zip does."""
+    data = bytearray(zipped())
+    end = data.index(b"PK\x05\x06")
+    struct.pack_into("<L", data, end + 16, struct.unpack_from("<L", data, end + 16)[0] + further)
+    with pytest.raises(unzip.BadZip, match="Make the zip again"):
+        unpack(bytes(data))
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
