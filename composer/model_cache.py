@@ -1,8 +1,7 @@
 """Base models and stacks that a worker keeps warm between jobs. Only workers import this."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -57,28 +56,18 @@ def stack_of(search: Search) -> Stack:
     """The search's modules as one stack, in the order of their weights."""
     pinned = search.spec["base_model"]
     ingredients = search.spec["ingredients"]
-    _refuse_hidden(search.spec["ingredients"])
+    # Also for a stack that is kept: a module may go or be hidden while a job waits.
+    commits = [_commit_of(ingredient) for ingredient in ingredients]
     key = (pinned["repo"], pinned["revision"], *(each["sha256"] for each in ingredients))
     if key not in _stacks:
         base = base_of(search)
         names = [each["repo"] for each in ingredients]
-        _stacks[key] = engine_stack.load(folders_of(ingredients), base, names=names)
+        folders = [local.materialise(commit) for commit in commits]
+        _stacks[key] = engine_stack.load(folders, base, names=names)
     _stacks.move_to_end(key)
     while len(_stacks) > STACKS_KEPT:
         _stacks.popitem(last=False)
     return _stacks[key]
-
-
-def _refuse_hidden(ingredients: Sequence[Mapping[str, str]]) -> None:
-    """Also of a stack that is kept: a module may be hidden while a job waits."""
-    shas = [each["revision"] for each in ingredients]
-    hidden = Repo.objects.filter(commits__sha__in=shas).exclude(hidden_at=None).distinct()
-    names = {str(repo) for repo in hidden.select_related("owner")}
-    if gone := sorted(names & {each["repo"] for each in ingredients}):
-        raise ModuleGone(
-            f"A moderator has hidden {', '.join(gone)} since this search was submitted. "
-            "Submit it again without it."
-        )
 
 
 def _threads_for(parameters: int) -> int:
@@ -92,18 +81,19 @@ def forget() -> None:
     _stacks.clear()
 
 
-def folders_of(ingredients: Sequence[Mapping[str, str]]) -> list[Path]:
-    """A folder with the files of each pinned revision."""
-    return [local.materialise(_commit_of(ingredient)) for ingredient in ingredients]
-
-
 def _commit_of(ingredient: Mapping[str, str]) -> Commit:
+    """The pinned revision, whatever its module is called by now."""
     owner, _, name = ingredient["repo"].partition("/")
-    repo = Repo.objects.named(owner, name).first()
+    repo = Repo.objects.named(owner, name).first() or Repo.objects.once_named(owner, name).first()
     commit = repo.commits.filter(sha=ingredient["revision"]).first() if repo else None
-    if commit is None or commit.sha256_of(WEIGHTS_NAME) != ingredient["sha256"]:
+    if repo is None or commit is None or commit.sha256_of(WEIGHTS_NAME) != ingredient["sha256"]:
         raise ModuleGone(
             f"The module {ingredient['repo']} is no longer here in the revision that was chosen. "
             "Submit the search again with the modules there are now."
+        )
+    if repo.is_hidden:
+        raise ModuleGone(
+            f"A moderator has hidden {ingredient['repo']} since this search was submitted. "
+            "Submit it again without it."
         )
     return commit

@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from composer import publishing, services
+from composer import model_cache, publishing, services
 from composer.models import FewShotTask, Recipe
 from hub_site.accounts.models import User
 from hub_site.jobs import worker
+from modules import services as library
 from modules.community import moderation
 from modules.models import LoraModule, ModerationEvent, Repo
+from modules.repos import ownership
 from tests.composer import finished
 from tests.composer.conftest import make_user
 
@@ -137,6 +139,25 @@ def test_a_job_that_waited_does_not_mix_what_was_hidden_meanwhile(
     worker.work_until_idle()
     job.refresh_from_db()
     assert job.state == "failed" and f"hidden {lora_modules[1]}" in job.error_message
+
+
+def test_a_worker_knows_a_module_by_its_version_whatever_it_is_called_by_now(
+    alice: User, task: FewShotTask, lora_modules: list[LoraModule], moderator: User
+) -> None:
+    search = services.submit_job(task=task, user=alice, overrides={"budget": 8}).search
+    repo, old = lora_modules[1].repo, lora_modules[1].repo.name
+    model_cache.forget()
+    ownership.rename(repo, "renamed")
+    stack = model_cache.stack_of(search)
+    moderation.hide(repo, moderator=moderator, reason="Not theirs.")
+    with pytest.raises(model_cache.ModuleGone, match="has hidden"):
+        model_cache.stack_of(search)  # though it keeps the stack
+    moderation.restore(repo, moderator=moderator)
+    assert model_cache.stack_of(search) is stack
+    # Another one takes the name: that is not the one that was chosen.
+    library.create_repo(owner=repo.owner, name=old, kind=Repo.LORA)
+    with pytest.raises(model_cache.ModuleGone, match="no longer here"):
+        model_cache.stack_of(search)
 
 
 def test_the_modules_page_names_its_recipes_with_signed_weights(
