@@ -11,7 +11,6 @@ from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from composer.engine.errors import CommonsError
 from hub_site import errors
 from hub_site.accounts.models import AccessToken
 
@@ -74,8 +73,8 @@ def answer_error(error: Exception, context: dict[str, Any]) -> Response | None:
     from rest_framework.views import set_rollback
 
     headers: dict[str, str] = {}
-    if isinstance(error, CommonsError):
-        status, answer = errors.status_of(error), errors.body_of(error)
+    if told := errors.told(error):
+        status, answer = errors.status_of(told), errors.body_of(told)
     elif isinstance(error, Http404):
         status, answer = 404, errors.body(*errors.IN_WORDS[404])
     elif isinstance(error, PermissionDenied):

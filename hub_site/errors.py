@@ -10,7 +10,7 @@ from http import HTTPStatus
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
-from django.core.exceptions import BadRequest
+from django.core.exceptions import BadRequest, TooManyFilesSent
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -26,6 +26,20 @@ IN_WORDS = {
     404: ("not_found", "There is nothing at this address, or it is not yours to see."),
     500: ("our_fault", "Something broke on our side. It has been written down."),
 }
+
+
+class TooManyFiles(CommonsError):
+    code = "too_many_files"
+    status = 413
+
+
+def told(error: Exception) -> CommonsError | None:
+    """What was written for people, or what Django says only to programmers in words for people."""
+    if isinstance(error, TooManyFilesSent):
+        most = settings.DATA_UPLOAD_MAX_NUMBER_FILES
+        text = f"More than {most} files came at once, which is the most. Leave some out."
+        return TooManyFiles(text, fields={"files": [f"{most} at most."]})
+    return error if isinstance(error, CommonsError) else None
 
 
 def status_of(error: CommonsError) -> int:
@@ -82,8 +96,9 @@ class CommonsErrorMiddleware:
             return JsonResponse(body(*known), status=response.status_code)
         return response
 
-    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        if not isinstance(error, CommonsError):
+    def process_exception(self, request: HttpRequest, raised: Exception) -> HttpResponse | None:
+        error = told(raised)
+        if error is None:
             return None
         status = status_of(error)
         if request.path.startswith(API):

@@ -6,6 +6,7 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from composer.models import FewShotTask, Recipe
+from hub_site import errors
 from modules.models import LoraModule
 
 NEWEST = 5
@@ -32,6 +33,10 @@ def about(request: HttpRequest, page: str) -> HttpResponse:
 
 
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    told = errors.told(exception) if exception else None
+    if told is not None:
+        context = {"error": told, "status": errors.status_of(told)}
+        return render(request, "error.html", context, status=context["status"])
     return render(request, "400.html", status=400)
 
 

@@ -14,7 +14,6 @@ from modules.checks.checking import checks_shown, sees_reasons
 from modules.models import BaseModel, Commit, LoraModule, Repo, Tag
 from modules.storage import local
 
-MOST_UPLOADS = 20
 OFFERED = [Repo.PUBLIC, Repo.PRIVATE]
 
 
@@ -103,7 +102,6 @@ class NewVersionSerializer(Given):
     files = serializers.ListField(
         child=serializers.FileField(max_length=255),
         allow_empty=False,
-        max_length=MOST_UPLOADS,
         help_text="adapter_config.json and adapter_model.safetensors as PEFT writes them, and "
         "README.md; each part's filename says which it is. Or one zip of them.",
     )

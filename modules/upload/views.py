@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import TooManyFilesSent
 from django.http import HttpRequest, HttpResponse, UnreadablePostError
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -16,7 +17,7 @@ from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from composer.engine.errors import CommonsError
-from hub_site.errors import status_of
+from hub_site.errors import status_of, told
 from modules import cards, services
 from modules.bases import matching
 from modules.models import LoraModule, Repo
@@ -66,8 +67,8 @@ def _guarded(request: HttpRequest, repo: Repo | None) -> HttpResponse:
             _receive(request)
         except UnreadablePostError:  # the other side went away
             return HttpResponse(status=400)
-        except CommonsError as error:
-            return _ask_for_files(request, repo, error)
+        except (CommonsError, TooManyFilesSent) as error:
+            return _ask_for_files(request, repo, told(error))
     answer: HttpResponse = csrf_protect(_answer)(request, repo)
     return answer
 

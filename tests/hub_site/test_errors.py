@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import PermissionDenied
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.http import Http404, HttpRequest, HttpResponse
 from django.test import Client
 from django.urls import path
@@ -175,3 +176,13 @@ def test_lists_come_in_pages(client: Client) -> None:
     assert second["results"][0] == 50
     assert len(client.get("/api/v1/list/?page_size=1000").json()["results"]) == 120
     assert client.get("/api/v1/list/?page=99").json()["code"] == "not_found"
+
+
+def test_any_other_form_says_how_many_files_it_takes(settings: Any) -> None:
+    """Read by the guard against forged forms, long before a view."""
+    settings.DATA_UPLOAD_MAX_NUMBER_FILES = 3
+    many = {f"file{n}": SimpleUploadedFile("a.txt", b"x") for n in range(4)}
+    browser = Client(enforce_csrf_checks=True)
+    browser.get("/accounts/login/")
+    answer = browser.post("/accounts/login/", many)
+    assert answer.status_code == 413 and "More than 3 files" in answer.content.decode()

@@ -197,6 +197,15 @@ def test_the_limits_are_those_of_the_pages(
     assert not Repo.objects.exists()
 
 
+def test_it_says_how_many_files_may_come_at_once(program: Program, settings: Any) -> None:
+    settings.DATA_UPLOAD_MAX_NUMBER_FILES = 3
+    many = {f"notes-{n}.txt": b"x" for n in range(4)}
+    answer = program.upload(MODULES, many, name="x")
+    assert said(answer) == (413, "too_many_files")
+    assert "More than 3 files" in answer.json()["message"] and answer.json()["fields"]["files"]
+    assert not Repo.objects.exists() and not Blob.objects.exists()
+
+
 def test_what_is_much_too_large_is_not_read(program: Program, settings: Any) -> None:
     settings.MAX_MODULE_BYTES = 1_000
     told = {"CONTENT_LENGTH": "200000", "CONTENT_TYPE": "multipart/form-data; boundary=b"}
