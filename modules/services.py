@@ -129,7 +129,7 @@ def commit(
     _refuse_stale(repo.head(branch), parent, repo)  # before bytes travel; again under the lock
     streams = {p: a for p, a in additions.items() if not isinstance(a, Blob)}
     named = {p: a for p, a in additions.items() if isinstance(a, Blob)}
-    intake.check(author, map(intake.size_of, streams.values()), limit=limit)
+    intake.check(author, streams.values(), limit=limit)
     if repo.kind == Repo.LORA and branch == "main":
         _read_first(repo.head(branch), streams, named, deletions)
     stored = {path: local.put(stream, limit=limit) for path, stream in streams.items()}

@@ -1,11 +1,12 @@
 """Bytes on their way in: may this user upload them, and the note that the store holds them.
 
-Pages, API and later protocols call `check` before bytes travel and `keep` (or, inside a commit,
-`own`) when they have come. Nobody else writes Blob and Grant rows.
+Pages, API and later protocols call `check` before bytes are kept, and `keep` (or, inside a commit,
+`own`) to keep them. Nobody else writes Blob and Grant rows.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
 from collections.abc import Iterable, Mapping
@@ -70,9 +71,9 @@ class Room:
         return max(0, self.a_day - self.used_today)
 
     @property
-    def largest_upload(self) -> int:
-        """The most bytes that one request of this user can be worth reading."""
-        return min(self.module, self.left, self.left_today)
+    def left_now(self) -> int:
+        """New bytes; what this user brought before costs nothing more."""
+        return min(self.left, self.left_today)
 
 
 def room(user: User) -> Room:
@@ -84,21 +85,25 @@ def room(user: User) -> Room:
     return Room(used=sums["used"] or 0, used_today=sums["today"] or 0)
 
 
-def check(user: User | None, sizes: Iterable[int] = (), *, limit: int | None = None) -> None:
-    """May this user upload files of these sizes? Operators' commits have no user and no limit."""
+def check(user: User | None, files: Iterable[IO[bytes]] = (), *, limit: int | None = None) -> None:
+    """May this user upload these files? Operators' commits have no user and no limit."""
     if user is None:
         return
     if user.uploads_banned_at is not None:
         why = f": {user.uploads_banned_reason}" if user.uploads_banned_reason else "."
         raise UploadsBanned(f"A moderator has stopped uploads from your account{why}")
-    sizes = list(sizes)
+    files = list(files)
+    sizes = list(map(size_of, files))
     limit = settings.MAX_FILE_BYTES if limit is None else limit
     if sizes and max(sizes) > limit:
         raise local.FileTooLarge(
             f"A file of {file_size(max(sizes))} is larger than {file_size(limit)}, the most this "
             "site takes for one file."
         )
-    _check_sum(user, sum(sizes))
+    coming = sum(sizes)
+    if coming > room(user).left_now:  # most uploads fit, and are not read once more for this
+        coming -= _brought_before(user, files)
+    _check_sum(user, coming)
     _check_disk(sum(sizes))
 
 
@@ -112,7 +117,7 @@ def check_module_size(size: int) -> None:
 
 def keep(user: User | None, streams: Mapping[str, IO[bytes]]) -> dict[str, Blob]:
     """Store these bytes, all of them or none, and note that this user brought them."""
-    check(user, map(size_of, streams.values()))
+    check(user, streams.values())
     stored = {path: local.put(stream) for path, stream in streams.items()}
     with transaction.atomic():
         hold_store()
@@ -155,6 +160,21 @@ def size_of(stream: IO[bytes]) -> int:
     size = stream.seek(0, io.SEEK_END) - here
     stream.seek(here)
     return size
+
+
+def _brought_before(user: User, files: Iterable[IO[bytes]]) -> int:
+    hashes = {_sha256(file) for file in files if file.seekable()}
+    grants = Grant.objects.filter(user=user, blob__in=hashes)
+    return grants.aggregate(size=Sum("blob__size"))["size"] or 0
+
+
+def _sha256(file: IO[bytes]) -> str:
+    here = file.tell()
+    digest = hashlib.sha256()
+    while chunk := file.read(local.CHUNK):
+        digest.update(chunk)
+    file.seek(here)
+    return digest.hexdigest()
 
 
 def _check_disk(coming: int) -> None:

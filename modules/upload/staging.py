@@ -159,7 +159,7 @@ def check(user: User, incoming: Incoming, head: Commit | None) -> None:
     """Everything that a request can judge, before a byte is kept."""
     files = incoming.files
     sizes = {path: intake.size_of(stream) for path, stream in files.items()}
-    intake.check(user, sizes.values())
+    intake.check(user, files.values())
     kept = dict(head.files.values_list("path", "blob__size")) if head else {}
     intake.check_module_size(sum((kept | sizes).values()))
     for path, size in sizes.items():

@@ -28,7 +28,7 @@ function enhance(form) {
   const bar = progress.querySelector("progress");
   const said = find("said");
   const button = form.querySelector("button:not([type])");
-  const limits = { file: Number(form.dataset.maxFile), all: Number(form.dataset.maxAll) };
+  const limits = { file: Number(form.dataset.maxFile), all: Number(form.dataset.maxAll), left: Number(form.dataset.left) };
   let sending = null;
 
   function tell(text) {
@@ -36,12 +36,18 @@ function enhance(form) {
     problem.hidden = !text;
   }
 
+  const sum = () => [...input.files].reduce((total, file) => total + file.size, 0);
+
   function tooLarge() {
-    const files = [...input.files];
-    const large = files.find((file) => file.size > limits.file && !/\.zip$/i.test(file.name));
+    const large = [...input.files].find((file) => file.size > limits.file && !/\.zip$/i.test(file.name));
     if (large) return `${large.name} has ${size(large.size)}; ${size(limits.file)} are the most for one file.`;
-    const sum = files.reduce((total, file) => total + file.size, 0);
-    return sum > limits.all ? `Together they have ${size(sum)}; you may upload ${size(limits.all)} now.` : "";
+    return sum() > limits.all ? `Together they have ${size(sum())}; ${size(limits.all)} are the most for a module.` : "";
+  }
+
+  // Only the server knows which of the bytes it has from this author already.
+  function tight() {
+    if (sum() <= limits.left) return "";
+    return `Together they have ${size(sum())}, and you may bring ${size(limits.left)} of new bytes now. They fit only if you uploaded the same ones before.`;
   }
 
   function show() {
@@ -62,7 +68,7 @@ function enhance(form) {
     );
     list.hidden = input.files.length === 0;
     if (!list.hidden) form.querySelector("#upload-error")?.remove(); // it spoke of other files
-    tell(tooLarge());
+    tell(tooLarge() || tight());
   }
 
   function ended(text) {
