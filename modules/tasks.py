@@ -56,12 +56,13 @@ def check_failed(job: Job) -> None:
     from modules.models import LoraModule
 
     hold_repo_of(job.params["lora_module"])
-    stuck = LoraModule.objects.filter(
-        pk=job.params["lora_module"],
-        commit__sha=job.params["commit"],
-        status=LoraModule.CHECKING,
+    modules = LoraModule.objects.filter(
+        pk=job.params["lora_module"], commit__sha=job.params["commit"]
     )
-    for module in stuck:
+    for module in modules:
+        if module.status != LoraModule.CHECKING:
+            checking.note_unfinished(module, job.error_message)
+            continue
         module.reject(
             "The check of its files did not come to an end"
             + (f": {job.error_message}" if job.error_message else ".")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 CHECK = "check_module"
 MOST_TWINS = 3
 RECHECK_PRIORITY = -1
+UNFINISHED = "unfinished"
+DIED = Q(status=LoraModule.REJECTED, tensors_sha256="")  # before it could say anything
 
 Checker = Callable[[Path, BaseShapes | None, str], Found]
 
@@ -63,10 +65,7 @@ def check(module: LoraModule) -> None:
 
 def check_again(repo: Repo, author: User | None) -> None:
     """The same files came once more: if their check died, that is what is asked for."""
-    died = LoraModule.objects.select_related("commit").filter(
-        repo=repo, status=LoraModule.REJECTED, tensors_sha256=""
-    )
-    for module in died:
+    for module in LoraModule.objects.select_related("commit").filter(DIED, repo=repo):
         _start(module)
         check_later(module, author)
 
@@ -117,6 +116,26 @@ def apply_checks(module: LoraModule, found: Found) -> None:
     else:
         module.accept(lines)
     update_listed(module)
+
+
+def note_unfinished(module: LoraModule, why: str) -> None:
+    """A check of what was checked before died: that stays true, and the page says so."""
+    detail = f"It did not come to an end{f': {why}' if why else '.'}"
+    line = quick.Check(
+        UNFINISHED,
+        "The last check",
+        quick.WARNING,
+        f"{detail} The rest was found by an earlier one.",
+    )
+    earlier = [each for each in module.checks if each["name"] != UNFINISHED]
+    module.checks = [*earlier, line.to_json()]
+    module.save(update_fields=["checks"])
+
+
+def unfinished() -> QuerySet[LoraModule]:
+    """Whose last check died, whatever an earlier one found."""
+    noted = Q(checks__contains=[{"name": UNFINISHED}])
+    return LoraModule.objects.filter(noted | DIED)
 
 
 def _reading(module: LoraModule) -> quick.Reading:

@@ -20,8 +20,13 @@ class Command(BaseCommand):
             "--rejected", action="store_true", help="only those that were rejected before"
         )
 
-    def handle(self, *, names: list[str], rejected: bool, **rest: Any) -> None:
-        modules = LoraModule.objects.select_related("commit", "base_model").order_by("pk")
+        parser.add_argument(
+            "--unfinished", action="store_true", help="only those whose last check died"
+        )
+
+    def handle(self, *, names: list[str], rejected: bool, unfinished: bool, **rest: Any) -> None:
+        modules = checking.unfinished() if unfinished else LoraModule.objects.all()
+        modules = modules.select_related("commit", "base_model").order_by("pk")
         if rejected:
             modules = modules.filter(status=LoraModule.REJECTED)
         if names:

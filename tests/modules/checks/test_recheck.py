@@ -151,3 +151,24 @@ def test_a_copy_of_what_was_rejected_or_is_gone_is_none(
     copy = publish(bob, "my-own")
     opposites.reject("It was broken.")
     assert "the same tensors as" not in page(copy)
+
+
+def test_a_recheck_that_dies_leaves_what_was_found_and_says_so(
+    opposites: LoraModule, secret: LoraModule, run_job: Any
+) -> None:
+    for _ in range(2):
+        call_command("recheck_modules", "alice/opposites", verbosity=0)
+        job = queue.claim_next("test")
+        assert job is not None
+        queue.fail(job, "crashed", "It used more memory than it may.")
+        opposites.refresh_from_db()
+        assert opposites.is_composable and opposites.is_listed
+        assert [line["state"] for line in opposites.checks] == ["ok"] * 6 + ["warning"]
+    assert "It did not come to an end: It used more memory than it may." in page(opposites)
+    Job.objects.all().delete()
+    call_command("recheck_modules", unfinished=True, verbosity=0)
+    assert [job.params["lora_module"] for job in Job.objects.all()] == [opposites.pk]
+    opposites.refresh_from_db()
+    run_job(opposites)
+    opposites.refresh_from_db()
+    assert [line["state"] for line in opposites.checks] == ["ok"] * 6
