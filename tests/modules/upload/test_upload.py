@@ -71,6 +71,19 @@ def kept(settings: Any) -> list[Path]:
     return [path for path in settings.BLOB_DIR.rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize("address", ["/upload/", "/alice/opposites/upload"])
+def test_it_says_how_many_files_may_come_at_once(
+    send: Send, opposites: LoraModule, settings: Any, address: str
+) -> None:
+    settings.DATA_UPLOAD_MAX_NUMBER_FILES = 3
+    before = kept(settings)
+    answer = send({f"notes-{n}.txt": b"x" for n in range(4)}, address)
+    assert answer.status_code == 413
+    page = answer.content.decode()
+    assert "More than 3 files came at once" in page and 'id="upload-form"' in page
+    assert kept(settings) == before
+
+
 def test_it_publishes_two_files_and_writes_the_card(
     publish_as: Send, client: Client, base_model: Any
 ) -> None:
