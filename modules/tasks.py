@@ -96,10 +96,12 @@ def update_trending(job: Job, lease: Lease) -> None:
 
 
 def count_facets(job: Job, lease: Lease) -> None:
-    """How many listed modules have each facet and tag, for lists that show the whole library."""
+    """How many listed modules have each facet and tag, for lists that show the whole library; and
+    which of them are known best, for searches."""
     from hub_site.jobs import queue
-    from modules.finding import facets
+    from modules.finding import facets, search
 
+    search.mark_known()
     with queue.finish(job, {"modules": facets.recount()}):
         pass
 

@@ -111,7 +111,7 @@ class LoraModuleList(CreatesModules, generics.ListAPIView):
     serializer_class = LoraModuleSerializer
     pagination_class = KeysetPagination
     queryset = LoraModule.objects.none()
-    load = staticmethod(LoraModuleQuerySet.for_cards)
+    load = staticmethod(LoraModuleQuerySet.for_api)
 
     def get_queryset(self) -> LoraModuleQuerySet:
         form = ModuleFilterForm(self.request.query_params)

@@ -42,7 +42,7 @@ KEPT = 300  # values of each facet in the row of counts
 CHECKED = "checked:yes"
 BASES_OFFERED = 3
 MOST_WAYS = 6
-COUNTED = 500
+COUNTED = 250
 
 COUNT = """
 WITH s AS MATERIALIZED ({rows})

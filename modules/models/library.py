@@ -142,6 +142,8 @@ class LoraModule(models.Model):
     published_at = models.DateTimeField()
     # Public, not hidden and not rejected: what lists show to everybody. Kept by services.
     is_listed = models.BooleanField(default=True)
+    # Among the most downloaded ones, by which searches begin: see `finding/search.py`.
+    is_known = models.BooleanField(default=False, editable=False)
     # The repo's downloads and the likes, counted here too so that one table sorts the lists.
     downloads = models.PositiveBigIntegerField(default=0)
     likes = models.PositiveIntegerField(default=0)
@@ -200,12 +202,23 @@ class LoraModule(models.Model):
             models.Index(fields=["-likes", "-id"], name="lora_likes"),
             models.Index(fields=["name_key", "id"], name="lora_by_name"),
             models.Index(fields=["base_model", "status"], name="lora_of_base"),
+            # The filter that most people set, in the two orders that are walked most.
+            models.Index(
+                fields=["base_model_name", "-trending", "-id"], name="lora_base_by_trending"
+            ),
+            models.Index(
+                fields=["base_model_name", "-downloads", "-id"], name="lora_base_by_downloads"
+            ),
             models.Index(fields=["tensors_sha256"], name="lora_by_tensors"),
             # Uploads are rare and searches are not: no list of pending words to read through.
             GinIndex(fields=["search"], name="lora_search", fastupdate=False),
             GinIndex(fields=["head"], name="lora_head", fastupdate=False),
             GinIndex(fields=["facets"], name="lora_facets", fastupdate=False),
-        ]
+            GinIndex(
+                fields=["head", "search"], name="lora_known", fastupdate=False,
+                condition=models.Q(is_known=True),
+            ),
+        ]  # fmt: skip
 
     def __str__(self) -> str:
         return str(self.repo)

@@ -82,7 +82,7 @@ def _files(found: Repo, commit: Commit | None) -> dict[str, Any]:
 
 
 def _module_page(request: HttpRequest, found: Repo, context: dict[str, Any]) -> HttpResponse:
-    module = LoraModule.objects.for_page().filter(repo=found).first()
+    module = LoraModule.objects.for_page().prefetch_related("tags").filter(repo=found).first()
     if module is not None:
         commit = context["commit"]
         context |= {

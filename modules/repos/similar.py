@@ -24,17 +24,14 @@ class InCommon(Func):
 def similar_to(module: LoraModule) -> QuerySet[LoraModule]:
     """What is listed for everybody, the most alike first: tags in common count twice, the same
     task three times, the same target modules once. One query, of bounded cost."""
-    if module.base_model_id is not None:
-        same_base = Q(base_model=module.base_model_id)
-    elif module.base_model_name:
-        same_base = Q(base_model=None, base_model_name=module.base_model_name)
-    else:
+    if not module.base_model_name:
         return LoraModule.objects.none()
-    listed = LoraModule.objects.filter(is_listed=True).order_by("-downloads", "-pk").values("pk")
-    compared = listed.filter(same_base)[:MOST_FETCHED]
+    same_base = LoraModule.objects.filter(base_model_name=module.base_model_name, is_listed=True)
+    listed = same_base.order_by("-downloads", "-pk").values("pk")
+    compared = listed[:MOST_FETCHED]
     tags = sorted((t for t in module.tags.all() if t.uses <= RARE), key=lambda tag: tag.uses)
     if words := [f"tag:{tag.name.lower()}" for tag in tags[:RAREST]]:
-        sharing = listed.filter(same_base, facets__overlap=words)
+        sharing = listed.filter(facets__overlap=words)
         compared = compared.union(sharing[:SHARING])
     alike = 2 * InCommon("tag_names", Value(module.tag_names, ArrayField(TextField())))
     alike += _points(1, Q(target_modules=module.target_modules))

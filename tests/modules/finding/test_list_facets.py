@@ -178,6 +178,40 @@ def test_of_very_many_matches_the_best_known_are_ranked_and_the_page_says_so(
     assert rows(client.get(LIST, {"q": "bee"})) == ["bee"]
 
 
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_what_is_common_word_by_word_and_rare_together_is_found_whole(
+    client: Client, some: Any, is_marked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("MOST", 3), ("RANKED", 2), ("ENOUGH", 2), ("KNOWN", 3)):
+        monkeypatch.setattr(search, name, value)
+    if is_marked:
+        assert search.mark_known() == 3  # all but the ant
+    assert rows(client.get(LIST, {"q": "eighty"})) == ["doe", "cat"]
+    assert rows(client.get(LIST, {"q": "words"})) == ["doe", "cat"]
+    for query in (
+        {"q": "eighty words ant"}, {"q": "eighty words", "task": "translation"},
+    ):  # fmt: skip
+        answer = client.get(LIST, query)
+        assert rows(answer) == ["ant"]
+        assert not answer.context["found"].ranked and answer.context["counts"].total == 1
+    fitting = {"q": "eighty", "composable_with": "lora-commons/tiny-t5"}
+    assert rows(client.get(LIST, fitting)) == ["doe", "bee", "ant"]  # three are not too many
+
+
+def test_a_worker_marks_the_most_downloaded_of_what_is_listed(
+    some: dict[str, LoraModule], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def known() -> list[str]:
+        return sorted(module.repo.name for module in LoraModule.objects.known())
+
+    monkeypatch.setattr(search, "KNOWN", 2)
+    assert search.mark_known() == 2 and known() == ["cat", "doe"]
+    assert search.mark_known() == 0
+    LoraModule.objects.filter(pk=some["ant"].pk).update(downloads=10**6)
+    LoraModule.objects.filter(pk=some["doe"].pk).update(is_listed=False)
+    assert search.mark_known() == 2 and known() == ["ant", "cat"]
+
+
 def test_a_few_letters_begin_a_word_of_the_name_but_not_of_the_card(
     client: Client, some: Any
 ) -> None:
