@@ -67,6 +67,9 @@ class NamespaceAdmin(admin.ModelAdmin):
     search_fields = ["name"]
     raw_id_fields = ["user"]
 
+    def has_delete_permission(self, request: HttpRequest, obj: Namespace | None = None) -> bool:
+        return False  # its modules would go unseen; it goes, or stays, with its account
+
 
 @admin.register(AccessToken)
 class AccessTokenAdmin(admin.ModelAdmin):

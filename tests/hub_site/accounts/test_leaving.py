@@ -165,6 +165,22 @@ def test_an_administrator_makes_and_deletes_accounts(
     assert Namespace.objects.get(name="ada").kind == Namespace.FORMER
 
 
+def test_many_accounts_deleted_at_once_leave_as_one_does(
+    client: Client, ada: User, bob: User, adas_modules: list[LoraModule]
+) -> None:
+    module = adas_modules[0]
+    likes.set_like(module, bob, True)
+    client.force_login(User.objects.create_superuser("grace"))
+    data = {"action": "delete_selected", "_selected_action": [bob.pk], "post": "yes"}
+    client.post("/admin/accounts/user/", data)
+    assert not User.objects.filter(pk=bob.pk).exists()
+    module.refresh_from_db()
+    assert module.likes == 0
+    space = f"/admin/accounts/namespace/{ada.namespace.pk}/delete/"
+    assert client.post(space, {"post": "yes"}).status_code == 403
+    assert LoraModule.objects.filter(pk=module.pk).exists()
+
+
 # --- what goes ---------------------------------------------------------------------------------
 def test_everything_private_goes(
     client: Client, ada: User, bob: User, base_model: BaseModel, lora_modules: list[LoraModule]
