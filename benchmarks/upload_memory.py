@@ -4,8 +4,9 @@
 
 Starts the real site (`manage.py serve`, as `make run` does) on a free port with a folder of its
 own, signs in as its demo user, and uploads a LoRA adapter of random numbers through the form, both
-steps. A sampler reads /proc/PID/smaps_rollup of every web process 20 times a second. The first
-upload is a small one: what Python loads when a form is first used is not the upload's.
+steps: as two files, then another one as a zip of them. A sampler reads /proc/PID/smaps_rollup of
+every web process 20 times a second. The first upload is a small one: what Python loads when a form
+is first used is not the upload's.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import http.cookiejar
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +27,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,11 +92,11 @@ class Site:
         assert password is not None
         self.post("/accounts/login/", {"login": "demo", "password": password[1]})
 
-    def upload(self, folder: Path, name: str) -> None:
+    def upload(self, files: list[Path], name: str) -> None:
         """Both steps of the form; the first streams the files, as a browser does."""
         token = self.token(self.get("/upload/"))
         parts = [(None, "csrfmiddlewaretoken", token.encode())]
-        parts += [(path.name, "files", path) for path in sorted(folder.iterdir())]
+        parts += [(path.name, "files", path) for path in files]
         head = {
             "Content-Type": f"multipart/form-data; boundary={BOUNDARY}",
             "Content-Length": str(sum(len(chunk) for chunk in _body(parts))),
@@ -126,7 +129,7 @@ def _body(parts: list[tuple[str | None, str, bytes | Path]]) -> Iterator[bytes]:
     yield f"--{BOUNDARY}--\r\n".encode()
 
 
-def write_adapter(folder: Path, megabytes: float, seed: int) -> int:
+def write_adapter(folder: Path, megabytes: float, seed: int) -> None:
     """A plain LoRA of this size: as many layers of 1,024 × 1,024 at rank 64 as it takes."""
     folder.mkdir()
     r, width = 64, 1024
@@ -143,7 +146,14 @@ def write_adapter(folder: Path, megabytes: float, seed: int) -> int:
         "base_model_name_or_path": "nobody/some-model", "task_type": "CAUSAL_LM", "bias": "none",
     }  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    return (folder / "adapter_model.safetensors").stat().st_size
+
+
+def zipped(folder: Path, packed: Path) -> Path:
+    """As a folder's zip comes from a desktop: compressed, though weights hardly shrink."""
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for path in sorted(folder.iterdir()):
+            archive.write(path, f"{folder.name}/{path.name}")
+    return packed
 
 
 class Sampler(threading.Thread):
@@ -207,23 +217,35 @@ def main() -> None:
 def measure(site: Site, folder: Path, megabytes: float, uploads: int) -> None:
     site.sign_in()
     write_adapter(folder / "first", 0.5, seed=0)
-    site.upload(folder / "first", "first")
+    site.upload(sorted((folder / "first").iterdir()), "first")
     both = "before / peak / after, MB"
     print(f"| upload | size, MB | seconds | RSS {both} | PSS {both} |")
     print("|---|---:|---:|---:|---:|")
     for number in range(1, uploads + 1):
-        size = write_adapter(folder / str(number), megabytes, seed=number)
-        sampler = Sampler(site.process.pid)
-        before = sampler.now()
-        sampler.start()
-        started = time.monotonic()
-        site.upload(folder / str(number), f"large-{number}")
-        seconds = time.monotonic() - started
-        sampler.done.set()
-        sampler.join()
-        after = sampler.now()
-        rss, pss = (f"{before[i]:.0f} / {sampler.peak[i]:.0f} / {after[i]:.0f}" for i in (0, 1))
-        print(f"| {number} | {size / 1e6:.0f} | {seconds:.1f} | {rss} | {pss} |", flush=True)
+        for way in ("files", "zip"):
+            adapter = folder / f"{way}-{number}"
+            write_adapter(adapter, megabytes, seed=2 * number + (way == "zip"))
+            sent = sorted(adapter.iterdir())
+            if way == "zip":
+                sent = [zipped(adapter, folder / f"{number}.zip")]
+            said = one(site, sent, f"large-{way}-{number}")
+            print(f"| {number}, {way} | {said} |", flush=True)
+            shutil.rmtree(adapter)
+
+
+def one(site: Site, sent: list[Path], name: str) -> str:
+    sampler = Sampler(site.process.pid)
+    before = sampler.now()
+    sampler.start()
+    started = time.monotonic()
+    site.upload(sent, name)
+    seconds = time.monotonic() - started
+    sampler.done.set()
+    sampler.join()
+    after = sampler.now()
+    size = sum(path.stat().st_size for path in sent) / 1e6
+    rss, pss = (f"{before[i]:.0f} / {sampler.peak[i]:.0f} / {after[i]:.0f}" for i in (0, 1))
+    return f"{size:.0f} | {seconds:.1f} | {rss} | {pss}"
 
 
 if __name__ == "__main__":
