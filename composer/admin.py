@@ -5,25 +5,12 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from composer import sharing
 from composer.models import Example, FewShotTask, Ingredient, Recipe, Search
 from hub_site.accounts.models import User
 from hub_site.accounts.notices import notify
-from hub_site.admin_reason import asks_first
+from hub_site.admin_reason import PerhapsReasonForm, asks_first
 from modules.community import moderation
-
-
-class ExampleRows(admin.TabularInline):
-    model = Example
-    extra = 0
-
-
-@admin.register(FewShotTask)
-class FewShotTaskAdmin(admin.ModelAdmin):
-    list_display = ["name", "owner", "demo_key", "base_model", "created_at"]
-    list_select_related = ["owner", "base_model"]
-    search_fields = ["name", "owner__username", "demo_key"]
-    raw_id_fields = ["owner"]
-    inlines = [ExampleRows]
 
 
 class Unchanged(admin.ModelAdmin):
@@ -34,6 +21,33 @@ class Unchanged(admin.ModelAdmin):
 
     def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:
         return False
+
+
+class ExampleRows(admin.TabularInline):
+    model = Example
+    extra = 0
+    can_delete = False
+
+
+@admin.register(FewShotTask)
+class FewShotTaskAdmin(Unchanged):
+    list_display = ["name", "owner", "demo_key", "base_model", "published_at", "hidden_at"]
+    list_filter = [("hidden_at", admin.EmptyFieldListFilter)]
+    list_select_related = ["owner", "base_model"]
+    search_fields = ["name", "owner__username", "demo_key"]
+    exclude = ["salt"]
+    inlines = [ExampleRows]
+    actions = ["hide", "restore"]
+    hide = asks_first("Hide", sharing.hide, permission="moderate")
+    restore = asks_first("Restore", sharing.restore, form=PerhapsReasonForm, permission="moderate")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[FewShotTask]:
+        """Moderators see what is shared, superusers everything."""
+        found: QuerySet[FewShotTask] = super().get_queryset(request)
+        return found if request.user.is_superuser else found.filter(published_at__isnull=False)
+
+    def has_moderate_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("composer.change_fewshottask")
 
 
 class IngredientRows(admin.TabularInline):

@@ -1,6 +1,7 @@
 """A few-shot task is searched for by a job; the search yields a recipe of ingredients."""
 
 import uuid
+from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.db import models
@@ -11,9 +12,13 @@ from composer.querysets import FewShotTaskQuerySet, RecipeQuerySet, SearchQueryS
 from hub_site.jobs.models import Job
 from modules.models import BaseModel, Blob, LoraModule
 
+if TYPE_CHECKING:
+    from composer.querysets import Visitor
+
 
 class FewShotTask(models.Model):
-    """What a user wants, shown by examples. Private to its owner; a demo task is everybody's."""
+    """What a user wants, shown by examples. Its owner's alone until it is shared (`sharing.py`);
+    a demo task is everybody's."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     owner = models.ForeignKey(
@@ -27,6 +32,9 @@ class FewShotTask(models.Model):
     base_model = models.ForeignKey(BaseModel, models.PROTECT, related_name="tasks")
     # Part of the examples' hash while they are private: five short strings could be guessed.
     salt = models.CharField(max_length=64, blank=True)
+    published_at = models.DateTimeField(null=True, blank=True)
+    hidden_at = models.DateTimeField(null=True, blank=True)
+    hidden_reason = models.CharField(max_length=500, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -34,6 +42,13 @@ class FewShotTask(models.Model):
 
     class Meta:
         ordering = ["-created_at"]
+        indexes = [
+            models.Index(
+                fields=["-published_at"],
+                condition=models.Q(published_at__isnull=False),
+                name="task_by_published",
+            )
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -44,6 +59,19 @@ class FewShotTask(models.Model):
     @property
     def is_demo(self) -> bool:
         return self.demo_key is not None and self.owner_id is None
+
+    @property
+    def is_hidden(self) -> bool:
+        return self.hidden_at is not None
+
+    @property
+    def is_public(self) -> bool:
+        return self.is_demo or (self.published_at is not None and not self.is_hidden)
+
+    @property
+    def salt_used(self) -> str:
+        """What everybody can read needs no salt: the same search of two people is one recipe."""
+        return "" if self.is_public else self.salt
 
     def pairs(self, split: str) -> list[PlainExample]:
         """The examples of a split ("shot" or "held_out"), as the engine takes them."""
@@ -181,6 +209,10 @@ class Search(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("composer:job", args=[self.pk])
+
+    def task_shown_to(self, user: "Visitor") -> FewShotTask | None:
+        """The task, unless it was deleted, or taken back by somebody who had shared it."""
+        return FewShotTask.objects.visible_to(user).filter(pk=self.task_id).first()
 
 
 class Generation(models.Model):

@@ -6,6 +6,8 @@ from django.contrib.auth.models import AnonymousUser
 from django.db import transaction
 from django.utils import timezone
 
+from composer.engine.examples import Example
+from composer.engine.recipe import examples_hash
 from composer.errors import NotAllowed, NotReady, Withdrawn
 from composer.models import Ingredient, Recipe, Search
 from hub_site.accounts.models import User
@@ -50,6 +52,12 @@ def publish(
     recipe.published_search = search
     recipe.save()
     return recipe
+
+
+def is_salted(search: Search) -> bool:
+    """Whether the recipe's hash of the examples tells nothing to whoever guesses them."""
+    shots = [Example(*pair) for pair in search.examples["shots"]]
+    return examples_hash(shots, "") != search.spec["examples_hash"]
 
 
 def private_ingredients(recipe: Recipe) -> list[str]:

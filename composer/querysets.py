@@ -5,7 +5,8 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING, Self, TypeAlias
 
-from django.db.models import Count, Prefetch, Q, QuerySet
+from django.db.models import Count, F, IntegerField, OuterRef, Prefetch, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser
@@ -16,25 +17,51 @@ if TYPE_CHECKING:
     Visitor: TypeAlias = User | AnonymousUser
 
 
+DEMO = Q(owner=None, demo_key__isnull=False)
+SHARED = Q(owner__isnull=False, published_at__isnull=False)
+
+
 class FewShotTaskQuerySet(QuerySet):
     def visible_to(self, user: Visitor) -> Self:
-        """A demo task is everybody's; any other is its owner's alone."""
-        demo = Q(owner=None, demo_key__isnull=False)
-        return self.filter(demo | Q(owner=user) if user.is_authenticated else demo)
+        """Demo tasks and shared ones are everybody's, any other is its owner's alone. What a
+        moderator has hidden, only its owner and moderators see."""
+        listed = SHARED & Q(hidden_at=None)
+        if not user.is_authenticated:
+            return self.filter(DEMO | listed)
+        return self.filter(DEMO | Q(owner=user) | (SHARED if user.is_staff else listed))
 
     def editable_by(self, user: Visitor) -> Self:
         return self.filter(owner=user) if user.is_authenticated else self.none()
 
     def demo(self) -> Self:
-        return self.filter(owner=None, demo_key__isnull=False).order_by("created_at", "demo_key")
+        return self.filter(DEMO).order_by("created_at", "demo_key")
+
+    def shared(self) -> Self:
+        """Made public by their owners, whether or not a moderator has hidden them since."""
+        return self.filter(SHARED).order_by("-published_at", "pk")
+
+    def listed(self) -> Self:
+        """What stands in public lists."""
+        return self.shared().filter(hidden_at=None)
+
+    def of_owner(self, name: str) -> Self:
+        return self.filter(owner__username__iexact=name)
 
     def for_cards(self) -> Self:
-        shots, held_out = Q(examples__split="shot"), Q(examples__split="held_out")
-        return self.select_related("base_model").annotate(
-            shots_count=Count("examples", filter=shots, distinct=True),
-            held_out_count=Count("examples", filter=held_out, distinct=True),
-            searches_count=Count("searches", distinct=True),
+        from composer.models import Example, Search
+
+        # Counted apart: joined, examples and searches would multiply.
+        examples = Example.objects.filter(task=OuterRef("pk"))
+        return self.select_related("base_model", "owner").annotate(
+            shots_count=_count(examples.filter(split="shot"), "task"),
+            held_out_count=_count(examples.filter(split="held_out"), "task"),
+            searches_count=_count(Search.objects.filter(task=OuterRef("pk")), "task"),
         )
+
+    def most_used_first(self) -> Self:
+        """After `for_cards`."""
+        newest = F("published_at").desc(nulls_last=True)
+        return self.order_by("-searches_count", newest, "pk")
 
     def newest_first(self) -> Self:
         return self.order_by("-created_at")
@@ -60,9 +87,7 @@ class SearchQuerySet(QuerySet):
 
     def for_page(self) -> Self:
         ingredients = "recipe__ingredients__lora_module__repo__owner"
-        return self.select_related(
-            "job", "task__base_model", "recipe__base_model"
-        ).prefetch_related(ingredients)
+        return self.select_related("job", "recipe__base_model").prefetch_related(ingredients)
 
 
 class RecipeQuerySet(QuerySet):
@@ -91,3 +116,8 @@ class RecipeQuerySet(QuerySet):
         return self.select_related("base_model", "published_by__namespace").prefetch_related(
             Prefetch("ingredients", ingredients)
         )
+
+
+def _count(rows: QuerySet, by: str) -> Coalesce:
+    counted = rows.order_by().values(by).annotate(count=Count("pk")).values("count")
+    return Coalesce(Subquery(counted, output_field=IntegerField()), 0)

@@ -49,6 +49,14 @@ class TaskSerializer(Given):
     examples = ExampleSerializer(many=True, source="shots")
     held_out = ExampleSerializer(many=True, required=False)
     is_demo = serializers.BooleanField(read_only=True)
+    owner = serializers.CharField(
+        source="owner.username", read_only=True, default=None, help_text="Null for a demo task."
+    )
+    is_public = serializers.BooleanField(read_only=True)
+    published_at = serializers.DateTimeField(read_only=True)
+    hidden_reason = serializers.CharField(
+        read_only=True, help_text="Why a moderator has hidden it from everybody else."
+    )
     created_at = serializers.DateTimeField(read_only=True)
     updated_at = serializers.DateTimeField(read_only=True)
 
@@ -71,7 +79,21 @@ class TaskSummarySerializer(serializers.Serializer):
     examples = serializers.IntegerField(source="shots_count")
     held_out = serializers.IntegerField(source="held_out_count")
     is_demo = serializers.BooleanField()
+    owner = serializers.CharField(source="owner.username", default=None, allow_null=True)
+    is_public = serializers.BooleanField()
+    published_at = serializers.DateTimeField(allow_null=True)
+    compositions = serializers.IntegerField(source="searches_count")
     created_at = serializers.DateTimeField()
+
+
+class TaskFilterSerializer(serializers.Serializer):
+    public = serializers.BooleanField(
+        default=False, help_text="Those that anybody shares, instead of yours and the demo tasks."
+    )
+    owner = serializers.CharField(
+        required=False, help_text="Those of this user: all of your own, what others share."
+    )
+    sort = serializers.ChoiceField(["new", "used"], default="new")
 
 
 class ModuleChoiceSerializer(Given):

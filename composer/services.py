@@ -76,6 +76,7 @@ def submit_job(
     config = config_for(preset, overrides)
     limits.check_budget(user, config.budget)
     limits.check_queue(user)
+    task = _hold(task, user)
     if not BaseModel.objects.usable().filter(pk=task.base_model_id).exists():
         raise NotReady(
             f"The base model {task.base_model} is not on this site, so no worker can load it. "
@@ -94,7 +95,7 @@ def submit_job(
         ingredients=[_ingredient(module) for module in chosen],
         config=config,
         template=task.template,
-        examples_hash=engine_recipe.examples_hash(shots, task.salt),
+        examples_hash=engine_recipe.examples_hash(shots, task.salt_used),
     )
     job = queue.submit(COMPOSE, user=user, params=params, idempotency_key=idempotency_key)
     Search.objects.create(
@@ -204,6 +205,15 @@ def _ingredient(module: LoraModule) -> dict[str, str]:
         "revision": module.commit.sha,
         "sha256": module.weights_sha256,
     }
+
+
+def _hold(task: FewShotTask, user: User) -> FewShotTask:
+    """The task as it stands, until the job is made: its owner may edit, delete or take it back."""
+    rows = FewShotTask.objects.select_for_update(of=("self",), no_key=True)
+    held = rows.visible_to(user).select_related("base_model").filter(pk=task.pk).first()
+    if held is None:
+        raise NotReady("This task was deleted, or is no longer shared. Choose another one.")
+    return held
 
 
 def _lock(user: User) -> None:

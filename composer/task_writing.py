@@ -13,6 +13,8 @@ from composer.task_checks import check_task
 from hub_site.accounts.models import User
 from modules.models import BaseModel
 
+WRITTEN = ("name", "description", "base_model", "template", "answer_options", "updated_at")
+
 
 class TaskFields(TypedDict, total=False):
     """What a person or a program says of a task."""
@@ -56,7 +58,8 @@ def _write_task(
     task.base_model = base_model
     task.template = template
     task.answer_options = list(answer_options)
-    task.save()
+    # Not what others decide about it meanwhile: a moderator may be hiding it.
+    task.save(update_fields=None if task._state.adding else WRITTEN)
     task.examples.all().delete()
     _write_examples(task, shots, held_out)
     return task
@@ -78,9 +81,18 @@ def duplicate_task(task: FewShotTask, *, user: User) -> FewShotTask:
     return copy
 
 
+@transaction.atomic
 def delete_task(task: FewShotTask) -> None:
     """Remove a task and its examples. Its jobs and recipes stay: they hold their own copies."""
-    task.delete()
+    for held in FewShotTask.objects.select_for_update().filter(pk=task.pk):
+        held.delete()
+
+
+def delete_tasks(user: User) -> None:
+    """All of somebody who goes. Rows in the order of `submit_job`: the user, then the tasks."""
+    User.objects.select_for_update().get(pk=user.pk)
+    for held in user.tasks.order_by("pk").select_for_update():
+        held.delete()
 
 
 def load_demo_tasks(tasks: Iterable[Mapping[str, Any]], *, base_model: BaseModel) -> int:

@@ -13,9 +13,10 @@ from rest_framework import generics, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from composer import task_writing
+from composer import sharing, task_writing
 from composer.models import FewShotTask
 from composer.serializers import (
+    TaskFilterSerializer,
     TaskSerializer,
     TaskSummarySerializer,
 )
@@ -35,7 +36,9 @@ TASK_EXAMPLE = OpenApiExample(
 
 @extend_schema_view(
     get=extend_schema(
-        summary="Your tasks, and the demo tasks", responses=TaskSummarySerializer(many=True)
+        summary="Your tasks and the demo tasks, or those that people share",
+        parameters=[TaskFilterSerializer],
+        responses=TaskSummarySerializer(many=True),
     ),
     post=extend_schema(
         summary="Write a task",
@@ -49,8 +52,23 @@ class Tasks(generics.GenericAPIView):
     queryset = FewShotTask.objects.none()
 
     def get_queryset(self) -> Any:
-        tasks = FewShotTask.objects.visible_to(self.request.user).for_cards()
-        return tasks.order_by("-created_at", "pk")
+        given = TaskFilterSerializer(data=self.request.query_params)
+        given.is_valid(raise_exception=True)
+        filters = given.validated_data
+        tasks = FewShotTask.objects
+        if filters["public"]:
+            found = tasks.listed()
+        elif "owner" in filters:
+            found = tasks.listed() | tasks.editable_by(self.request.user)
+        else:
+            found = tasks.demo() | tasks.editable_by(self.request.user)
+        if "owner" in filters:
+            found = found.of_owner(filters["owner"])
+        if filters["sort"] == "used":
+            return found.for_cards().most_used_first()
+        return found.for_cards().order_by(
+            "-published_at" if filters["public"] else "-created_at", "pk"
+        )
 
     def get(self, request: Request) -> Response:
         page = self.paginate_queryset(self.get_queryset())
@@ -90,7 +108,32 @@ class Task(generics.GenericAPIView):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
+@extend_schema_view(
+    post=extend_schema(
+        summary="Share a task with everybody", request=None, responses={200: TaskSerializer}
+    ),
+    delete=extend_schema(
+        summary="Stop sharing a task: others keep what they composed from it or copied",
+        responses={204: None},
+    ),
+)
+class TaskSharing(generics.GenericAPIView):
+    serializer_class = TaskSerializer
+    queryset = FewShotTask.objects.none()
+
+    def post(self, request: Request, pk: str) -> Response:
+        task = get_object_or_404(FewShotTask.objects.editable_by(request.user), pk=pk)
+        return Response(TaskSerializer(sharing.share(task, user=request.user)).data)
+
+    def delete(self, request: Request, pk: str) -> Response:
+        sharing.stop_sharing(
+            get_object_or_404(FewShotTask.objects.editable_by(request.user), pk=pk)
+        )
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
 urlpatterns = [
     path("tasks/", Tasks.as_view(), name="api-tasks"),
     path("tasks/<uuid:pk>/", Task.as_view(), name="api-task"),
+    path("tasks/<uuid:pk>/publish/", TaskSharing.as_view(), name="api-task-publish"),
 ]

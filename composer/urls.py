@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from composer.views import compose, jobs, recipes, tasks
+from composer.views import compose, jobs, recipes, sharing, tasks
 
 app_name = "composer"
 
@@ -11,12 +11,16 @@ DIGEST = r"(?P<digest>[0-9a-f]{64})"
 urlpatterns = [
     path("tasks/", tasks.tasks, name="tasks"),
     path("tasks/new/", tasks.task_new, name="task_new"),
+    path("tasks/shared/", sharing.shared, name="shared"),
     path("tasks/preview/", tasks.task_preview, name="task_preview"),
     path("tasks/<uuid:pk>/", tasks.task, name="task"),
     path("tasks/<uuid:pk>/edit/", tasks.task_edit, name="task_edit"),
     path("tasks/<uuid:pk>/duplicate/", tasks.task_duplicate, name="task_duplicate"),
     path("tasks/<uuid:pk>/delete/", tasks.task_delete, name="task_delete"),
     path("tasks/<uuid:pk>/compose/", compose.task_compose, name="task_compose"),
+    path("tasks/<uuid:pk>/share/", sharing.task_share, name="task_share"),
+    path("tasks/<uuid:pk>/stop-sharing/", sharing.task_stop_sharing, name="task_stop_sharing"),
+    path("tasks/<uuid:pk>/report/", sharing.task_report, name="task_report"),
     path("try/<slug:demo_key>/", compose.try_demo, name="try_demo"),
     path("jobs/<uuid:pk>/", jobs.job, name="job"),
     path("jobs/<uuid:pk>/cancel/", jobs.job_cancel, name="job_cancel"),

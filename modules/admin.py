@@ -29,6 +29,8 @@ from modules.models import (
 
 
 def _reported(report: Report) -> Repo:
+    if report.path:
+        raise CommonsError(f"{report.repo_name} is no module. Follow its link: it is hidden there.")
     if report.repo is None:
         raise CommonsError(f"{report.repo_name} was deleted. Close the report.")
     return report.repo
@@ -134,6 +136,8 @@ class ReportAdmin(admin.ModelAdmin):
 
     @admin.display(description="page")
     def page(self, report: Report) -> SafeString | str:
+        if report.path:
+            return format_html('<a href="{}">{}</a>', report.path, "look at it")
         if report.repo is None:
             return "deleted"
         if report.repo.is_private:

@@ -42,10 +42,11 @@ def _worker_is_missing() -> bool:
     return not Worker.objects.filter(seen_at__gt=Now() - lease).exists()
 
 
-def _job_context(search: Search) -> dict[str, Any]:
+def _job_context(request: HttpRequest, search: Search) -> dict[str, Any]:
     now = progress(search)
     return {
         "search": search,
+        "task": search.task_shown_to(request.user),
         "job": search.job,
         "progress": now,
         "words": job_words(search, now),
@@ -66,13 +67,13 @@ def job(request: HttpRequest, pk: str) -> HttpResponse:
         return HttpResponseClientRefresh()  # the rest of the page is another one now
     if search.job.state == "done" and search.recipe:
         return _answer_result(request, search, search.recipe)
-    context = _job_context(search)
+    context = _job_context(request, search)
     return page_or_part(request, "composer/job.html", "composer/_job_status.html", context)
 
 
 def _answer_result(request: HttpRequest, search: Search, recipe: Recipe) -> HttpResponse:
     context = {
-        **_job_context(search),
+        **_job_context(request, search),
         **evidence_context(search.evidence),
         **predictions_context(request, search),
         **_trial_context(search, _trial(request, search)),
@@ -160,7 +161,13 @@ def job_publish(request: HttpRequest, pk: str) -> HttpResponse:
         status = 422
     else:
         form = PublishForm(initial={"title": search.title})
-    context = {"search": search, "form": form, "ingredients": search.recipe.ingredients.all()}
+    context = {
+        "search": search,
+        "task": search.task_shown_to(request.user),
+        "is_salted": publishing.is_salted(search),
+        "form": form,
+        "ingredients": search.recipe.ingredients.all(),
+    }
     return render(request, "composer/publish.html", context, status=status)
 
 

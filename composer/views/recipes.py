@@ -37,6 +37,7 @@ def recipe(request: HttpRequest, digest: str) -> HttpResponse:
         **evidence_context(evidence, gone),
         **(predictions_context(request, examples) if examples else {}),
         "recipe": found,
+        "task": search.task_shown_to(request.user) if search else None,
         "withdrawn": found.withdrawn,
         "is_refused": _is_refused(found, request.user),
         "ingredients": ingredients,

@@ -28,7 +28,7 @@ def page_of(request: HttpRequest, rows: QuerySet) -> Page:
 
 
 def find_task(request: HttpRequest, pk: str) -> FewShotTask:
-    visible = FewShotTask.objects.visible_to(request.user).select_related("base_model")
+    visible = FewShotTask.objects.visible_to(request.user).for_cards()
     return get_object_or_404(visible, pk=pk)
 
 

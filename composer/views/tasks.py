@@ -27,6 +27,7 @@ from modules.community import collections
 from modules.models import BaseModel, Collection, LoraModule
 
 SEARCHES_SHOWN = 10
+SHARED_SHOWN = 5
 HELD_OUT_SHOWN = 20
 
 
@@ -43,9 +44,13 @@ def _compositions(searches: SearchQuerySet) -> list[dict[str, Any]]:
 def tasks(request: HttpRequest) -> HttpResponse:
     own = FewShotTask.objects.editable_by(request.user).for_cards().newest_first()
     page = page_of(request, own)
+    shared = FewShotTask.objects.listed()
+    if request.user.is_authenticated:
+        shared = shared.exclude(owner=request.user)
     context = {
         "page": page,
         "tasks": page.object_list,
+        "shared": shared.for_cards()[:SHARED_SHOWN],
         "compositions": _compositions(Search.objects.visible_to(request.user)),
         "demo_tasks": list(FewShotTask.objects.demo()),
     }

@@ -98,6 +98,8 @@ def _tasks(user: User) -> Iterator[dict[str, Any]]:
             "answer_options": task.answer_options,
             "created_at": task.created_at,
             "updated_at": task.updated_at,
+            "shared_at": task.published_at,
+            "hidden_because": task.hidden_reason,
             "examples": [
                 {"split": each.split, "input": each.input, "target": each.target}
                 for each in task.examples.all()

@@ -19,6 +19,7 @@ class Belongings:
     """How much there is of everything, for the page that says what will happen to it."""
 
     tasks: int
+    shared_tasks: int
     searches: int
     recipes: int
     public_modules: int
@@ -33,6 +34,7 @@ def belongings(user: User) -> Belongings:
     space = Namespace.objects.filter(user=user).first()
     return Belongings(
         tasks=user.tasks.count(),
+        shared_tasks=user.tasks.shared().count(),
         searches=user.jobs.filter(kind="compose").count(),
         recipes=user.recipes.filter(published_at__isnull=False).count(),
         public_modules=public,
@@ -50,6 +52,7 @@ def delete_account(user: User, *, keep_public: bool) -> None:
     is never free again for whoever shared anything: nobody else may stand at those addresses.
     """
     from composer.services import forget_searches
+    from composer.task_writing import delete_tasks
     from modules.community.likes import take_back_all
 
     others = User.objects.filter(is_superuser=True, is_active=True).exclude(pk=user.pk)
@@ -62,6 +65,7 @@ def delete_account(user: User, *, keep_public: bool) -> None:
     take_back_all(user)
     _leave_modules(user, keep_public)
     forget_searches(user)
+    delete_tasks(user)
     user.delete()
 
 

@@ -33,7 +33,7 @@ GROUP_MAY = {
         *("change_report", "change_repo", "change_collection", "change_tag"),
         *("view_tagalias", "view_moderationevent"),
     ],
-    "composer": ["change_recipe"],
+    "composer": ["change_fewshottask", "change_recipe"],
 }
 
 
@@ -51,16 +51,25 @@ class BaseModelInUse(CommonsError):
 
 
 def report(
-    repo: Repo, *, user: Visitor, address: str, reason: str, text: str = ""
+    repo: Repo | None,
+    *,
+    user: Visitor,
+    address: str,
+    reason: str,
+    text: str = "",
+    name: str = "",
+    path: str = "",
 ) -> tuple[Report, bool]:
     """Call a moderator; also says whether the report is new. One is open a visitor and repo.
+
+    What is no repo is reported by its name and its path on this site.
 
     Guests count as the address they come from: a new guest is one click away.
     """
     reporter = user if user.is_authenticated and not user.is_guest else None
     visitor = visitor_hash("modules.report", reporter, address, timezone.now().date())
     mine = Q(reporter=reporter) if reporter else Q(reporter=None, visitor=visitor)
-    still_open = Report.objects.filter(mine, repo=repo, closed_at=None)
+    still_open = Report.objects.filter(mine, repo=repo, path=path, closed_at=None)
     if found := still_open.first():
         return found, False
     if Report.objects.filter(visitor=visitor).count() >= REPORTS_A_DAY:
@@ -72,7 +81,8 @@ def report(
         with transaction.atomic():
             made = Report.objects.create(
                 repo=repo,
-                repo_name=str(repo),
+                repo_name=str(repo) if repo else name,
+                path=path,
                 reporter=reporter,
                 visitor=visitor,
                 reason=reason,
@@ -101,7 +111,7 @@ def close_report(found: Report, *, moderator: User, outcome: str) -> None:
 @transaction.atomic
 def hide(repo: Repo, *, moderator: User, reason: str) -> None:
     """Out of everybody's sight but the owner's and the moderators', at once; reports are closed."""
-    reason = _reason(reason)
+    reason = needed(reason)
     repo = hold_repo(repo)
     Repo.objects.filter(pk=repo.pk).update(hidden_at=timezone.now(), hidden_reason=reason)
     repo.refresh_from_db(fields=["hidden_at", "hidden_reason"])
@@ -130,7 +140,7 @@ def restore(repo: Repo, *, moderator: User, reason: str = "") -> None:
 @transaction.atomic
 def take_down(repo: Repo, *, moderator: User, reason: str) -> None:
     """Delete it for good, as its owner could. Recipes keep its name and hash."""
-    reason = _reason(reason)
+    reason = needed(reason)
     if repo.kind != Repo.LORA:
         raise BaseModelInUse(
             f"{repo} is a base model, which modules and recipes are made for. Hide it instead."
@@ -145,7 +155,7 @@ def take_down(repo: Repo, *, moderator: User, reason: str) -> None:
 
 @transaction.atomic
 def hide_collection(collection: Collection, *, moderator: User, reason: str) -> None:
-    reason = _reason(reason)
+    reason = needed(reason)
     Collection.objects.filter(pk=collection.pk).update(hidden_at=timezone.now())
     record(moderator, "hide collection", collection.get_absolute_url(), reason)
     notify(
@@ -171,7 +181,7 @@ def restore_collection(collection: Collection, *, moderator: User, reason: str =
 @transaction.atomic
 def ban_uploads(user: User, *, moderator: User, reason: str) -> None:
     """The account may do everything but upload; what it has shared stays as it is."""
-    reason = _reason(reason)
+    reason = needed(reason)
     User.objects.filter(pk=user.pk).update(
         uploads_banned_at=timezone.now(), uploads_banned_reason=reason
     )
@@ -203,7 +213,8 @@ def record(moderator: User, action: str, subject: str, reason: str = "") -> None
     )
 
 
-def _reason(text: str) -> str:
+def needed(text: str) -> str:
+    """A reason as it is kept and shown."""
     text = " ".join(text.split())
     if not text:
         raise ReasonMissing("Say why: the owner reads it, and so does the next moderator.")

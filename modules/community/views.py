@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
 from django.db.models import F
@@ -68,6 +70,13 @@ def my_likes(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def report(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     repo = get_object_or_404(Repo.objects.visible_to(request.user).named(owner, name))
+    return answer_report(request, "modules/report.html", {"repo": repo}, repo, repo=repo)
+
+
+def answer_report(
+    request: HttpRequest, template: str, context: dict[str, Any], back: Any, **reported: Any
+) -> HttpResponse:
+    """The form of a report, and what comes of it. `reported` is what `moderation.report` takes."""
     form = ReportForm(request.POST if request.method == "POST" else None)
     status = 200
     if request.method == "POST":
@@ -75,11 +84,11 @@ def report(request: HttpRequest, owner: str, name: str) -> HttpResponse:
         if form.is_valid():
             try:
                 _, is_new = moderation.report(
-                    repo,
                     user=request.user,
                     address=address_of(request),
                     reason=form.cleaned_data["reason"],
                     text=form.cleaned_data["text"],
+                    **reported,
                 )
             except CommonsError as error:
                 form.add_error(None, error.user_message)
@@ -88,5 +97,5 @@ def report(request: HttpRequest, owner: str, name: str) -> HttpResponse:
                 thanks = "Thank you. A moderator will look at it."
                 again = "You have reported it already; a moderator will look at it."
                 messages.success(request, thanks if is_new else again)
-                return redirect(repo)
-    return render(request, "modules/report.html", {"repo": repo, "form": form}, status=status)
+                return redirect(back)
+    return render(request, template, {**context, "back": back, "form": form}, status=status)

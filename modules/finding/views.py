@@ -17,6 +17,7 @@ from modules.querysets import LoraModuleQuerySet
 VERSIONS = 20
 RECIPES = 10
 COLLECTIONS = 20
+TASKS = 10
 
 
 @require_safe
@@ -65,6 +66,7 @@ def profile(request: HttpRequest, owner: str) -> HttpResponse:
     recipes = (
         list(namespace.user.recipes.published().for_cards()[:RECIPES]) if namespace.user else []
     )
+    tasks = namespace.user.tasks.listed() if namespace.user else None
     size = Count("items", filter=None if is_me else Q(items__lora_module__is_listed=True))
     collections = Collection.objects.visible_to(request.user).filter(owner=namespace)
     context = {
@@ -72,6 +74,8 @@ def profile(request: HttpRequest, owner: str) -> HttpResponse:
         "is_me": is_me,
         "page": page,
         "recipes": recipes,
+        "tasks": list(tasks.for_cards()[:TASKS]) if tasks is not None else [],
+        "tasks_count": tasks.count() if tasks is not None else 0,
         "collections": collections.select_related("owner").annotate(size=size)[:COLLECTIONS],
         "base_models": BaseModel.objects.of_owner(namespace.name),
     }

@@ -91,7 +91,7 @@ class CollectionItem(models.Model):
 
 
 class Report(models.Model):
-    """Somebody thinks that a moderator should look at this repo."""
+    """Somebody thinks that a moderator should look at this repo, or at this page of the site."""
 
     REASONS = [
         ("licence", "It breaks a licence or somebody's rights"),
@@ -104,6 +104,8 @@ class Report(models.Model):
 
     repo = models.ForeignKey(Repo, models.SET_NULL, null=True, blank=True, related_name="reports")
     repo_name = models.CharField(max_length=200)  # stays when the repo goes
+    # The path of what is reported where that is no repo: a shared task, say.
+    path = models.CharField(max_length=200, blank=True)
     reporter = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
@@ -132,6 +134,20 @@ class Report(models.Model):
                 "visitor",
                 condition=models.Q(closed_at=None, reporter=None) & ~models.Q(visitor=""),
                 name="report_open_once_an_address",
+            ),
+            models.UniqueConstraint(
+                "path",
+                "reporter",
+                condition=models.Q(closed_at=None, reporter__isnull=False) & ~models.Q(path=""),
+                name="report_path_once",
+            ),
+            models.UniqueConstraint(
+                "path",
+                "visitor",
+                condition=models.Q(closed_at=None, reporter=None)
+                & ~models.Q(visitor="")
+                & ~models.Q(path=""),
+                name="report_path_once_an_address",
             ),
         ]
         indexes = [models.Index(fields=["visitor"], name="report_by_visitor")]

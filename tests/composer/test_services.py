@@ -153,6 +153,7 @@ def test_no_change_brings_a_deleted_task_back(task: FewShotTask, base_model: Bas
 
 def test_it_limits_guests(task: FewShotTask, guest: User, settings: Any) -> None:
     settings.GUEST_QUEUED_JOBS = 1
+    task = task_writing.duplicate_task(task, user=guest)
     with pytest.raises(OverLimit, match="up to 200. Sign up"):
         services.submit_job(task=task, user=guest, overrides={"budget": 201})
     services.submit_job(task=task, user=guest)
