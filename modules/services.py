@@ -45,13 +45,19 @@ RESERVED_REPO_NAMES = frozenset(
     {"resolve", "tree", "blob", "raw", "commits", "settings", "download"}
 )
 MOST_FILES = 1_000
+MOST_INDEXED = 250_000  # characters of a card; PostgreSQL's index of a text ends at a megabyte
 
 
-class BadName(CommonsError):
+class AboutName(CommonsError):
+    def __init__(self, message: str) -> None:
+        super().__init__(message, fields={"name": [message]})
+
+
+class BadName(AboutName):
     code = "bad_name"
 
 
-class NameTaken(CommonsError):
+class NameTaken(AboutName):
     code = "name_taken"
     status = 409
 
@@ -77,6 +83,19 @@ class UnknownFile(CommonsError):
 # --- repos -------------------------------------------------------------------------------------
 
 
+def check_free(owner: Namespace, name: str) -> None:
+    """Before files are read for it; whether it still is decides the database."""
+    check_repo_name(name)
+    if Repo.objects.named(owner.name, name).exists():
+        raise _taken(owner, name)
+
+
+def _taken(owner: Namespace, name: str) -> NameTaken:
+    return NameTaken(
+        f"{owner.name}/{name} exists already. Choose another name, or add a version to it."
+    )
+
+
 def create_repo(*, owner: Namespace, name: str, kind: str, visibility: str = Repo.PUBLIC) -> Repo:
     check_repo_name(name)
     try:
@@ -85,9 +104,7 @@ def create_repo(*, owner: Namespace, name: str, kind: str, visibility: str = Rep
             OldAddress.objects.filter(owner=owner, name__iexact=name).delete()
             return Repo.objects.create(owner=owner, name=name, kind=kind, visibility=visibility)
     except IntegrityError as error:
-        raise NameTaken(
-            f"{owner.name}/{name} exists already. Choose another name, or add a version to it."
-        ) from error
+        raise _taken(owner, name) from error
 
 
 def check_repo_name(name: str) -> None:
@@ -388,7 +405,9 @@ def index(module: LoraModule, card: cards.Card | None = None) -> None:
 
 def _vector(weighted: Mapping[str, str]) -> Combinable:
     parts: list[Combinable] = [
-        SearchVector(Value(" ".join(search_words(text))), weight=weight, config="simple")
+        SearchVector(
+            Value(" ".join(search_words(text))[:MOST_INDEXED]), weight=weight, config="simple"
+        )
         for weight, text in weighted.items()
     ]
     return reduce(add, parts)

@@ -30,6 +30,11 @@ def match(reading: Reading) -> tuple[BaseModel | None, str]:
             + "Write the model's public name there, such as google/flan-t5-large."
             + suggestion(reading.facts.layers)
         )
+    if not reading.base_model.isprintable():
+        raise BadAdapter(
+            f"base_model_name_or_path in {CONFIG_NAME} is {reading.base_model[:LONGEST]!a}, with "
+            "characters that nobody sees. Write the model's public name there."
+        )
     if len(reading.base_model) > LONGEST:
         raise BadAdapter(
             f"base_model_name_or_path in {CONFIG_NAME} has {len(reading.base_model):,} characters; "

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
@@ -38,9 +39,8 @@ class StoreFull(CommonsError):
     code = "store_full"
     status = 507
 
-    @classmethod
-    def on_disk(cls) -> StoreFull:
-        return cls(
+    def __init__(self) -> None:
+        super().__init__(
             "The site's disk is full, so the file was not kept. Nothing was changed; "
             "try again later, or tell whoever runs this site."
         )
@@ -68,27 +68,35 @@ def put(
     incoming = settings.BLOB_DIR / "incoming"
     temporary = None
     try:
-        incoming.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=incoming, delete=False) as file:
-            temporary = Path(file.name)
-            sha256, size = _copy(stream, file, limit)
-            if expected_sha256 is not None and sha256 != expected_sha256.lower():
-                raise WrongBytes(
-                    f"The bytes have the hash {sha256}, but {expected_sha256} was announced. "
-                    "They were changed on the way: upload the file again."
-                )
-            file.flush()
-            os.fsync(file.fileno())
-        stored = StoredBlob(sha256, size, _git_sha1(temporary, size))
-        _move_in(temporary, local_path(sha256))
+        with told_when_full():
+            incoming.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=incoming, delete=False) as file:
+                temporary = Path(file.name)
+                sha256, size = _copy(stream, file, limit)
+                if expected_sha256 is not None and sha256 != expected_sha256.lower():
+                    raise WrongBytes(
+                        f"The bytes have the hash {sha256}, but {expected_sha256} was announced. "
+                        "They were changed on the way: upload the file again."
+                    )
+                file.flush()
+                os.fsync(file.fileno())
+            stored = StoredBlob(sha256, size, _git_sha1(temporary, size))
+            _move_in(temporary, local_path(sha256))
         return stored
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise StoreFull.on_disk() from error
-        raise
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def told_when_full() -> Iterator[None]:
+    """A full disk is nobody's bug: it is said in words."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise StoreFull from error
+        raise
 
 
 def local_path(sha256: str) -> Path:
@@ -123,19 +131,20 @@ def materialise(commit: Commit) -> Path:
     folder = settings.CACHE_DIR / "commits" / commit.sha
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as making:
-        files = Path(making) / "files"
-        files.mkdir()
-        for path, sha256 in commit.files.values_list("path", "blob_id"):
-            target = files / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _link(sha256, target)
-        try:
-            files.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # somebody else made the same folder first: it is the same
-                raise
+    with told_when_full():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as making:
+            files = Path(making) / "files"
+            files.mkdir()
+            for path, sha256 in commit.files.values_list("path", "blob_id"):
+                target = files / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _link(sha256, target)
+            try:
+                files.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # somebody else made the same folder first: it is the same
+                    raise
     return folder
 
 

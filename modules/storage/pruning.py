@@ -11,23 +11,19 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
 from django.conf import settings
 from django.db import connection, models, transaction
-from django.db.models import Exists, OuterRef
-from django.utils import timezone
 
 from composer.engine.errors import CommonsError
-from modules.models import Blob, Commit, CommitFile, Grant
+from modules.models import Blob, Commit, Grant
 from modules.storage import local
-from modules.upload.intake import STORE_LOCK
+from modules.upload import intake
 
-AFTER = timedelta(days=1)
 BATCH = 500
-RUN_LOCK = STORE_LOCK + 1
+RUN_LOCK = intake.STORE_LOCK + 1
 
 
 class AlreadyPruning(CommonsError):
@@ -45,11 +41,11 @@ class Pruned:
 
 def prune(before: float | None = None) -> Pruned:
     """Delete what nothing refers to and is older than a day; `before` is a time as files have."""
-    before = time.time() - AFTER.total_seconds() if before is None else before
+    before = time.time() - intake.GRACE.total_seconds() if before is None else before
     found = Pruned()
     with _only_one():
         found.leftovers = _leftovers(settings.BLOB_DIR / "incoming", before)
-        found.grants = _grants()
+        found.grants = intake.lapsed_grants().delete()[0]
         for paths in _batches(_old_files(before), BATCH):
             _prune_batch(paths, before, found)
         found.folders = _commit_folders(before)
@@ -80,15 +76,6 @@ def _referenced(hashes: list[str]) -> set[str]:
             rows = field.model._base_manager.filter(**{f"{field.name}__in": hashes})
             used.update(rows.values_list(field.attname, flat=True))
     return used
-
-
-def _grants() -> int:
-    """Bytes that are in none of their user's repos any more stop counting for them."""
-    used = CommitFile.objects.filter(
-        blob=OuterRef("blob"), commit__repo__owner__user=OuterRef("user")
-    )
-    old = Grant.objects.filter(created_at__lt=timezone.now() - AFTER)
-    return old.exclude(Exists(used)).delete()[0]
 
 
 def _old_files(before: float) -> Iterator[Path]:
@@ -134,11 +121,11 @@ def _is_older(path: Path, before: float) -> bool:
 def _alone() -> Iterator[None]:
     """Nobody adds to the store meanwhile: see `intake.hold_store`."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_lock(%s)", [STORE_LOCK])
+        cursor.execute("SELECT pg_advisory_lock(%s)", [intake.STORE_LOCK])
         try:
             yield
         finally:
-            cursor.execute("SELECT pg_advisory_unlock(%s)", [STORE_LOCK])
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [intake.STORE_LOCK])
 
 
 @contextmanager

@@ -125,13 +125,9 @@ class NewModuleForm(FactsForm):
     def clean_name(self) -> str:
         name: str = self.cleaned_data["name"]
         try:
-            services.check_repo_name(name)
+            services.check_free(self.user.namespace, name)
         except CommonsError as error:
             raise forms.ValidationError(error.user_message) from error
-        if Repo.objects.named(self.user.namespace.name, name).exists():
-            raise forms.ValidationError(
-                f"You have a module {name} already. Choose another name, or add a version to that."
-            )
         return name
 
 

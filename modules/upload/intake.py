@@ -16,17 +16,19 @@ from typing import IO
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Q, Sum
+from django.db.models import Exists, OuterRef, Q, QuerySet, Sum
 from django.utils import timezone
 
 from composer.engine.errors import CommonsError
 from hub_site.accounts.models import User
 from hub_site.figures import size as file_size
-from modules.models import Blob, Grant
+from modules.models import Blob, CommitFile, Grant
 from modules.storage import local
 
 # Whoever adds to the store holds this lock with others; pruning holds it alone.
 STORE_LOCK = 0x10A_C0DE
+# What was put aside must be published within this time; then it is pruned.
+GRACE = timedelta(days=1)
 
 
 class UploadsBanned(CommonsError):
@@ -140,10 +142,21 @@ def own(user: User | None, stored: Mapping[str, local.StoredBlob]) -> dict[str, 
     Blob.objects.bulk_create(unique, ignore_conflicts=True)
     if user is not None and unique:
         User.objects.select_for_update(no_key=True).get(pk=user.pk)
+        # What pruning might take at any time is brought anew: it must last until it is published.
+        lapsed_grants().filter(user=user, blob__in=unique).delete()
         grants = [Grant(user=user, blob=blob) for blob in unique]
         Grant.objects.bulk_create(grants, ignore_conflicts=True)
         _check_sum(user, 0)
     return blobs
+
+
+def lapsed_grants() -> QuerySet[Grant]:
+    """Of bytes that came more than a day ago and are in none of their user's repos: they stop
+    counting."""
+    used = CommitFile.objects.filter(
+        blob=OuterRef("blob"), commit__repo__owner__user=OuterRef("user")
+    )
+    return Grant.objects.filter(created_at__lt=timezone.now() - GRACE).exclude(Exists(used))
 
 
 def hold_store() -> None:
@@ -183,7 +196,7 @@ def _check_disk(coming: int) -> None:
     while not folder.exists():
         folder = folder.parent
     if coming > shutil.disk_usage(folder).free:
-        raise local.StoreFull.on_disk()
+        raise local.StoreFull
 
 
 def _check_sum(user: User, coming: int) -> None:

@@ -7,6 +7,8 @@ off leaves nothing, however it ends.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,18 +41,13 @@ class NamelessFiles(FileUploadHandler):
             raise local.FileTooLarge(
                 f"This upload is larger than {most:,} bytes, the most this site takes at once."
             )
-        try:
-            self.file.write(raw_data)
-        except OSError as error:
-            raise self._told(error) from error
+        with self._or_close() as file:
+            file.write(raw_data)
 
     def file_complete(self, file_size: int) -> UploadedFile:
-        assert self.file is not None
-        file, self.file = self.file, None
-        try:
-            file.seek(0)
-        except OSError as error:
-            raise self._told(error) from error
+        with self._or_close() as file:
+            file.seek(0)  # what is still in memory is written now
+        self.file = None
         return UploadedFile(
             file, self.file_name, self.content_type, file_size, self.charset,
             self.content_type_extra,
@@ -60,13 +57,19 @@ class NamelessFiles(FileUploadHandler):
         if self.file is not None:
             self.file.close()
 
-    def _told(self, error: OSError) -> Exception:
-        if self.file is not None:
+    @contextmanager
+    def _or_close(self) -> Iterator[IO[bytes]]:
+        assert self.file is not None
+        try:
+            with local.told_when_full():
+                yield self.file
+        except BaseException:
             self.file.close()
-        return local.StoreFull.on_disk() if error.errno in local.NO_ROOM else error
+            raise
 
 
 def nameless() -> IO[bytes]:
     folder = Path(settings.FILE_UPLOAD_TEMP_DIR)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return tempfile.TemporaryFile(dir=folder)
+    with local.told_when_full():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return tempfile.TemporaryFile(dir=folder)

@@ -93,12 +93,24 @@ def stage(user: User, sent: Iterable[SentFile], repo: Repo | None = None) -> str
         head = repo.head() if repo is not None else None
         check(user, incoming, head)
         blobs = intake.keep(user, incoming.files)
+    hashes = {path: blob.sha256 for path, blob in blobs.items()}
+    return _token(user, hashes, _shortened(incoming.left_out), incoming.name[:96], repo, head)
+
+
+def _token(
+    user: User,
+    hashes: Mapping[str, str],
+    left_out: list[str],
+    name: str,
+    repo: Repo | None,
+    head: Commit | None,
+) -> str:
     return signing.dumps(
         {
             "user": user.pk,
-            "files": {path: blob.sha256 for path, blob in blobs.items()},
-            "left_out": _shortened(incoming.left_out),
-            "name": incoming.name[:96],
+            "files": hashes,
+            "left_out": left_out,
+            "name": name,
             "parent": head.sha if head else "",
             "repo": repo.pk if repo else None,
         },
@@ -222,13 +234,9 @@ class Opener(Protocol):
 
 def _unpack(archive: unzip.Zip, path: str, stack: ExitStack) -> IO[bytes]:
     target = stack.enter_context(receiving.nameless())
-    try:
+    with local.told_when_full():
         archive.copy(path, target)
         target.seek(0)
-    except OSError as error:
-        if error.errno in local.NO_ROOM:
-            raise local.StoreFull.on_disk() from error
-        raise
     return target
 
 
@@ -273,6 +281,12 @@ def find(token: str, user: User, repo: Repo | None = None) -> Staged | None:
             local.local_path(after[CONFIG_NAME]), local.local_path(after[WEIGHTS_NAME])
         ),
     )
+
+
+def on_newest(staged: Staged, user: User, repo: Repo) -> str:
+    """A token for the same files as a change of what is the newest version by now."""
+    hashes = {path: blob.sha256 for path, blob in staged.files.items()}
+    return _token(user, hashes, staged.left_out, staged.name, repo, repo.head())
 
 
 # --- second step: publish ----------------------------------------------------------------------

@@ -10,7 +10,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import TooManyFilesSent
-from django.http import HttpRequest, HttpResponse, UnreadablePostError
+from django.http import HttpRequest, HttpResponse, QueryDict, UnreadablePostError
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
@@ -65,9 +65,7 @@ def _guarded(request: HttpRequest, repo: Repo | None) -> HttpResponse:
     if request.method == "POST":
         try:
             _receive(request)
-        except UnreadablePostError:  # the other side went away
-            return HttpResponse(status=400)
-        except (CommonsError, TooManyFilesSent) as error:
+        except (CommonsError, TooManyFilesSent, UnreadablePostError) as error:
             return _ask_for_files(request, repo, told(error))
     answer: HttpResponse = csrf_protect(_answer)(request, repo)
     return answer
@@ -117,11 +115,7 @@ def _about(request: HttpRequest, repo: Repo | None, token: str) -> HttpResponse:
         messages.warning(request, "These files were put aside too long ago. Upload them again.")
         return redirect(request.path)
     data = request.POST if request.method == "POST" else None
-    form: NewModuleForm | NewVersionForm
-    if repo is None:
-        form = NewModuleForm(data, user=request.user, staged=staged)
-    else:
-        form = NewVersionForm(data, staged=staged)
+    form = _form(request, repo, staged, data)
     status = 200
     if data is not None:
         status = 422
@@ -130,6 +124,11 @@ def _about(request: HttpRequest, repo: Repo | None, token: str) -> HttpResponse:
                 return _publish(request, repo, staged, form)
             except CommonsError as error:
                 status = status_of(error)
+                if repo is not None and isinstance(error, services.StaleParent):
+                    # The form again, for the version that came meanwhile: sent once more, it fits.
+                    token = staging.on_newest(staged, request.user, repo)
+                    staged = staging.find(token, request.user, repo) or staged
+                    form = _form(request, repo, staged, data)
                 form.add_error("name" if _is_about_name(error) else None, error.user_message)
     context = {
         "repo": repo,
@@ -141,6 +140,14 @@ def _about(request: HttpRequest, repo: Repo | None, token: str) -> HttpResponse:
         "base": matching.match(staged.reading)[0],
     }
     return render(request, "modules/upload_about.html", context, status=status)
+
+
+def _form(
+    request: HttpRequest, repo: Repo | None, staged: staging.Staged, data: QueryDict | None
+) -> NewModuleForm | NewVersionForm:
+    if repo is None:
+        return NewModuleForm(data, user=request.user, staged=staged)
+    return NewVersionForm(data, staged=staged)
 
 
 def _publish(

@@ -335,3 +335,11 @@ def test_a_repo_can_be_deleted_and_the_store_keeps_the_bytes(
     opposites.repo.delete()
     assert not LoraModule.objects.exists()
     assert Blob.objects.filter(pk=opposites.weights_sha256).exists()
+
+
+def test_a_card_of_any_words_can_be_searched(alice: User, base_model: Any, publish: Any) -> None:
+    """Each of these signs stands for six letters, and no word comes twice."""
+    signs = [chr(code) for code in range(0x3300, 0x3358)]
+    words = [f"{a}{b}{c}{chr(0x3316) * 8}" for a in signs[:9] for b in signs for c in signs[:8]]
+    module = publish(alice, "wordy", card=f"# Wordy\n\nFirst.\n\n{' '.join(words)[:66_000]}\n")
+    assert LoraModule.objects.search("wordy").get() == module

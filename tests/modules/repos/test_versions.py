@@ -14,6 +14,7 @@ from hub_site.accounts.models import User
 from modules import services
 from modules.models import LoraModule
 from modules.repos import versions
+from modules.storage import local
 from tests.modules.conftest import adapter, config_bytes, weights_bytes
 
 WEIGHTS = "adapter_model.safetensors"
@@ -79,10 +80,19 @@ def test_what_changed_meanwhile_is_not_written_over(
     sent = [SimpleUploadedFile(WEIGHTS, weights_bytes(seed=9))]
     where = client.post("/alice/opposites/upload", {"files": sent})["Location"]
     new_version({"README.md": b"Other words.\n"})
-    answer = client.post("/alice/opposites/upload", {"files": where.partition("?files=")[2]})
+    typed = {"files": where.partition("?files=")[2], "message": "In my words."}
+    answer = client.post("/alice/opposites/upload", typed)
     assert answer.status_code == 412
-    assert "was changed while you worked" in answer.content.decode()
+    page = answer.content.decode()
+    assert "was changed while you worked" in page and "In my words." in page
     assert opposites.repo.commits.count() == 2
+    again = re.search(r'name="files" value="([^"]+)"', page)
+    assert again is not None
+    client.post("/alice/opposites/upload", {"files": again.group(1), "message": "In my words."})
+    head = opposites.repo.head()
+    assert head is not None and head.title == "In my words."
+    card = head.files.get(path="README.md").blob_id
+    assert local.local_path(card).read_bytes() == b"Other words.\n"
 
 
 def test_the_history_tells_what_each_version_changed(

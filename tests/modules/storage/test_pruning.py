@@ -53,6 +53,15 @@ def test_bytes_that_came_again_yesterday_are_young(alice: User) -> None:
     assert local.local_path(blob.sha256).exists()
 
 
+def test_what_was_put_aside_again_can_still_be_published(alice: User) -> None:
+    """Its first grant is days old, and nothing came of it."""
+    put_aside(alice, b"twice")
+    blob = intake.keep(alice, {"x": io.BytesIO(b"twice")})["x"]
+    assert pruning.prune().grants == 0
+    repo = services.create_repo(owner=alice.namespace, name="x", kind=Repo.BASE)
+    services.commit(repo=repo, author=alice, title="x", additions={"x": blob})
+
+
 @pytest.mark.django_db
 def test_it_takes_a_file_whose_commit_never_came() -> None:
     stored = local.put(io.BytesIO(b"a commit that failed"))

@@ -1,12 +1,17 @@
 import errno
 import hashlib
 import io
+import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hub_site.accounts.models import User
+from modules.checks import checking
+from modules.models import LoraModule
 from modules.storage import local
 
 DATA = b"some bytes " * 50_000
@@ -156,4 +161,25 @@ def test_it_makes_no_half_folder_when_bytes_are_missing(settings: Any, opposites
     local.delete(opposites.weights_sha256)
     with pytest.raises(local.BytesMissing):
         local.materialise(opposites.commit)
+    assert list((settings.CACHE_DIR / "commits").iterdir()) == []
+
+
+def test_a_check_that_finds_the_disk_full_says_so(
+    alice: User, opposites: Any, run_job: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linking takes no bytes, but where it does not work the files are copied."""
+
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    shutil.rmtree(settings.CACHE_DIR)
+    LoraModule.objects.update(status=LoraModule.CHECKING)
+    checking.check_later(opposites, alice)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "link", full)
+        patched.setattr(shutil, "copyfile", full)
+        run_job(opposites)
+    opposites.refresh_from_db()
+    assert opposites.status == LoraModule.REJECTED
+    assert "disk is full" in opposites.rejected_reason
     assert list((settings.CACHE_DIR / "commits").iterdir()) == []
