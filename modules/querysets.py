@@ -223,12 +223,6 @@ class LoraModuleQuerySet(QuerySet):
     def for_api(self) -> Self:
         return self.for_cards().select_related("commit")
 
-    def update_trending(self) -> int:
-        """Score every module anew, in one statement; a worker does it every hour."""
-        from modules.community.trending import update_trending
-
-        return update_trending()
-
     def for_page(self) -> Self:
         return (
             self.for_cards()

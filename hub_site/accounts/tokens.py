@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from django.db.models import Q
 from django.db.models.functions import Now
+from django.http import HttpRequest
 from django.utils import timezone
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
@@ -58,6 +59,12 @@ def find(plain: str) -> AccessToken | None:
             stale = Q(last_used_at=None) | Q(last_used_at__lt=a_minute_ago)
             AccessToken.objects.filter(stale, pk=token.pk).update(last_used_at=Now())
     return token
+
+
+def sent_with(request: HttpRequest) -> str | None:
+    """The text of the token that came along, outside of the API."""
+    scheme, _, plain = request.headers.get("Authorization", "").partition(" ")
+    return plain.strip() if scheme.lower() == "bearer" else None
 
 
 class TokenAuthentication(BaseAuthentication):

@@ -121,25 +121,16 @@ class CreatesModules(TakesFiles):
     )
     def post(self, request: Request) -> Response:
         data = self.read(request, NewModuleSerializer)
-        try:
-            services.check_repo_name(data["name"])
-            name = f"{request.user.namespace.name}/{data['name']}"
-            if Repo.objects.named(*name.split("/")).exists():
-                raise services.NameTaken(
-                    f"{name} exists already. Choose another name, or add a version to it."
-                )
-            staged = _stage(request, data)
-            module = staging.publish(
-                user=request.user,
-                staged=staged,
-                name=data["name"],
-                visibility=data["visibility"],
-                facts=cards.Facts(),
-                message=data["message"],
-            )
-        except (services.BadName, services.NameTaken) as error:
-            error.fields = {"name": [error.user_message]}
-            raise
+        services.check_free(request.user.namespace, data["name"])
+        staged = _stage(request, data)
+        module = staging.publish(
+            user=request.user,
+            staged=staged,
+            name=data["name"],
+            visibility=data["visibility"],
+            facts=cards.Facts(),
+            message=data["message"],
+        )
         return _uploaded(request, module, staged)
 
 
@@ -162,7 +153,7 @@ class ChangesModules(generics.GenericAPIView):
             if data.get("visibility", module.repo.visibility) != module.repo.visibility:
                 ownership.set_visibility(module.repo, data["visibility"])
             if data.get("name", module.repo.name) != module.repo.name:
-                _rename(module.repo, data["name"])
+                ownership.rename(module.repo, data["name"])
         return page(request, module)
 
     @extend_schema(
@@ -174,14 +165,6 @@ class ChangesModules(generics.GenericAPIView):
     def delete(self, request: Request, owner: str, name: str) -> Response:
         ownership.delete(own(request, owner, name).repo)
         return Response(status=204)
-
-
-def _rename(repo: Repo, name: str) -> None:
-    try:
-        ownership.rename(repo, name)
-    except (services.BadName, services.NameTaken) as error:
-        error.fields = {"name": [error.user_message]}
-        raise
 
 
 def _edit_card(user: User, module: LoraModule, data: dict[str, Any]) -> None:

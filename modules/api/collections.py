@@ -179,7 +179,7 @@ class Collected(generics.GenericAPIView):
         given = NoteSerializer(data=request.data)
         given.is_valid(raise_exception=True)
         module = visible(request, module_owner, module_name)
-        collections.add(found, module, note=given.validated_data.get("note", ""))
+        collections.add(found, module, note=given.validated_data.get("note"))
         return _page(request, found)
 
     @extend_schema(operation_id="collections_take_out", summary="Take a module out")

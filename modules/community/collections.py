@@ -74,13 +74,13 @@ def slug(title: str) -> str:
 
 
 @transaction.atomic
-def add(collection: Collection, module: LoraModule, *, note: str = "") -> bool:
-    """At the end; False when it was there already, in which case a new note replaces the old."""
+def add(collection: Collection, module: LoraModule, *, note: str | None = None) -> bool:
+    """At the end; False when it was there already, in which case a note replaces the old one."""
     _lock(collection)
     hold_module(module)
     items = CollectionItem.objects.filter(collection=collection)
     if items.filter(lora_module=module).exists():
-        if note:
+        if note is not None:
             items.filter(lora_module=module).update(note=note)
         return False
     if items.count() >= MOST_ITEMS:
@@ -89,7 +89,7 @@ def add(collection: Collection, module: LoraModule, *, note: str = "") -> bool:
     CollectionItem.objects.create(
         collection=collection,
         lora_module=module,
-        note=note,
+        note=note or "",
         position=0 if last is None else last + 1,
     )
     collection.save(update_fields=["updated_at"])
@@ -158,8 +158,9 @@ def shown_items(collection: Collection, user: Visitor) -> QuerySet[CollectionIte
 
 def modules_of(collection: Collection, user: Visitor) -> list[LoraModule]:
     """In the collection's order, those that this user may see."""
-    items = shown_items(collection, user).select_related("lora_module__repo__owner")
-    return [item.lora_module for item in items.prefetch_related(None)]
+    seen = LoraModule.objects.visible_to(user).filter(collected__collection=collection)
+    rows = seen.select_related("repo__owner")
+    return list(rows.order_by("collected__position", "collected__pk"))
 
 
 def commonest_base(collection: Collection) -> int | None:

@@ -27,7 +27,7 @@ WHERE m.id = before.id AND before.trending IS DISTINCT FROM coalesce(score.trend
 
 
 def update_trending() -> int:
-    """Give every module its score; returns for how many it changed."""
+    """Score every module anew, in one statement; returns for how many that changed anything."""
     values = {"half": float(HALF_LIFE_DAYS), "like": LIKE, "days": DAYS_KEPT}
     today = "(now() AT TIME ZONE 'utc')::date"
     with connection.cursor() as cursor:

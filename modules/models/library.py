@@ -147,7 +147,7 @@ class LoraModule(models.Model):
     # The repo's downloads and the likes, counted here too so that one table sorts the lists.
     downloads = models.PositiveBigIntegerField(default=0)
     likes = models.PositiveIntegerField(default=0)
-    # Recent downloads and likes, decayed: see `LoraModuleQuerySet.update_trending`.
+    # Recent downloads and likes, decayed: see `community/trending.py`.
     trending = models.FloatField(default=0)
     # Name, owner, tags, summary and card as words, kept by services: see querysets.search_words.
     search = SearchVectorField(null=True, editable=False)

@@ -58,7 +58,6 @@ def _moved(request: HttpRequest, owner: str, name: str) -> Repo | None:
 
 
 def _visitor(request: HttpRequest) -> Visitor:
-    scheme, _, plain = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and (token := tokens.find(plain.strip())):
-        return token.user
-    return request.user
+    sent = tokens.sent_with(request)
+    token = tokens.find(sent) if sent else None
+    return token.user if token else request.user

@@ -112,15 +112,15 @@ def _or_cut(chunks: Iterable[bytes], repo: Repo) -> Iterator[bytes]:
 
 def _user(request: HttpRequest) -> Visitor:
     """Whose token came along, or who is signed in."""
-    scheme, _, plain = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        token = tokens.find(plain.strip())
-        if token is None:
-            error = NotThere("BadToken", "This token is not known, or it was revoked.")
-            error.status = 401
-            raise error
-        return token.user
-    return request.user
+    sent = tokens.sent_with(request)
+    if sent is None:
+        return request.user
+    token = tokens.find(sent)
+    if token is None:
+        error = NotThere("BadToken", "This token is not known, or it was revoked.")
+        error.status = 401
+        raise error
+    return token.user
 
 
 def _repo(user: Visitor, owner: str, name: str) -> Repo:

@@ -72,6 +72,10 @@ def test_a_program_makes_changes_and_deletes_one(
     assert (found["title"], found["visibility"], found["name"]) == ("Ours", "private", "bob/mine")
     noted = program.send("put", f"{mine}modules/alice/other/", {"note": "Good."}).json()
     assert [row["note"] for row in noted["modules"]] == ["Good.", ""]
+    again = program.send("put", f"{mine}modules/alice/other/", {}).json()
+    assert [row["note"] for row in again["modules"]] == ["Good.", ""]
+    bare = program.send("put", f"{mine}modules/alice/other/", {"note": ""}).json()
+    assert [row["note"] for row in bare["modules"]] == ["", ""]
     assert names(program.send("delete", f"{mine}modules/alice/other/")) == ["alice/opposites"]
     assert program.send("delete", f"{mine}modules/alice/other/").status_code == 404
     assert names(program.send("put", f"{mine}modules/alice/other/", {})) == [

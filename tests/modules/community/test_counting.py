@@ -235,7 +235,7 @@ def test_it_is_one_statement_however_many_modules(
     for number in range(3):
         download(publish(alice, f"m{number}", seed=number), number, "a")
     with django_assert_num_queries(1):
-        assert LoraModule.objects.update_trending() == 3
+        assert update_trending() == 3
     order = [str(module.repo.name) for module in LoraModule.objects.order_by("-trending")]
     assert order == ["m0", "m1", "m2"]
 
