@@ -101,6 +101,7 @@ def fill_database(modules: int) -> None:
 
     from composer.models import Ingredient, Recipe
     from hub_site.accounts.models import Namespace, User
+    from modules.finding import search
     from modules.models import BaseModel, Blob, Commit, CommitFile, LoraModule, Ref, Repo, Tag
     from modules.storage import local
 
@@ -298,6 +299,7 @@ def fill_database(modules: int) -> None:
          "weights_sha256": "'x'", "weight": "0.5"},
         f"FROM generate_series(1, {RECIPES}) n, generate_series(0, 4) k",
     )  # fmt: skip
+    search.mark_known()  # before there are indexes to be kept
     with connection.cursor() as cursor:
         cursor.execute("VACUUM FULL modules_loramodule")  # the update left every row twice
         for definition in dropped:
@@ -561,11 +563,14 @@ def run(folder: Path, options: argparse.Namespace) -> None:
     if not LoraModule.objects.exists():
         fill_database(options.modules)
         print(f"Filled in {time.perf_counter() - start:.0f} s.")
-    from modules.finding import facets
+    from modules.finding import facets, search
 
     start = time.perf_counter()
     facets.recount()
-    print(f"Counted facets and tags in {time.perf_counter() - start:.1f} s.")
+    print(f"Counted facets and tags in {time.perf_counter() - start:.1f} s.", end=" ")
+    start = time.perf_counter()
+    marked = search.mark_known()
+    print(f"Marked the best known, {marked} of them anew, in {time.perf_counter() - start:.1f} s.")
     before = os.getloadavg()[0]
     print("| page | queries | SQL, ms | view, ms | SQL on the CPU, ms | view on the CPU, ms |")
     print("|---|---:|---:|---:|---:|---:|")

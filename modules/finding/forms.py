@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
+from urllib.parse import urlencode
 
 from django import forms
-from django.http import QueryDict
 
 from modules.finding import facets
 from modules.finding.facets import Choice
@@ -136,31 +137,21 @@ class ModuleFilterForm(forms.Form):
 
     def toggled(self, name: str, value: str) -> str:
         """The list's query with this value turned on or off, back on the first page."""
-        query = self._query()
-        chosen = query.getlist(name)
+        query = dict(self._given)
+        chosen = query.get(name, [])
         on = [one for one in chosen if one.lower() == value.lower()]
         if on or name == "checked" and chosen:
-            query.setlist(name, [one for one in chosen if one not in on and name != "checked"])
-        elif name in SEVERAL:
-            query.appendlist(name, value)
+            query[name] = [one for one in chosen if one not in on and name != "checked"]
         else:
-            query[name] = value
+            query[name] = [*chosen, value] if name in SEVERAL else [value]
         if name == "composable_with" and not on:
             query.pop("base_model", None)
-        return self._short(query)
+        return urlencode(query, doseq=True)
 
     def without(self, name: str) -> str:
-        query = self._query()
-        query.pop(name, None)
-        return self._short(query)
+        return urlencode({key: on for key, on in self._given.items() if key != name}, doseq=True)
 
-    def _query(self) -> QueryDict:
-        query = self.data.copy()
-        query.pop("after", None)
-        return query
-
-    @staticmethod
-    def _short(query: QueryDict) -> str:
-        for empty in [key for key in query if not any(query.getlist(key))]:
-            del query[empty]
-        return query.urlencode()
+    @cached_property
+    def _given(self) -> dict[str, list[str]]:
+        """What the address says, without its page and what is empty."""
+        return {key: on for key, on in self.data.lists() if key != "after" and any(on)}
