@@ -11,7 +11,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import BadRequest, TooManyFilesSent
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
 from django.shortcuts import render
 from django.utils.http import url_has_allowed_host_and_scheme
 
@@ -33,12 +33,22 @@ class TooManyFiles(CommonsError):
     status = 413
 
 
+class BrokenOff(CommonsError):
+    code = "broken_off"
+    status = 400
+
+
 def told(error: Exception) -> CommonsError | None:
     """What was written for people, or what Django says only to programmers in words for people."""
     if isinstance(error, TooManyFilesSent):
         most = settings.DATA_UPLOAD_MAX_NUMBER_FILES
         text = f"More than {most} files came at once, which is the most. Leave some out."
         return TooManyFiles(text, fields={"files": [f"{most} at most."]})
+    if isinstance(error, UnreadablePostError):
+        return BrokenOff(
+            "What was sent did not arrive whole: the line broke, or was too slow. Nothing of it was "
+            "kept. Try again."
+        )
     return error if isinstance(error, CommonsError) else None
 
 

@@ -98,7 +98,8 @@ def start_web(transactional_db: None, tmp_path: Path) -> Iterator[Callable[..., 
         }
         command = [
             *(sys.executable, "-m", "gunicorn", "hub_site.wsgi:application"),
-            *("--bind", f"127.0.0.1:{port}", "--worker-class", "gthread", "--threads", "4"),
+            *("--bind", f"127.0.0.1:{port}", "--threads", "4"),
+            *("--worker-class", "hub_site.slow_clients.PatientWorker"),
             *("--no-control-socket", "--log-level", "warning"),
             *("--worker-tmp-dir", str(tmp_path)),
         ]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import PermissionDenied
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.test import Client
 from django.urls import path
 from rest_framework import serializers
@@ -30,6 +30,7 @@ RAISED: dict[str, Exception] = {
     "missing": Http404("secret detail"),
     "denied": PermissionDenied("secret detail"),
     "throttled": Throttled(wait=7),
+    "broken": UnreadablePostError("secret detail"),
     "bug": ZeroDivisionError("secret detail"),
 }
 
@@ -109,6 +110,7 @@ def test_a_page_with_a_bug_is_our_fault(client: Client) -> None:
         ("limit", 429, "over_limit"),
         ("missing", 404, "not_found"),
         ("denied", 403, "forbidden"),
+        ("broken", 400, "broken_off"),
         ("bug", 500, "our_fault"),
     ],
 )

@@ -187,9 +187,9 @@ def children(listener: int, var: Path) -> list[Child]:
     environment = child_environment(var)
     web = [
         *(sys.executable, "-m", "gunicorn", "hub_site.wsgi:application"),
-        *("--bind", f"fd://{listener}", "--worker-class", "gthread"),
+        *("--bind", f"fd://{listener}", "--worker-class", "hub_site.slow_clients.PatientWorker"),
         *("--workers", str(env_int("WEB_WORKERS", 1, minimum=1))),
-        *("--threads", str(env_int("WEB_THREADS", 8, minimum=1))),
+        *("--threads", str(env_int("WEB_THREADS", 32, minimum=1))),
         *("--graceful-timeout", "8", "--timeout", "120", "--keep-alive", "5"),
         *("--log-level", "warning", "--no-control-socket"),
     ]

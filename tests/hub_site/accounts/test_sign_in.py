@@ -166,6 +166,15 @@ def test_the_pages_of_allauth_have_our_frame(client: Client, ada: User, name: st
     assert b'id="main"' in response.content
 
 
+def test_a_form_that_went_stale_is_told_so_in_our_frame(ada: User) -> None:
+    client = Client(enforce_csrf_checks=True)
+    client.get(LOGIN)
+    page = sign_in(client)
+    assert page.status_code == 403
+    assert "This form is too old" in page.text and 'id="main"' in page.text
+    assert signed_in(client) is None
+
+
 # --- guests ------------------------------------------------------------------------------------
 def test_a_guest_has_no_password_and_no_namespace(guest: User) -> None:
     assert guest.is_guest
