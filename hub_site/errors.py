@@ -46,7 +46,7 @@ def told(error: Exception) -> CommonsError | None:
         return TooManyFiles(text, fields={"files": [f"{most} at most."]})
     if isinstance(error, UnreadablePostError):
         return BrokenOff(
-            "What was sent did not arrive whole: the line broke, or was too slow. Nothing of it was "
+            "What was sent did not arrive whole: the line broke, or was too slow. Nothing was "
             "kept. Try again."
         )
     return error if isinstance(error, CommonsError) else None
