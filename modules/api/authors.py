@@ -241,7 +241,7 @@ class Liked(generics.GenericAPIView):
         return self._set(request, owner, name, True)
 
     @extend_schema(
-        operation_id="module_unlike", summary="Like it no longer", responses=LikeSerializer
+        operation_id="module_unlike", summary="Like it no longer", responses={200: LikeSerializer}
     )
     def delete(self, request: Request, owner: str, name: str) -> Response:
         return self._set(request, owner, name, False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.shortcuts import get_object_or_404
 from django.urls import path
 from drf_spectacular.utils import extend_schema, extend_schema_field
@@ -14,7 +15,9 @@ from rest_framework.response import Response
 
 from hub_site.api import Given
 from modules.api.authors import NotYours, need_account, visible
+from modules.api.pages import KeysetPagination
 from modules.community import collections
+from modules.finding import keyset
 from modules.models import Collection, CollectionItem, LoraModule
 
 VISIBILITIES = [Collection.PUBLIC, Collection.PRIVATE]
@@ -68,6 +71,8 @@ class CollectionSerializer(CollectionSummarySerializer):
 
 
 class CollectionChangeSerializer(Given):
+    """Only what is sent is changed."""
+
     title = serializers.CharField(max_length=120)
     description = serializers.CharField(max_length=2000, required=False, allow_blank=True)
     visibility = serializers.ChoiceField(VISIBILITIES, required=False)
@@ -94,24 +99,27 @@ class CollectionChangeSerializer(Given):
 
 
 class NoteSerializer(Given):
+    """Why it is in the collection."""
+
     note = serializers.CharField(max_length=300, required=False, allow_blank=True)
 
 
 # --- the addresses -----------------------------------------------------------------------------
 
 
-class Collections(generics.GenericAPIView):
+class Collections(generics.ListAPIView):
     """Collections that you may see, the one changed last first."""
 
     serializer_class = CollectionSummarySerializer
-    queryset = Collection.objects.none()
+    pagination_class = KeysetPagination
+    order, load = keyset.Order("updated_at"), None
+
+    def get_queryset(self) -> QuerySet[Collection]:
+        return Collection.objects.visible_to(self.request.user).select_related("owner")
 
     @extend_schema(operation_id="collections_list")
-    def get(self, request: Request) -> Response:
-        found = Collection.objects.visible_to(request.user).select_related("owner")
-        page = self.paginate_queryset(found.order_by("-updated_at", "-pk"))
-        rows = CollectionSummarySerializer(page, many=True, context={"request": request}).data
-        return self.get_paginated_response(rows)
+    def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        return super().get(request, *args, **kwargs)
 
     @extend_schema(
         operation_id="collections_create",
@@ -182,7 +190,11 @@ class Collected(generics.GenericAPIView):
         collections.add(found, module, note=given.validated_data.get("note"))
         return _page(request, found)
 
-    @extend_schema(operation_id="collections_take_out", summary="Take a module out")
+    @extend_schema(
+        operation_id="collections_take_out",
+        summary="Take a module out",
+        responses={200: CollectionSerializer},
+    )
     def delete(
         self, request: Request, owner: str, slug: str, module_owner: str, module_name: str
     ) -> Response:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from drf_spectacular.generators import SchemaGenerator
 
 from hub_site.accounts.models import User
 from modules.community import collections
@@ -191,6 +192,35 @@ def test_only_the_owner_writes(
         assert Program(None).send(method, path, data).status_code == 401
     assert Program(None).send("post", COLLECTIONS, {"title": "x"}).status_code == 401
     assert collections.shown_items(words, alice).count() == 1
+
+
+def test_the_description_says_what_is_answered(alice: User, words: Collection) -> None:
+    described = SchemaGenerator().get_schema(request=None, public=True)["paths"]
+    one = f"{COLLECTIONS}{{owner}}/{{slug}}/"
+    collected = f"{one}modules/{{module_owner}}/{{module_name}}/"
+    like = "/api/v1/modules/{owner}/{name}/like/"
+    module = {"module_owner": "alice", "module_name": "opposites"}
+    names = {"owner": "alice", "slug": "words", "name": "opposites", **module}
+    for method, path, data in [
+        ("get", COLLECTIONS, None), ("post", COLLECTIONS, {"title": "More"}), ("get", one, None),
+        ("patch", one, {"modules": ["alice/opposites"]}), ("put", collected, {}),
+        ("delete", collected, None), ("put", like, None), ("delete", like, None),
+        ("delete", one, None),
+    ]:  # fmt: skip
+        answer = Program(alice).send(method, path.format(**names), data)
+        assert [str(answer.status_code)] == list(described[path][method]["responses"]), path
+    assert "Paginated" in str(described[COLLECTIONS]["get"]["responses"])
+
+
+def test_lists_of_them_are_followed_by_links(alice: User) -> None:
+    for n in range(5):
+        collections.create(owner=alice.namespace, title=f"c{n}")
+    seen, url = [], f"{COLLECTIONS}?page_size=2"
+    while url:
+        found = Program(None).send("get", url).json()
+        seen.append([row["name"] for row in found["results"]])
+        url = found["next"]
+    assert seen == [["alice/c4", "alice/c3"], ["alice/c2", "alice/c1"], ["alice/c0"]]
 
 
 def test_it_costs_the_same_for_10_and_20(alice: User, base_model: Any, publish: Publisher) -> None:
