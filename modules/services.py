@@ -361,7 +361,6 @@ def _describe(
     card = _card(after)
     facts = {
         "commit": made,
-        "published_at": made.created_at,
         "base_model": base_model,
         "base_model_name": base_model_name,
         **checking.facts_of(reading),
@@ -372,6 +371,9 @@ def _describe(
         "language": card.language,
         "task": card.task,
     }
+    if module is None or before.get(WEIGHTS_NAME) != after[WEIGHTS_NAME]:
+        # An edited card makes no module newer, nor an original a copy of its copies.
+        facts["published_at"] = made.created_at
     same = module is not None and all(
         before.get(name) == after[name] for name in (CONFIG_NAME, WEIGHTS_NAME)
     )

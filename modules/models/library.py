@@ -139,7 +139,7 @@ class LoraModule(models.Model):
     rejected_reason = models.TextField(blank=True)
     checks = models.JSONField(default=list, blank=True)
     check_job = models.ForeignKey(Job, models.SET_NULL, null=True, blank=True, related_name="+")
-    published_at = models.DateTimeField()
+    published_at = models.DateTimeField()  # when its weights came; its card may be newer
     # Public, not hidden and not rejected: what lists show to everybody. Kept by services.
     is_listed = models.BooleanField(default=True)
     # Among the most downloaded ones, by which searches begin: see `finding/search.py`.

@@ -15,6 +15,7 @@ from hub_site.jobs.worker import Lease
 from modules import services, tasks
 from modules.checks import checking
 from modules.models import BaseModel, LoraModule, Repo
+from modules.repos import ownership
 from tests.modules.conftest import BASE, config_bytes, factors
 
 
@@ -128,6 +129,17 @@ def test_a_copy_is_called_one_by_the_name_of_the_first(
     assert "the same tensors as" not in page(opposites)
     (line,) = [line for line in checking.checks_shown(copy, bob) if line["name"] == "twin"]
     assert line["state"] == "warning" and "alice/opposites" in line["detail"]
+
+
+def test_an_original_whose_card_is_edited_stays_the_original(
+    opposites: LoraModule, alice: User, bob: User, publish: Any
+) -> None:
+    copy = publish(bob, "my-own")
+    ownership.edit_card(user=alice, repo=opposites.repo, changes={}, body="Better.", parent=None)
+    opposites.refresh_from_db()
+    assert "the same tensors as" in page(copy)
+    assert "the same tensors as" not in page(opposites)
+    assert [*LoraModule.objects.all()] == [copy, opposites]  # newest first
 
 
 def test_a_copy_of_a_private_module_does_not_tell_strangers(
