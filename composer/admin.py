@@ -1,11 +1,14 @@
 """What operators see of compositions. Private texts stay out of lists; results are not edited."""
 
+from typing import Any
+
 from django.contrib import admin
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from composer import sharing
+from composer.engine.errors import CommonsError
 from composer.models import Example, FewShotTask, Ingredient, Recipe, Search
 from hub_site.accounts.models import User
 from hub_site.accounts.notices import notify
@@ -29,6 +32,12 @@ class ExampleRows(admin.TabularInline):
     can_delete = False
 
 
+def _ban_owner(task: FewShotTask, **said: Any) -> None:
+    if task.owner is None:
+        raise CommonsError(f"{task} belongs to nobody who could be banned.")
+    moderation.ban_uploads(task.owner, **said)
+
+
 @admin.register(FewShotTask)
 class FewShotTaskAdmin(Unchanged):
     list_display = ["name", "owner", "demo_key", "base_model", "published_at", "hidden_at"]
@@ -37,9 +46,11 @@ class FewShotTaskAdmin(Unchanged):
     search_fields = ["name", "owner__username", "demo_key"]
     exclude = ["salt"]
     inlines = [ExampleRows]
-    actions = ["hide", "restore"]
+    actions = ["hide", "restore", "ban_uploads"]
     hide = asks_first("Hide", sharing.hide, permission="moderate")
     restore = asks_first("Restore", sharing.restore, form=PerhapsReasonForm, permission="moderate")
+
+    ban_uploads = asks_first("Ban the owner's uploads", _ban_owner, permission="moderate")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[FewShotTask]:
         """Moderators see what is shared, superusers everything."""

@@ -342,7 +342,7 @@ class PublishForm(forms.Form):
         help_text="For whom, from which examples, what it cannot do.",
     )
     show_examples = forms.BooleanField(
-        required=False, label="Show my examples and the models' answers to everybody"
+        required=False, label="Show the examples and the models' answers to everybody"
     )
 
 

@@ -30,7 +30,9 @@ from modules.models import (
 
 def _reported(report: Report) -> Repo:
     if report.path:
-        raise CommonsError(f"{report.repo_name} is no module. Follow its link: it is hidden there.")
+        raise CommonsError(
+            f"{report.repo_name} is no module. Its own page leads to what can be done."
+        )
     if report.repo is None:
         raise CommonsError(f"{report.repo_name} was deleted. Close the report.")
     return report.repo
@@ -114,7 +116,7 @@ class IsOpen(admin.SimpleListFilter):
 class ReportAdmin(admin.ModelAdmin):
     """The moderators' queue: open reports first, the oldest of them on top."""
 
-    list_display = ["repo_name", "page", "reason", "short_text", "reporter", "created_at", "state"]
+    list_display = ["repo_name", "page", "state", "reason", "short_text", "reporter", "created_at"]
     ordering = [F("closed_at").desc(nulls_first=True), "created_at"]
     list_filter = [IsOpen, "reason"]
     list_select_related = ["repo__owner__user", "reporter"]

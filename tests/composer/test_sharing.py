@@ -260,6 +260,38 @@ def test_whoever_presses_compose_while_it_goes_gets_a_job_or_a_reason(
     assert Search.objects.filter(task=None).count() == outcomes.count("submitted")
 
 
+@pytest.mark.django_db(transaction=True)
+def test_whoever_composes_while_it_is_edited_gets_one_version_whole(
+    shared: FewShotTask, base_model: BaseModel, bob: User, settings: Any
+) -> None:
+    settings.USER_QUEUED_JOBS = 100
+
+    def act(number: int) -> None:
+        word = f"version {number}"
+        try:
+            if number % 2:
+                services.submit_job(task=shared, user=bob, overrides={"seed": number})
+            else:
+                task_writing.update_task(
+                    FewShotTask.objects.get(pk=shared.pk),
+                    name=word,
+                    base_model=base_model,
+                    shots=[Example(word, word)],
+                    held_out=[Example(f"{word} held out", word)],
+                )
+        finally:
+            connection.close()
+
+    act(0)
+    with ThreadPoolExecutor(4) as people:
+        list(people.map(act, range(1, 24)))
+    found = Search.objects.all()
+    assert len(found) == 12
+    for search in found:
+        (shot,), (held_out,) = search.examples["shots"], search.examples["held_out"]
+        assert search.title == shot[1] == held_out[1]
+
+
 def test_nobody_composes_on_what_was_taken_back_meanwhile(shared: FewShotTask, bob: User) -> None:
     sharing.stop_sharing(shared)
     with pytest.raises(NotReady, match="no longer shared"):
@@ -425,6 +457,8 @@ def test_a_report_reaches_the_queue_and_hiding_answers_it(
     assert report.outcome == "It was hidden." and report.closed_by == moderator
     client.post(tasks, {**sent, "action": "restore", "is_sure": "1", "reason": ""})
     assert visitor.get(page(shared)).status_code == 200
+    client.post(tasks, {**sent, "action": "ban_uploads", "is_sure": "1", "reason": "Again."})
+    assert User.objects.get(username="alice").uploads_banned_reason == "Again."
     trail = ModerationEvent.objects.order_by("pk").values_list("action", "subject")
     assert ("hide task", page(shared)) in trail and ("restore task", page(shared)) in trail
 
