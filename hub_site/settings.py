@@ -116,7 +116,13 @@ ACCOUNT_FORMS = {
     "login": "hub_site.accounts.forms.LoginForm",
     "signup": "hub_site.accounts.forms.SignupForm",
     "add_email": "hub_site.accounts.forms.AddEmailForm",
+    "change_password": "hub_site.accounts.forms.ChangePasswordForm",
+    "set_password": "hub_site.accounts.forms.SetPasswordForm",
+    "reset_password": "hub_site.accounts.forms.ResetPasswordForm",
+    "reset_password_from_key": "hub_site.accounts.forms.ResetPasswordKeyForm",
+    "reauthenticate": "hub_site.accounts.forms.ReauthenticateForm",
 }
+SOCIALACCOUNT_FORMS = {"signup": "hub_site.accounts.forms.SocialSignupForm"}
 ACCOUNT_LOGOUT_ON_GET = False
 ACCOUNT_AUTHENTICATED_LOGIN_REDIRECTS = False  # guests may come in: accounts/views.py
 ACCOUNT_PRESERVE_USERNAME_CASING = True

@@ -45,6 +45,15 @@ def _with_a_namespace(user: User) -> Iterator[None]:
 
 
 class AccountAdapter(DefaultAccountAdapter):
+    error_messages = DefaultAccountAdapter.error_messages | {
+        "username_password_mismatch": "The user name or the password is not right.",
+        "email_password_mismatch": "The address or the password is not right.",
+        "enter_current_password": "This is not your password. Type the one you sign in with.",
+        "incorrect_password": "This is not your password. Type the one you sign in with.",
+        "too_many_login_attempts": "Too many wrong passwords. Wait five minutes, then try again.",
+        "duplicate_email": "This is your address already.",
+    }
+
     def is_open_for_signup(self, request: HttpRequest) -> bool:
         return settings.REGISTRATION_OPEN
 
@@ -119,6 +128,13 @@ class AccountAdapter(DefaultAccountAdapter):
         sent = template == "account/messages/email_confirmation_sent.txt"
         if not (sent and getattr(request, "mail_was_not_sent", False)):
             super().add_message(request, *args, **options)
+
+    def get_email_verification_redirect_url(self, email_address: EmailAddress) -> str:
+        user = self.request.user
+        if user.is_authenticated and not user.is_guest:
+            return reverse("account_settings")
+        url: str = super().get_email_verification_redirect_url(email_address)
+        return url
 
     def get_password_change_redirect_url(self, request: HttpRequest) -> str:
         return reverse("account_settings")

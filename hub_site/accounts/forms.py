@@ -1,6 +1,7 @@
 from typing import Any
 
 from allauth.account import forms as account_forms
+from allauth.socialaccount import forms as social_forms
 from django import forms
 
 from hub_site.accounts import names
@@ -9,16 +10,24 @@ from hub_site.accounts.models import AccessToken, User
 WHY_EMAIL = "To reset a lost password, and for notices if you ask for them. Nobody else sees it."
 
 
-class LoginForm(account_forms.LoginForm):
+class WithoutPlaceholders:
+    """allauth repeats each label inside its field, where it reads as if something were typed."""
+
+    fields: dict[str, forms.Field]
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        _without_placeholders(self)
+        for field in self.fields.values():
+            field.widget.attrs.pop("placeholder", None)
 
 
-class SignupForm(account_forms.SignupForm):
+class LoginForm(WithoutPlaceholders, account_forms.LoginForm):
+    pass
+
+
+class SignupForm(WithoutPlaceholders, account_forms.SignupForm):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        _without_placeholders(self)
         self.fields["email"].help_text = WHY_EMAIL
 
     def validate_unique_email(self, value: str) -> str:
@@ -26,15 +35,33 @@ class SignupForm(account_forms.SignupForm):
         return names.check_address(value)
 
 
-class AddEmailForm(account_forms.AddEmailForm):
+class SocialSignupForm(WithoutPlaceholders, social_forms.SignupForm):
+    pass
+
+
+class AddEmailForm(WithoutPlaceholders, account_forms.AddEmailForm):
     def clean_email(self) -> str:
         return names.check_address(super().clean_email())
 
 
-def _without_placeholders(form: forms.Form) -> None:
-    """allauth repeats each label inside its field, where it reads as if something were typed."""
-    for field in form.fields.values():
-        field.widget.attrs.pop("placeholder", None)
+class ChangePasswordForm(WithoutPlaceholders, account_forms.ChangePasswordForm):
+    pass
+
+
+class SetPasswordForm(WithoutPlaceholders, account_forms.SetPasswordForm):
+    pass
+
+
+class ResetPasswordForm(WithoutPlaceholders, account_forms.ResetPasswordForm):
+    pass
+
+
+class ResetPasswordKeyForm(WithoutPlaceholders, account_forms.ResetPasswordKeyForm):
+    pass
+
+
+class ReauthenticateForm(WithoutPlaceholders, account_forms.ReauthenticateForm):
+    pass
 
 
 class TokenForm(forms.ModelForm):
