@@ -11,6 +11,7 @@ from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
+from django.utils.http import urlencode
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from composer.engine.errors import CommonsError
@@ -21,6 +22,7 @@ from modules.finding import keyset
 from modules.models import Collection, CollectionItem, LoraModule
 
 View = Callable[..., HttpResponse]
+MOVES = {"top": -collections.MOST_ITEMS, "up": -1, "down": 1}
 
 
 def _with_account(view: View) -> View:
@@ -69,23 +71,18 @@ def collection_list(request: HttpRequest) -> HttpResponse:
 @require_safe
 def collection(request: HttpRequest, owner: str, slug: str) -> HttpResponse:
     found = get_object_or_404(Collection.objects.visible_to(request.user).named(owner, slug))
-    items = list(collections.shown_items(found, request.user))
+    items = collections.shown_items(found, request.user)
+    after = request.GET.get("after", "")
+    bases = collections.bases(items)
     context = {
         "collection": found,
-        "items": items,
+        "page": keyset.cut(items, collections.BY_POSITION, after),
+        "after": after,
+        "count": sum(count for _, count in bases),
         "is_owner": Collection.objects.editable_by(request.user).filter(pk=found.pk).exists(),
-        "base_models": _bases(items),
+        "base_models": bases,
     }
     return render(request, "modules/collection.html", context)
-
-
-def _bases(items: list[CollectionItem]) -> list[tuple[str, int]]:
-    """The base models of its modules, the commonest first: only modules of one can be mixed."""
-    counts: dict[str, int] = {}
-    for item in items:
-        name = item.lora_module.base_model_name or "no base model"
-        counts[name] = counts.get(name, 0) + 1
-    return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -145,11 +142,11 @@ def collection_delete(request: HttpRequest, owner: str, slug: str) -> HttpRespon
 @require_POST
 @_with_account
 def collection_item(request: HttpRequest, owner: str, slug: str, pk: int) -> HttpResponse:
-    """The buttons beside a module in one's own collection: `do` is up, down, out or note."""
+    """The buttons beside a module in one's own collection: `do` is a move, out or note."""
     item = _own_item(request, owner, slug, pk)
     do = request.POST.get("do")
-    if do in ("up", "down"):
-        collections.move(item, -1 if do == "up" else 1)
+    if do in MOVES:
+        collections.move(item, MOVES[do])
     elif do == "out":
         collections.take_out(item)
         messages.success(request, f"{item.lora_module} is taken out.")
@@ -159,7 +156,9 @@ def collection_item(request: HttpRequest, owner: str, slug: str, pk: int) -> Htt
             messages.error(request, f"The note was not kept: {form.errors['note'][0]}")
         else:
             collections.set_note(item, form.cleaned_data["note"])
-    return redirect(item.collection.get_absolute_url() + (f"#item-{item.pk}" if item.pk else ""))
+    after = urlencode({"after": request.POST["after"]}) if request.POST.get("after") else ""
+    page = item.collection.get_absolute_url() + (f"?{after}" if after else "")
+    return redirect(page + (f"#item-{item.pk}" if item.pk and do != "top" else ""))
 
 
 @require_POST

@@ -11,6 +11,7 @@ from django.db.models import Count, Max, Prefetch, QuerySet
 
 from composer.engine.errors import CommonsError
 from hub_site.accounts.models import Namespace, User
+from modules.finding import keyset
 from modules.locks import Gone, hold_module, hold_modules
 from modules.models import Collection, CollectionItem, LoraModule
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from modules.querysets import Visitor
 
 MOST_ITEMS = 200
+BY_POSITION = keyset.Order("position", descending=False)
 MOST_COLLECTIONS = 200
 RESERVED = frozenset({"edit", "new", "delete", "items"})
 
@@ -132,13 +134,13 @@ def take_out(item: CollectionItem) -> None:
 
 @transaction.atomic
 def move(item: CollectionItem, step: int) -> None:
-    """One place up (-1) or down (+1); at the end of the list nothing happens."""
+    """So many places up (negative) or down, as far as the list goes."""
     _lock(item.collection)
     items = list(CollectionItem.objects.filter(collection=item.collection_id))
     place = next((n for n, each in enumerate(items) if each.pk == item.pk), None)
-    if place is None or not 0 <= place + step < len(items):
+    if place is None:
         return
-    items[place], items[place + step] = items[place + step], items[place]
+    items.insert(max(0, place + step), items.pop(place))
     for position, each in enumerate(items):
         each.position = position
     CollectionItem.objects.bulk_update(items, ["position"])
@@ -154,6 +156,13 @@ def shown_items(collection: Collection, user: Visitor) -> QuerySet[CollectionIte
     return collection.items.filter(lora_module__in=visible.values("pk")).prefetch_related(
         Prefetch("lora_module", LoraModule.objects.for_cards())
     )
+
+
+def bases(items: QuerySet[CollectionItem]) -> list[tuple[str, int]]:
+    """Their base models, the commonest first: only modules of one can be mixed."""
+    rows = items.order_by().values("lora_module__base_model_name").annotate(n=Count("pk"))
+    found = [(row["lora_module__base_model_name"] or "no base model", row["n"]) for row in rows]
+    return sorted(found, key=lambda pair: (-pair[1], pair[0]))
 
 
 def modules_of(collection: Collection, user: Visitor) -> list[LoraModule]:

@@ -9,6 +9,7 @@ from django.test import Client
 
 from hub_site.accounts.models import User
 from modules.community import collections
+from modules.finding import keyset
 from modules.models import Collection, CollectionItem, LoraModule, Repo
 from tests.modules.conftest import Publisher
 
@@ -77,10 +78,40 @@ def test_it_is_ordered_without_javascript(
     assert names(short_words) == ["m0", "m2", "m1"]
     press("m0", "down")
     assert names(short_words) == ["m2", "m0", "m1"]
+    press("m1", "top")
+    assert names(short_words) == ["m1", "m2", "m0"]
+    press("m1", "up")
+    press("m0", "down")
+    assert names(short_words) == ["m1", "m2", "m0"]
+    press("m1", "down")
+    press("m1", "down")
     press("m2", "note", note="The best one.")
     assert "The best one." in client.get("/collections/bob/short-words/").content.decode()
     press("m0", "out")
     assert names(short_words) == ["m2", "m1"]
+
+
+def test_a_long_one_is_turned_page_by_page(
+    client: Client, alice: User, bob: User, short_words: Collection, publish: Publisher
+) -> None:
+    for number in range(3, keyset.SIZE + 1):
+        collections.add(short_words, publish(alice, f"m{number}", seed=number))
+    address = "/collections/bob/short-words/"
+    client.force_login(bob)
+    first = client.get(address)
+    shown = [item.lora_module.repo.name for item in first.context["page"].items]
+    assert shown == [f"m{number}" for number in range(keyset.SIZE)]
+    assert "21 modules: 21 for lora-commons/tiny-t5" in first.content.decode()
+    after = first.context["page"].next
+    second = client.get(address, {"after": after})
+    [last] = second.context["page"].items
+    assert last.lora_module.repo.name == "m20" and "Previous page" in second.content.decode()
+    assert 'value="up" aria-label="Move m20 up">' in second.content.decode()
+    noted = client.post(f"{address}items/{last.pk}/", {"do": "note", "note": "x", "after": after})
+    assert noted["Location"] == f"{address}?after={after}#item-{last.pk}"
+    client.post(f"{address}items/{last.pk}/", {"do": "out", "after": after})
+    assert "changed meanwhile" in client.get(address, {"after": after}).content.decode()
+    assert client.get(address, {"after": "x"}).status_code == 422
 
 
 def test_others_see_the_notes_and_change_nothing(
