@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -89,7 +90,7 @@ def _module_page(request: HttpRequest, found: Repo, context: dict[str, Any]) -> 
             "module": module,
             "is_newest": commit == module.commit,
             "uses": _uses(module),
-            "variant": _variant(module),
+            "variant": in_words(module.variant),
             "dtypes": _dtypes(module.weights_sha256),
             "checks": checking.checks_shown(module, request.user),
             "snippets": snippets.for_module(module, commit, context["site"]),
@@ -121,15 +122,15 @@ def _uses(module: LoraModule) -> list[dict[str, Any]]:
     ]
 
 
-def _variant(module: LoraModule) -> list[tuple[str, str]]:
-    """What the config says beyond rank, alpha and targets, in words."""
+def in_words(variant: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a config says beyond rank, alpha and targets."""
     return [
-        (VARIANTS.get(name, name.replace("_", " ").capitalize()), _in_words(value))
-        for name, value in module.variant.items()
+        (VARIANTS.get(name, name.replace("_", " ").capitalize()), _value_in_words(value))
+        for name, value in variant.items()
     ]
 
 
-def _in_words(value: Any) -> str:
+def _value_in_words(value: Any) -> str:
     if value is True:
         return "yes"
     if isinstance(value, list):

@@ -21,7 +21,7 @@ from hub_site.errors import status_of, told
 from modules import cards, services
 from modules.bases import matching
 from modules.models import LoraModule, Repo
-from modules.repos import ownership, versions
+from modules.repos import ownership, page, versions
 from modules.upload import intake, receiving, staging
 from modules.upload.forms import (
     DeleteForm,
@@ -136,6 +136,7 @@ def _about(request: HttpRequest, repo: Repo | None, token: str) -> HttpResponse:
         "staged": staged,
         "token": token,
         "files": sorted(staged.files.items()),
+        "variant": page.in_words(staged.reading.variant),
         "card_said": _said(staged),
         "base": matching.match(staged.reading)[0],
     }
