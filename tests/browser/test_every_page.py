@@ -8,8 +8,8 @@ from playwright.sync_api import BrowserContext, Page, expect
 from tests.browser.conftest import Result
 
 PAGES = [
-    "/", "/modules/", "/tasks/", "/tasks/new/", "/recipes/", "/collections/", "/accounts/login/",
-    "/accounts/signup/", "/nothing-is-here/",
+    "/", "/modules/", "/tasks/", "/tasks/new/", "/tasks/shared/", "/recipes/", "/collections/",
+    "/accounts/login/", "/accounts/signup/", "/nothing-is-here/",
 ]  # fmt: skip
 
 TOO_WIDE = """() => {
