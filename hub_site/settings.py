@@ -107,6 +107,7 @@ ACCOUNT_SIGNUP_FIELDS = [
 ]
 ACCOUNT_CHANGE_EMAIL = True  # one address; a new one replaces it once it is confirmed
 ACCOUNT_EMAIL_NOTIFICATIONS = True
+ACCOUNT_REAUTHENTICATION_REQUIRED = True  # an open session is not enough to change a way in
 ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False  # no mail to strangers
 ACCOUNT_PREVENT_ENUMERATION = "strict"  # docs/decisions/0011-who-has-an-account.md
 ACCOUNT_EMAIL_SUBJECT_PREFIX = "LoRA Commons: "

@@ -22,7 +22,7 @@ from modules.models import BaseModel
 pytestmark = pytest.mark.django_db
 
 SIGNUP, LOGIN, EMAIL = "/accounts/signup/", "/accounts/login/", "/accounts/email/"
-RESET = "/accounts/password/reset/"
+RESET, AGAIN = "/accounts/password/reset/", "/accounts/reauthenticate/"
 PASSWORD, OTHER = "a-long-walk-home", "another-long-walk"
 
 
@@ -208,7 +208,10 @@ def test_a_new_address_replaces_the_old_one_once_it_is_confirmed(
     client: Client, ada: User, mailoutbox: list[Any]
 ) -> None:
     client.force_login(ada)
-    client.post(EMAIL, {"email": "new@example.org", "action_add": ""})
+    asked = client.post(EMAIL, {"email": "new@example.org", "action_add": ""})
+    wrong = client.post(asked.headers["Location"], {"password": "wrong"})
+    assert "This is not your password" in wrong.text and not mailoutbox
+    client.post(asked.headers["Location"], {"password": PASSWORD})
     page = client.get(EMAIL).text
     assert "ada@example.org" in page and "new@example.org</strong> is not confirmed yet" in page
     assert client.post(link_in(mailoutbox[0])).headers["Location"] == "/accounts/settings/"
@@ -222,6 +225,7 @@ def test_a_new_address_replaces_the_old_one_once_it_is_confirmed(
 def test_an_address_can_be_forgotten(client: Client, ada: User, mailoutbox: list[Any]) -> None:
     client.force_login(ada)
     assert "Remove ada@example.org" in client.get(EMAIL).text
+    client.post(AGAIN, {"password": PASSWORD})
     client.post(EMAIL, {"email": "ada@example.org", "action_remove": ""})
     assert not ada.emailaddress_set.exists()
     assert "Your address" in client.get(EMAIL).text

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.django_db
 
 START, SIGNUP = "/accounts/oidc/huggingface/login/", "/accounts/3rdparty/signup/"
 CONNECT, LOGIN = "/accounts/3rdparty/", "/accounts/login/"
+AGAIN = "/accounts/reauthenticate/"
 ADA = {
     "sub": "5f0c",
     "preferred_username": "ada",
@@ -211,7 +212,9 @@ def test_an_account_is_connected_and_disconnected(
     bob = User.objects.create_user("bob", password="a-long-walk-home")
     client.force_login(bob)
     assert "not connected" in client.get(CONNECT).text
-    assert "connected</span>" in go(client, process="connect").text
+    assert "Is it you?" in go(client, process="connect").text
+    again = client.post(AGAIN, {"password": "a-long-walk-home"}, follow=True)
+    assert "connected</span>" in again.text
     other = Client()
     go(other)
     assert who(other) == bob
