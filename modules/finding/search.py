@@ -47,7 +47,7 @@ class Found:
 
     rows: LoraModuleQuerySet
     sample: LoraModuleQuerySet
-    about: int = 0  # so many match by PostgreSQL's estimate, and only `sample` was looked at
+    about: int = 0  # about so many match, and only `sample` was looked at
     ranked: int = 0  # and so many of them are ranked
 
 
@@ -69,13 +69,15 @@ def find(form: ModuleFilterForm, user: Visitor) -> Found:
             few = LoraModule.objects.of_ids(some)
             return Found(few.with_rank(text), few)
         if not are_many:  # few of them are known, or a worker has marked none yet
-            best, about = _most_downloaded(LoraModule.objects.of_ids(some), RANKED), len(some)
+            best = _most_downloaded(LoraModule.objects.of_ids(some), RANKED)
+            about = _estimate(matches) if len(some) > SURELY else 0
+        about = max(about, len(some))
     named = _most_downloaded(listed.known().filter(head=query), RANKED)
     if len(named) >= ENOUGH:
         best = named
     sample = LoraModule.objects.of_ids(best | named)
     rows = sample.with_rank(text) if form.is_ranked else matches
-    return Found(rows, sample, max(about, MOST), len(best | named) if form.is_ranked else 0)
+    return Found(rows, sample, about, len(best | named) if form.is_ranked else 0)
 
 
 def mark_known() -> int:

@@ -186,7 +186,8 @@ def test_what_is_common_word_by_word_and_rare_together_is_found_whole(
         monkeypatch.setattr(search, name, value)
     if is_marked:
         assert search.mark_known() == 3  # all but the ant
-    assert rows(client.get(LIST, {"q": "eighty"})) == ["doe", "cat"]
+    common = client.get(LIST, {"q": "eighty"})
+    assert rows(common) == ["doe", "cat"] and common.context["counts"].total == 4
     assert rows(client.get(LIST, {"q": "words"})) == ["doe", "cat"]
     for query in (
         {"q": "eighty words ant"}, {"q": "eighty words", "task": "translation"},
