@@ -23,6 +23,8 @@ TOLD = {
     "bias": "bias",
     "task_type": "task type",
 }
+# What PEFT takes where the config says nothing.
+USUAL = {"use_rslora": False, "use_dora": False, "bias": "none"}
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def _told(sha256: str) -> dict[str, str]:
     except (OSError, ValueError, RecursionError):
         config = {}
     config = config if isinstance(config, dict) else {}
-    return {key: _text(config.get(key)) for key in TOLD}
+    return {key: _text((USUAL | config).get(key)) for key in TOLD}
 
 
 def _text(value: Any) -> str:

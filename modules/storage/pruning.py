@@ -61,7 +61,8 @@ def _prune_batch(paths: tuple[Path, ...], before: float, found: Pruned) -> None:
         with transaction.atomic():
             Blob.objects.filter(pk__in=unused).delete()
         for path in paths:
-            if path.name in unused:
+            # Looked at once more: the same bytes may be coming in, and wait for us to finish.
+            if path.name in unused and _is_older(path, before):
                 found.size += path.stat().st_size
                 found.blobs += 1
                 local.delete(path.name)

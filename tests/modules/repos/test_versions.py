@@ -158,3 +158,11 @@ def test_a_strangers_version_is_refused(
     assert client.get("/alice/opposites/commits").status_code == 200
     assert client.get("/alice/secret/commits").status_code == 404
     assert client.post("/alice/opposites/commits").status_code == 405
+
+
+def test_a_setting_that_is_only_spelt_out_is_no_change(
+    opposites: LoraModule, new_version: Send, client: Client
+) -> None:
+    new_version({"adapter_config.json": config_bytes(use_dora=False, use_rslora=True)})
+    page = plain(client.get("/alice/opposites/commits"))
+    assert "rsLoRA: no → yes" in page and "DoRA:" not in page

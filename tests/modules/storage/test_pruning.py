@@ -4,6 +4,7 @@ import io
 import os
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,17 @@ def put_aside(user: User, data: bytes, old: bool = True) -> Blob:
         make_old(local.local_path(blob.sha256))
         Grant.objects.filter(blob=blob).update(created_at=timezone.now() - timedelta(days=2))
     return blob
+
+
+def wait_for_locks(count: int) -> None:
+    """Until that many others wait for one."""
+    for _ in range(600):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted")
+            if cursor.fetchone()[0] >= count:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"fewer than {count} wait for a lock")
 
 
 def test_it_takes_what_no_version_names(alice: User, opposites: LoraModule) -> None:
@@ -132,6 +144,53 @@ def test_it_waits_for_a_version_under_way(alice: User) -> None:
     other.join(60)
     assert done[0].blobs == 0
     assert local.local_path(stored.sha256).exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_bytes_that_come_again_while_they_are_cleared_away_are_kept(alice: User) -> None:
+    """Pruning has chosen them and waits for a lock on their row; then the upload brings them."""
+    repo = services.create_repo(owner=alice.namespace, name="x", kind=Repo.BASE)
+    blob = put_aside(alice, b"again")
+    done: dict[str, Any] = {}
+
+    def run(name: str, what: Callable[[], Any]) -> threading.Thread:
+        def ran() -> None:
+            try:
+                done[name] = what()
+            finally:
+                connection.close()
+
+        thread = threading.Thread(target=ran)
+        thread.start()
+        return thread
+
+    def commit() -> Any:
+        files = {"x": io.BytesIO(b"again")}
+        return services.commit(repo=repo, author=alice, title="x", additions=files)
+
+    with transaction.atomic():
+        Blob.objects.select_for_update().get(pk=blob.pk)
+        pruning_it = run("pruned", pruning.prune)
+        wait_for_locks(1)
+        committing = run("commit", commit)
+        wait_for_locks(2)
+        assert not done
+    pruning_it.join(60)
+    committing.join(60)
+    assert done["pruned"].blobs == 0
+    assert [file.blob_id for file in done["commit"].files.all()] == [blob.sha256]
+    assert Blob.objects.filter(pk=blob.pk).exists() and local.local_path(blob.sha256).exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_bytes_that_are_gone_are_never_named(alice: User) -> None:
+    """They came, and were cleared away before the version was written."""
+    stored = local.put(io.BytesIO(b"gone"))
+    local.delete(stored.sha256)
+    with pytest.raises(local.BytesMissing, match="Try again"), transaction.atomic():
+        intake.hold_store()
+        intake.own(alice, {"x": stored})
+    assert not Blob.objects.exists() and not Grant.objects.exists()
 
 
 @pytest.mark.django_db(transaction=True)
