@@ -111,6 +111,7 @@ ACCOUNT_REAUTHENTICATION_REQUIRED = True  # an open session is not enough to cha
 ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False  # no mail to strangers
 ACCOUNT_PREVENT_ENUMERATION = "strict"  # docs/decisions/0011-who-has-an-account.md
 ACCOUNT_EMAIL_SUBJECT_PREFIX = "LoRA Commons: "
+ACCOUNT_RATE_LIMITS = {"guest": "60/m/ip,600/h/ip"}  # beside allauth's own
 REGISTRATION_OPEN = env_choice("REGISTRATION", "open", ["open", "closed"]) == "open"
 GUESTS = env_bool("GUESTS", True)
 ACCOUNT_FORMS = {

@@ -10,6 +10,6 @@ class AccountsConfig(AppConfig):
     def ready(self) -> None:
         from hub_site.jobs import registry, schedule
 
-        for kind in ("prune_guests", "prune_notices"):
+        for kind in ("prune_guests", "prune_notices", "prune_sessions"):
             registry.register(kind, f"hub_site.accounts.tasks.{kind}")
             schedule.every(timedelta(days=1), kind)

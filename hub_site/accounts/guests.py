@@ -8,6 +8,7 @@ import logging
 import secrets
 from datetime import timedelta
 
+from allauth.core import ratelimit
 from django.conf import settings
 from django.contrib.auth import login
 from django.db import IntegrityError, models, transaction
@@ -29,6 +30,11 @@ class SignInFirst(CommonsError):
     status = 403
 
 
+class TooManyGuests(CommonsError):
+    code = "too_many_guests"
+    status = 429
+
+
 def admit(request: HttpRequest) -> None:
     """Refuse a visitor who would have to be a guest where there are none."""
     if not (settings.GUESTS or request.user.is_authenticated):
@@ -40,6 +46,11 @@ def start_guest(request: HttpRequest) -> User:
     if request.user.is_authenticated:
         return request.user
     admit(request)
+    if not ratelimit.consume(request, action="guest"):
+        raise TooManyGuests(
+            "Many visitors began without an account from your address just now. Sign in, or try "
+            "again in a few minutes."
+        )
     guest = User(username=GUEST_PREFIX + secrets.token_hex(6), is_guest=True)
     guest.set_unusable_password()
     guest.save()

@@ -39,13 +39,11 @@ def _tokens_page(
 
 
 @never_cache
-@login_required
+@account_only
 @require_http_methods(["GET", "HEAD", "POST"])
 @sensitive_variables("plain")
 def token_list(request: HttpRequest) -> HttpResponse:
     """The new token's text is in the answer to the POST and nowhere else."""
-    if request.user.is_guest:
-        return redirect("account_signup")
     if request.method != "POST":
         return _tokens_page(request, TokenForm())
     form = TokenForm(request.POST)
@@ -117,12 +115,10 @@ def _settings_page(request: HttpRequest, forms: dict[str, Any], status: int = 20
 
 
 @never_cache
-@login_required
+@account_only
 @require_http_methods(["GET", "HEAD", "POST"])
 def settings_page(request: HttpRequest) -> HttpResponse:
     """One page, two small forms of its own, and the way to everything else."""
-    if request.user.is_guest:
-        return redirect("account_signup")
     if request.method != "POST":
         return _settings_page(request, {})
     kind = "notices" if "notices" in request.POST else "profile"

@@ -26,3 +26,15 @@ def prune_notices(job: Job, lease: Lease) -> None:
 
     with queue.finish(job, {"deleted": notices.prune()}):
         pass
+
+
+def prune_sessions(job: Job, lease: Lease) -> None:
+    """Clear away sessions that have run out."""
+    from django.contrib.sessions.models import Session
+    from django.db.models.functions import Now
+
+    from hub_site.jobs import queue
+
+    deleted, _ = Session.objects.filter(expire_date__lt=Now()).delete()
+    with queue.finish(job, {"deleted": deleted}):
+        pass

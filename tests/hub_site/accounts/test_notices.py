@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from allauth.account.models import EmailAddress
+from django.contrib.sessions.models import Session
 from django.test import Client
 from django.utils import timezone
 
@@ -124,6 +125,19 @@ def test_notices_read_long_ago_are_cleared_away(ada: User) -> None:
     job.refresh_from_db()
     assert (job.state, job.result) == ("done", {"deleted": 1})
     assert set(Notice.objects.values_list("text", flat=True)) == {"read", "unread"}
+
+
+def test_sessions_that_ran_out_are_cleared_away(client: Client, ada: User) -> None:
+    for user in (ada, ada):
+        Client().force_login(user)
+    client.force_login(ada)
+    kept = client.session.session_key
+    Session.objects.exclude(pk=kept).update(expire_date=timezone.now() - timedelta(seconds=1))
+    job = queue.submit("prune_sessions", params={})
+    worker.run(claim())
+    job.refresh_from_db()
+    assert (job.state, job.result) == ("done", {"deleted": 2})
+    assert [session.pk for session in Session.objects.all()] == [kept]
 
 
 # --- the mail ----------------------------------------------------------------------------------

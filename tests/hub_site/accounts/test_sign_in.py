@@ -188,6 +188,18 @@ def test_nobody_becomes_a_guest_twice(guest: User, rf: Any) -> None:
     assert guests.start_guest(request) == guest
 
 
+def test_one_address_makes_only_so_many_guests(settings: Any) -> None:
+    settings.ACCOUNT_RATE_LIMITS = {"guest": "2/h/ip"}
+    base = BaseModel.objects.create(name="lora-commons/tiny", source=BaseModel.SITE)
+    task = FewShotTask.objects.create(demo_key="x", name="Opposites", base_model=base)
+    answers = [Client().post(f"/tasks/{task.pk}/duplicate/") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [302, 302, 429]
+    assert "from your address just now" in answers[2].text
+    elsewhere = Client(REMOTE_ADDR="192.0.2.1").post(f"/tasks/{task.pk}/duplicate/")
+    assert elsewhere.status_code == 302
+    assert User.objects.count() == 3
+
+
 @pytest.mark.parametrize("url", [LOGIN, SIGNUP])
 def test_a_guest_may_come_in(client: Client, guest: User, url: str) -> None:
     response = client.get(url)
