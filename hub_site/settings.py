@@ -199,6 +199,7 @@ MAX_FILE_BYTES = env_int("MAX_FILE_BYTES", 320_000_000)
 MAX_MODULE_BYTES = env_int("MAX_MODULE_BYTES", 640_000_000)
 USER_MAX_BYTES = env_int("USER_MAX_BYTES", 20_000_000_000)
 USER_BYTES_A_DAY = env_int("USER_BYTES_A_DAY", 4_000_000_000)
+USER_VERSIONS_A_DAY = env_int("USER_VERSIONS_A_DAY", 500)
 # Uploads come in here as files without names: whatever breaks off is gone.
 FILE_UPLOAD_TEMP_DIR = VAR_DIR / "tmp"
 FILE_UPLOAD_HANDLERS = [

@@ -22,7 +22,7 @@ from django.utils import timezone
 from composer.engine.errors import CommonsError
 from hub_site.accounts.models import User
 from hub_site.figures import size as file_size
-from modules.models import Blob, CommitFile, Grant
+from modules.models import Blob, Commit, CommitFile, Grant
 from modules.storage import local
 
 # Whoever adds to the store holds this lock with others; pruning holds it alone.
@@ -47,6 +47,7 @@ class Room:
 
     used: int
     used_today: int
+    versions_today: int
 
     @property
     def file(self) -> int:
@@ -63,6 +64,14 @@ class Room:
     @property
     def a_day(self) -> int:
         return settings.USER_BYTES_A_DAY
+
+    @property
+    def versions_a_day(self) -> int:
+        return settings.USER_VERSIONS_A_DAY
+
+    @property
+    def versions_left(self) -> int:
+        return max(0, self.versions_a_day - self.versions_today)
 
     @property
     def left(self) -> int:
@@ -84,7 +93,11 @@ def room(user: User) -> Room:
     sums = Grant.objects.filter(user=user).aggregate(
         used=Sum("blob__size"), today=Sum("blob__size", filter=Q(created_at__gte=since))
     )
-    return Room(used=sums["used"] or 0, used_today=sums["today"] or 0)
+    return Room(
+        used=sums["used"] or 0,
+        used_today=sums["today"] or 0,
+        versions_today=Commit.objects.filter(author=user, created_at__gte=since).count(),
+    )
 
 
 def check(user: User | None, files: Iterable[IO[bytes]] = (), *, limit: int | None = None) -> None:
@@ -94,7 +107,12 @@ def check(user: User | None, files: Iterable[IO[bytes]] = (), *, limit: int | No
     if user.uploads_banned_at is not None:
         why = f": {user.uploads_banned_reason}" if user.uploads_banned_reason else "."
         raise UploadsBanned(f"A moderator has stopped uploads from your account{why}")
-    files = list(files)
+    found, files = room(user), list(files)
+    if not found.versions_left:
+        raise OverLimit(
+            f"You published {found.versions_today:,} versions in the last 24 hours, the most for "
+            "one day. Come back tomorrow."
+        )
     sizes = list(map(size_of, files))
     limit = settings.MAX_FILE_BYTES if limit is None else limit
     if sizes and max(sizes) > limit:
@@ -103,9 +121,9 @@ def check(user: User | None, files: Iterable[IO[bytes]] = (), *, limit: int | No
             "site takes for one file."
         )
     coming = sum(sizes)
-    if coming > room(user).left_now:  # most uploads fit, and are not read once more for this
+    if coming > found.left_now:  # most uploads fit, and are not read once more for this
         coming -= _brought_before(user, files)
-    _check_sum(user, coming)
+    _check_sum(found, coming)
     _check_disk(sum(sizes))
 
 
@@ -146,7 +164,7 @@ def own(user: User | None, stored: Mapping[str, local.StoredBlob]) -> dict[str, 
         lapsed_grants().filter(user=user, blob__in=unique).delete()
         grants = [Grant(user=user, blob=blob) for blob in unique]
         Grant.objects.bulk_create(grants, ignore_conflicts=True)
-        _check_sum(user, 0)
+        _check_sum(room(user), 0)
     return blobs
 
 
@@ -199,8 +217,7 @@ def _check_disk(coming: int) -> None:
         raise local.StoreFull
 
 
-def _check_sum(user: User, coming: int) -> None:
-    found = room(user)
+def _check_sum(found: Room, coming: int) -> None:
     if found.used + coming > found.total:
         raise OverLimit(
             f"Your files would come to {file_size(found.used + coming)}; "

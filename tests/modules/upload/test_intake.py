@@ -1,13 +1,16 @@
 """How many bytes an author may bring: bytes that the site has from them already cost nothing."""
 
 import io
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.test import Client
+from django.utils import timezone
 
 from hub_site.accounts.models import User
 from modules import services
-from modules.models import Repo
+from modules.models import Commit, Repo
 from modules.upload import intake
 from tests.modules.conftest import adapter
 
@@ -52,3 +55,18 @@ def test_a_refusal_keeps_nothing(alice: User, settings: Any) -> None:
     with pytest.raises(intake.OverLimit):
         services.publish_module(repo=repo, author=alice, title="x", additions=adapter())
     assert not settings.BLOB_DIR.exists()
+
+
+def test_the_same_bytes_do_not_become_modules_without_end(
+    client: Client, alice: User, bob: User, base_model: Any, publish: Any, settings: Any
+) -> None:
+    settings.USER_VERSIONS_A_DAY = 2
+    publish(alice, "one")
+    client.force_login(alice)
+    assert "1 of 2 left today" in client.get("/upload/").content.decode()
+    publish(alice, "two")
+    with pytest.raises(intake.OverLimit, match="2 versions in the last 24 hours"):
+        publish(alice, "three")
+    publish(bob, "another")
+    Commit.objects.filter(author=alice).update(created_at=timezone.now() - timedelta(days=2))
+    publish(alice, "four")
