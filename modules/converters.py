@@ -3,18 +3,6 @@
 from hub_site.accounts import names
 
 
-class Owner:
-    regex = "[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
-
-    def to_python(self, value: str) -> str:
-        if value.lower() in names.OURS:
-            raise ValueError("one of the site's own addresses")
-        return value
-
-    def to_url(self, value: str) -> str:
-        return value
-
-
 class RepoName:
     regex = "[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 
@@ -22,4 +10,11 @@ class RepoName:
         return value
 
     def to_url(self, value: str) -> str:
+        return value
+
+
+class Owner(RepoName):
+    def to_python(self, value: str) -> str:
+        if value.lower() in names.OURS:
+            raise ValueError("one of the site's own addresses")
         return value

@@ -78,10 +78,6 @@ class Staged:
     def base_model(self) -> str:
         return self.reading.base_model
 
-    @property
-    def size(self) -> int:
-        return sum(blob.size for blob in self.files.values())
-
 
 # --- first step: read, then keep ---------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """The upload form in a browser: errors stand on the page, cancel stops, no script is needed."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,24 @@ def test_too_large_a_file_is_not_even_sent(site: str, page: Page, tmp_path: Path
     page.get_by_role("button", name=SEND).click()
     expect(page.locator("[data-progress]")).to_be_hidden()
     assert sent == []
+
+
+def test_an_account_without_room_is_told_and_may_send_what_the_site_has(
+    site: str, page: Page, adapter: list[Path]
+) -> None:
+    def nothing_left(route: Route) -> None:
+        answer = route.fetch()
+        full = re.sub(r'data-left="\d+"', 'data-left="100"', answer.text())
+        route.fulfill(response=answer, body=full)
+
+    signed_up(site, page)
+    page.route("**/upload/", nothing_left)
+    page.reload()
+    page.set_input_files("[name=files]", adapter)
+    expect(page.locator("[data-problem]")).to_contain_text("you may bring 100 B of new bytes")
+    page.unroute("**/upload/")
+    page.get_by_role("button", name=SEND).click()
+    page.wait_for_url("**/upload/?files=*")
 
 
 def test_it_works_without_javascript(
