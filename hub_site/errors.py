@@ -6,6 +6,7 @@ Django's way: logged, and reported as our fault.
 
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.contrib import messages
@@ -73,8 +74,9 @@ def page_of(request: HttpRequest) -> str:
     if request.method in ("GET", "HEAD"):
         return request.get_full_path()
     sent_from = request.headers.get("Referer", "")
-    here = {request.get_host()}
-    return sent_from if url_has_allowed_host_and_scheme(sent_from, allowed_hosts=here) else "/"
+    if not url_has_allowed_host_and_scheme(sent_from, allowed_hosts={request.get_host()}):
+        return "/"
+    return urlsplit(sent_from)._replace(scheme="", netloc="").geturl()
 
 
 class OddRequestMiddleware:

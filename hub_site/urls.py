@@ -1,5 +1,6 @@
 """Every address of the site. First segments of ours are reserved owner names (tests walk this)."""
 
+from allauth.account.decorators import secure_admin_login
 from django.contrib import admin
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
@@ -7,6 +8,8 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from hub_site import health, views
 from hub_site.search import search
 
+# One door: the admin's own form would know nothing of limits on guessing.
+admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
 # The script has an address of its own: the policy allows none in the page.
 api_docs = SpectacularSwaggerSplitView.as_view(url_name="schema", template_name="api_docs.html")
 urlpatterns = [

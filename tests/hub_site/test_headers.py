@@ -7,7 +7,7 @@ from hub_site.headers import POLICY
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/admin/login/", "/api/docs/", "/modules/", "/nothing-is-here"]
+    "path", ["/", "/accounts/login/", "/api/docs/", "/modules/", "/nothing-is-here"]
 )
 def test_every_page_keeps_to_the_same_strict_policy(client: Client, db: None, path: str) -> None:
     answer = client.get(path)

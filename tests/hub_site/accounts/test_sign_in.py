@@ -147,6 +147,24 @@ def test_whoever_is_signed_in_is_sent_on_wherever_to(
     assert "example.com" not in answer["Location"] and "script" not in answer["Location"]
 
 
+def test_the_admin_has_no_door_of_its_own(client: Client, ada: User) -> None:
+    door = client.post("/admin/login/", {"username": "ada", "password": PASSWORD})
+    assert door.headers["Location"].startswith(LOGIN) and signed_in(client) is None
+    assert client.get("/admin/", follow=True).redirect_chain[-1][0].startswith(LOGIN)
+    client.force_login(ada)
+    assert client.get("/admin/", follow=True).status_code == 403
+    client.force_login(User.objects.create_superuser("grace"))
+    assert client.get("/admin/").status_code == 200
+
+
+def test_guessing_ends(client: Client, ada: User) -> None:
+    for _ in range(6):
+        last = sign_in(client, password="wrong")
+    assert "Too many wrong passwords" in last.text
+    assert "Too many wrong passwords" in sign_in(client).text
+    assert signed_in(client) is None
+
+
 @pytest.mark.parametrize("url", [LOGIN, SIGNUP])
 def test_whoever_is_signed_in_is_sent_on(client: Client, ada: User, url: str) -> None:
     client.force_login(ada)
