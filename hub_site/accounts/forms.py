@@ -22,7 +22,12 @@ class WithoutPlaceholders:
 
 
 class LoginForm(WithoutPlaceholders, account_forms.LoginForm):
-    pass
+    def user_credentials(self) -> dict[str, str]:
+        """No name has an @, and trying an address as a name too takes longer where it is known."""
+        given: dict[str, str] = super().user_credentials()
+        if "email" in given:
+            given.pop("username", None)
+        return given
 
 
 class SignupForm(WithoutPlaceholders, account_forms.SignupForm):

@@ -24,9 +24,9 @@ def moderator(site: str, site_environment: dict[str, str], page: Page) -> Page:
         check=True,
     )
     page.goto(f"{site}/admin/")
-    page.fill("[name=username]", "caretaker")
+    page.fill("[name=login]", "caretaker")
     page.fill("[name=password]", "correct horse battery")
-    page.click("[type=submit]")
+    page.get_by_role("button", name="Sign in").click()
     expect(page.locator("#user-tools")).to_contain_text("caretaker")
     return page
 

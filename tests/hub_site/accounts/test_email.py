@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from allauth.account.models import EmailAddress
 from django.contrib.auth import SESSION_KEY
+from django.contrib.auth.hashers import MD5PasswordHasher
 from django.core.cache import cache
 from django.core.mail.backends.base import BaseEmailBackend
 from django.test import Client
@@ -30,6 +31,16 @@ class NoMailServer(BaseEmailBackend):
 
     def send_messages(self, messages: Any) -> int:
         raise ConnectionRefusedError("no mail server here")
+
+
+class CountingHasher(MD5PasswordHasher):
+    """What takes the time when somebody signs in."""
+
+    count = 0
+
+    def encode(self, *args: Any) -> str:
+        CountingHasher.count += 1
+        return super().encode(*args)
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +169,20 @@ def test_signing_up_does_not_say_which_addresses_have_accounts(
     assert [mail.to for mail in mailoutbox] == [[ada.email], ["xyz@example.org"]]
     assert mailoutbox[0].subject == "LoRA Commons: You have an account already"
     assert "/accounts/password/reset/" in mailoutbox[0].body
+
+
+@pytest.mark.parametrize("logins", [("ada@example.org", "xyz@example.org"), ("ada", "xyz")])
+def test_signing_in_takes_as_long_for_nobody_as_for_somebody(
+    client: Client, settings: Any, logins: tuple[str, str], request: Any
+) -> None:
+    settings.PASSWORD_HASHERS = [f"{__name__}.CountingHasher"]
+    request.getfixturevalue("ada")
+    counts = []
+    for login in logins:
+        CountingHasher.count = 0
+        assert not sign_in(client, "wrong", login)
+        counts.append(CountingHasher.count)
+    assert counts[0] == counts[1] > 0
 
 
 def test_changing_an_address_does_not_say_it_either(
