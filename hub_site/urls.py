@@ -27,6 +27,7 @@ urlpatterns = [
     path("api/docs/", api_docs, name="api-docs"),
     path("api/v1/", include("modules.api.views")),
     path("api/v1/", include("composer.api")),
+    path("", include("modules.hub_api.urls")),
     path("", include("composer.urls")),
     path("", include("modules.urls")),  # last: /{owner}/{name} takes what is left
 ]

@@ -1,6 +1,7 @@
 from datetime import timedelta
 
 from django.apps import AppConfig
+from django.urls import register_converter
 
 
 class ModulesConfig(AppConfig):
@@ -8,6 +9,10 @@ class ModulesConfig(AppConfig):
 
     def ready(self) -> None:
         from hub_site.jobs import registry, schedule
+        from modules import converters
+
+        register_converter(converters.Owner, "owner")
+        register_converter(converters.RepoName, "repo")
 
         registry.register(
             "check_module",

@@ -150,8 +150,8 @@ def commit(
     if repo.kind == Repo.LORA and branch == "main":
         _read_first(repo.head(branch), streams, named, deletions)
     stored = {path: local.put(stream, limit=limit) for path, stream in streams.items()}
-    for path, blob in stored.items():
-        _refuse_pickle(path, blob.sha256)
+    for path, came in stored.items():
+        _refuse_pickle(path, came.sha256)
     with transaction.atomic():
         intake.hold_store()
         repo = hold_repo(repo)
@@ -286,6 +286,7 @@ def _granted(repo: Repo, author: User | None, path: str, blob: Blob) -> Blob:
     own = Grant.objects.filter(user=author, blob_id=blob.sha256)
     if not here.exists() and (author is None or not own.exists()):
         raise UnknownFile(f"{path}: upload these bytes first; {blob.sha256[:12]}… is not known.")
+    _refuse_pickle(path, blob.sha256)
     return blob
 
 

@@ -1,18 +1,14 @@
 """The library's addresses. The last ones take what is left: `/{owner}/{name}`, as on the Hub."""
 
-from django.urls import path, register_converter
+from django.urls import path
 from django.views.generic import RedirectView
 
-from modules import converters
 from modules.community import collection_views
 from modules.community import views as community_views
 from modules.finding import tag_views, views
 from modules.repos import downloads
 from modules.repos import page as repo_page
 from modules.upload import views as upload_views
-
-register_converter(converters.Owner, "owner")
-register_converter(converters.RepoName, "repo")
 
 app_name = "modules"
 to_profile = RedirectView.as_view(pattern_name="modules:profile", query_string=True)

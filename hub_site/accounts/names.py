@@ -14,13 +14,13 @@ MOST_CLAIMS = 5
 # A test walks the URLconf and holds that every first segment of ours stands here.
 OURS = {
     "about", "accounts", "admin", "api", "collections", "docs", "favicon.ico", "healthz", "help",
-    "home", "jobs", "media", "modules", "privacy", "recipes", "robots.txt", "search", "static",
-    "tags", "tasks", "terms", "try", "upload",
+    "home", "jobs", "lfs", "media", "modules", "privacy", "recipes", "robots.txt", "search",
+    "static", "tags", "tasks", "terms", "try", "upload", "v1", "xet",
 }  # fmt: skip
 OF_THE_HUB = {
-    "blog", "chat", "datasets", "enterprise", "inference", "join", "lfs", "login",
+    "blog", "chat", "datasets", "enterprise", "inference", "join", "login",
     "logout", "models", "new", "oauth", "organizations", "papers", "posts", "pricing", "resolve",
-    "settings", "signup", "spaces", "storage", "v1", "v2", "welcome", "xet",
+    "settings", "signup", "spaces", "storage", "v2", "welcome",
 }  # fmt: skip
 NOBODYS = {
     "administrator", "anonymous", "guest", "lora-commons", "me", "moderator", "none",

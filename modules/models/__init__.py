@@ -9,7 +9,16 @@ from modules.models.community import (
     Report,
 )
 from modules.models.library import BaseModel, FacetCounts, LoraModule, Tag, TagAlias
-from modules.models.repos import Blob, Commit, CommitFile, Grant, OldAddress, Ref, Repo
+from modules.models.repos import (
+    Blob,
+    Commit,
+    CommitFile,
+    Grant,
+    OldAddress,
+    Ref,
+    Repo,
+    UploadTicket,
+)
 
 __all__ = [
     "BaseModel",
@@ -30,4 +39,5 @@ __all__ = [
     "Report",
     "Tag",
     "TagAlias",
+    "UploadTicket",
 ]

@@ -165,3 +165,19 @@ class Ref(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class UploadTicket(models.Model):
+    """Bytes announced by the LFS protocol: this user may send them once, for this repo."""
+
+    secret_sha256 = models.CharField(max_length=64, unique=True)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    repo = models.ForeignKey(Repo, models.CASCADE, related_name="+")
+    oid = models.CharField(max_length=64)
+    size = models.PositiveBigIntegerField()
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField(db_index=True)
+    used_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.oid[:12]} for {self.repo_id}"

@@ -13,7 +13,6 @@ from django.http import (
     HttpRequest,
     HttpResponse,
     HttpResponseBase,
-    JsonResponse,
     StreamingHttpResponse,
 )
 from django.utils.http import content_disposition_header
@@ -22,7 +21,8 @@ from django.views.decorators.http import require_safe
 from composer.engine.errors import CommonsError
 from hub_site.accounts import tokens
 from modules.community import counting
-from modules.models import Commit, CommitFile, Repo
+from modules.hub_api import answers, files
+from modules.models import CommitFile, Repo
 from modules.repos import archive as zips
 from modules.storage import local
 
@@ -37,33 +37,17 @@ TEXTS = (".md", ".txt", ".json", ".jsonl", ".yaml", ".yml", ".csv", ".gitattribu
 COUNTED = ("adapter_model.safetensors", "model.safetensors")
 
 
-class NotThere(CommonsError):
-    """Told in the words that the Hub's own clients understand."""
-
-    status = 404
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-def _told_to_programs(
-    view: Callable[..., HttpResponseBase],
-) -> Callable[..., HttpResponseBase]:
-    """Errors as JSON with the code in a header: who asks for bytes is seldom a browser."""
+def _told_to_programs(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
+    """Errors as the Hub's clients read them: who asks for bytes is seldom a browser. Reading may
+    also be allowed by a session, for the links on the site's own pages."""
 
     @wraps(view)
     def told(request: HttpRequest, owner: str, name: str, **rest: str) -> HttpResponseBase:
         try:
-            user = _user(request)
-            return view(request, user, _repo(user, owner, name), **rest)
+            user = answers.visitor(request) if tokens.sent_with(request) else request.user
+            return view(request, user, answers.find_repo(user, owner, name), **rest)
         except CommonsError as error:
-            answer = JsonResponse(
-                {"error": error.user_message}, status=getattr(error, "status", 422)
-            )
-            answer["X-Error-Code"] = error.code
-            answer["X-Error-Message"] = error.user_message.encode("ascii", "replace").decode()
-            return answer
+            return answers.told(error)
 
     return told
 
@@ -72,12 +56,14 @@ def _told_to_programs(
 @_told_to_programs
 def resolve(request: HttpRequest, user: Visitor, repo: Repo, rest: str) -> HttpResponseBase:
     """`resolve/{revision}/{path}`: a branch's name may hold slashes, so known names go first."""
-    commit, path = _split(repo, rest)
-    file = commit.files.select_related("blob").filter(path=path.replace("\0", "")).first()
-    if file is None:
-        raise NotThere("EntryNotFound", f"{repo} has no file {path!r} at {commit.sha[:10]}.")
+    revision, path = answers.split_revision(repo, rest)
+    commit = answers.find_commit(repo, revision)
+    files_here = commit.files.select_related("blob") if commit else CommitFile.objects.none()
+    file = files_here.filter(path=path.replace("\0", "")).first()
+    if commit is None or file is None:
+        raise answers.entry_not_found(repo, path, commit)
     answer = _answer(request, user, file)
-    answer["X-Repo-Commit"] = commit.sha
+    answer["X-Repo-Commit"] = answers.told_as(commit, revision)
     answer["X-Linked-ETag"] = answer["ETag"]
     answer["X-Linked-Size"] = str(file.blob.size)
     return _guarded(answer, repo)
@@ -87,7 +73,9 @@ def resolve(request: HttpRequest, user: Visitor, repo: Repo, rest: str) -> HttpR
 @_told_to_programs
 def archive(request: HttpRequest, user: Visitor, repo: Repo) -> HttpResponseBase:
     """All files of a version, `?revision=…` or the newest."""
-    commit = _commit(repo, request.GET.get("revision") or "main")
+    commit = answers.find_commit(repo, request.GET.get("revision") or answers.MAIN)
+    if commit is None:
+        raise answers.revision_not_found(repo, answers.MAIN)
     answer: HttpResponseBase = HttpResponse()
     if request.method == "GET":
         chunks = _or_cut(zips.chunks(commit), repo)
@@ -110,44 +98,9 @@ def _or_cut(chunks: Iterable[bytes], repo: Repo) -> Iterator[bytes]:
         raise ConnectionResetError(errno.ECONNRESET, "the download broke off") from None
 
 
-def _user(request: HttpRequest) -> Visitor:
-    """Whose token came along, or who is signed in."""
-    sent = tokens.sent_with(request)
-    if sent is None:
-        return request.user
-    token = tokens.find(sent)
-    if token is None:
-        error = NotThere("BadToken", "This token is not known, or it was revoked.")
-        error.status = 401
-        raise error
-    return token.user
-
-
-def _repo(user: Visitor, owner: str, name: str) -> Repo:
-    """A private or hidden repo is to strangers as if it were not there."""
-    repo = Repo.objects.visible_to(user).named(owner, name).first()
-    if repo is None:
-        raise NotThere("RepoNotFound", f"There is no {owner}/{name}, or it is not yours to see.")
-    return repo
-
-
-def _commit(repo: Repo, revision: str) -> Commit:
-    commit = repo.at_revision(revision)
-    if commit is None:
-        raise NotThere("RevisionNotFound", f"{repo} has no revision {revision!r}.")
-    return commit
-
-
-def _split(repo: Repo, rest: str) -> tuple[Commit, str]:
-    names = repo.refs.values_list("name", flat=True)
-    known = [name for name in names if rest.startswith(name + "/")]
-    revision = max(known, key=len, default=rest.partition("/")[0])
-    return _commit(repo, revision), rest[len(revision) + 1 :]
-
-
 def _answer(request: HttpRequest, user: Visitor, file: CommitFile) -> HttpResponseBase:
     sha256, size = file.blob_id, file.blob.size
-    etag = f'"{sha256}"'
+    etag = f'"{files.etag(file.path, file.blob)}"'
     if etag in request.headers.get("If-None-Match", ""):
         answer: HttpResponseBase = HttpResponse(status=304)
         answer["ETag"] = etag

@@ -12,17 +12,13 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from composer.engine.adapter_file import CONFIG_NAME, WEIGHTS_NAME
 from modules.models import BaseModel, Commit, LoraModule, Repo
 
+# Without a token said, the client would send the one that it keeps for the Hugging Face Hub.
 FETCH = '''\
 def fetch(name, revision):
-    """Download one version from {site} and say where it lies."""
-    folder = Path("lora-commons", name, revision[:12])
-    address = f"{site}/{{name}}/download.zip?revision={{revision}}"
-    with urlopen({request}) as answer:
-        ZipFile(BytesIO(answer.read())).extractall(folder)
-    return folder
+    """Download one version from this site and say where it lies."""
+    return snapshot_download(name, revision=revision, endpoint={site}, token={token})
 '''
 SEQ2SEQ, CAUSAL = "AutoModelForSeq2SeqLM", "AutoModelForCausalLM"
 # PEFT's task types and the classes of transformers that they are trained with.
@@ -156,7 +152,7 @@ def python(loading: Loading, *, with_peft: bool = True) -> str:
         body.append(
             "model = PeftModel.from_pretrained(model, adapter)"
             if with_peft
-            else "model.load_adapter(str(adapter))  # needs the package peft too"
+            else "model.load_adapter(adapter)  # needs the package peft too"
         )
         body += ["", *_answer(loading)]
     code = "\n".join(body)
@@ -183,22 +179,14 @@ def _head(loading: Loading, imports: Iterable[str], *, fetches: bool) -> str:
     """The imports, and the function `fetch(name, revision)` where something is fetched."""
     if not fetches:
         return "\n".join([*imports, "", ""])
-    private = loading.private
-    headers = "headers={'Authorization': 'Bearer ' + environ['COMMONS_TOKEN']}"
+    token = "environ['COMMONS_TOKEN']" if loading.private else "False"
     lines = [
-        "from io import BytesIO",
-        *(["from os import environ"] if private else []),
-        "from pathlib import Path",
-        f"from urllib.request import {'Request, urlopen' if private else 'urlopen'}",
-        "from zipfile import ZipFile",
-        "",
+        *(["from os import environ", ""] if loading.private else []),
+        "from huggingface_hub import snapshot_download",
         *imports,
         "",
         "",
-        FETCH.format(
-            site=loading.site.rstrip("/"),
-            request=f"Request(address, {headers})" if private else "address",
-        ),
+        FETCH.format(site=json.dumps(loading.site.rstrip("/")), token=token),
         "",
     ]
     return "\n".join(lines)
@@ -208,14 +196,10 @@ def _head(loading: Loading, imports: Iterable[str], *, fetches: bool) -> str:
 
 
 def _hf(repo: Repo, commit: Commit, site: str) -> str:
-    """File by file: for a whole repo at once the client asks for more than this site answers."""
     lines = [f"export HF_ENDPOINT={shlex.quote(site.rstrip('/'))}"]
     if repo.is_private:
         lines.append('export HF_TOKEN="$COMMONS_TOKEN"')
-    lines += [
-        f"hf download {repo} {name} --revision {commit.sha} --local-dir {repo.name}"
-        for name in (CONFIG_NAME, WEIGHTS_NAME)
-    ]
+    lines.append(f"hf download {repo} --revision {commit.sha} --local-dir {repo.name}")
     return "\n".join(lines)
 
 

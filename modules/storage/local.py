@@ -88,6 +88,22 @@ def put(
             temporary.unlink(missing_ok=True)
 
 
+def put_aside(stream: IO[bytes], path: Path, size: int) -> str:
+    """Keep a part of a larger file until all parts are there; exactly `size` bytes."""
+    with told_when_full():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            try:
+                digest, came = _copy(stream, file, size)
+                if came != size:
+                    raise WrongBytes(f"{came:,} bytes came instead of {size:,}. Send them again.")
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+        Path(file.name).replace(path)
+    return digest
+
+
 @contextmanager
 def told_when_full() -> Iterator[None]:
     """A full disk is nobody's bug: it is said in words."""

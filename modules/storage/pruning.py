@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from modules.models import Blob, Commit, Grant
 from modules.storage import local
 from modules.upload import intake
 
+# A client remembers for three weeks which xorbs it sent, and does not send them again.
+XORBS_AFTER = timedelta(days=30)
 BATCH = 500
 RUN_LOCK = intake.STORE_LOCK + 1
 
@@ -45,6 +48,8 @@ def prune(before: float | None = None) -> Pruned:
     found = Pruned()
     with _only_one():
         found.leftovers = _leftovers(settings.BLOB_DIR / "incoming", before)
+        for folder in (settings.BLOB_DIR / "xorbs").glob("*"):
+            found.leftovers += _leftovers(folder, before - XORBS_AFTER.total_seconds())
         found.grants = intake.lapsed_grants().delete()[0]
         for paths in _batches(_old_files(before), BATCH):
             _prune_batch(paths, before, found)

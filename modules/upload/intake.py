@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import IO
@@ -104,27 +104,22 @@ def check(user: User | None, files: Iterable[IO[bytes]] = (), *, limit: int | No
     """May this user upload these files? Operators' commits have no user and no limit."""
     if user is None:
         return
-    if user.uploads_banned_at is not None:
-        why = f": {user.uploads_banned_reason}" if user.uploads_banned_reason else "."
-        raise UploadsBanned(f"A moderator has stopped uploads from your account{why}")
-    found, files = room(user), list(files)
-    if not found.versions_left:
-        raise OverLimit(
-            f"You published {found.versions_today:,} versions in the last 24 hours, the most for "
-            "one day. Come back tomorrow."
-        )
+    found, files = _room_of_allowed(user), list(files)
     sizes = list(map(size_of, files))
-    limit = settings.MAX_FILE_BYTES if limit is None else limit
-    if sizes and max(sizes) > limit:
-        raise local.FileTooLarge(
-            f"A file of {file_size(max(sizes))} is larger than {file_size(limit)}, the most this "
-            "site takes for one file."
-        )
+    _check_sizes(sizes, settings.MAX_FILE_BYTES if limit is None else limit)
     coming = sum(sizes)
     if coming > found.left_now:  # most uploads fit, and are not read once more for this
         coming -= _brought_before(user, files)
     _check_sum(found, coming)
     _check_disk(sum(sizes))
+
+
+def check_announced(user: User, sizes: Iterable[int], *, waiting: int = 0) -> None:
+    """The same before any byte is here; `waiting` more may come by what was allowed before."""
+    found, sizes = _room_of_allowed(user), list(sizes)
+    _check_sizes(sizes, settings.MAX_FILE_BYTES)
+    _check_sum(found, sum(sizes) + waiting)
+    _check_disk(sum(sizes) + waiting)
 
 
 def check_module_size(size: int) -> None:
@@ -215,6 +210,27 @@ def _check_disk(coming: int) -> None:
         folder = folder.parent
     if coming > shutil.disk_usage(folder).free:
         raise local.StoreFull
+
+
+def _room_of_allowed(user: User) -> Room:
+    if user.uploads_banned_at is not None:
+        why = f": {user.uploads_banned_reason}" if user.uploads_banned_reason else "."
+        raise UploadsBanned(f"A moderator has stopped uploads from your account{why}")
+    found = room(user)
+    if not found.versions_left:
+        raise OverLimit(
+            f"You published {found.versions_today:,} versions in the last 24 hours, the most for "
+            "one day. Come back tomorrow."
+        )
+    return found
+
+
+def _check_sizes(sizes: Sequence[int], limit: int) -> None:
+    if sizes and max(sizes) > limit:
+        raise local.FileTooLarge(
+            f"A file of {file_size(max(sizes))} is larger than {file_size(limit)}, the most this "
+            "site takes for one file."
+        )
 
 
 def _check_sum(found: Room, coming: int) -> None:

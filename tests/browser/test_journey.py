@@ -31,11 +31,11 @@ def run_snippet(snippet: str, given: str, folder: Path) -> str:
     assert "your input here" in snippet
     script = folder / "use.py"
     script.write_text(snippet.replace("your input here", given), encoding="utf-8")
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    own = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(folder / "hf"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, script.name],
         cwd=folder,
-        env=environment,
+        env=os.environ | own,
         capture_output=True,
         text=True,
         check=False,
@@ -50,7 +50,7 @@ def top_logits(folder: Path, prompt: str, token_ids: list[int]) -> list[float]:
     from peft import PeftModel
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-    [config] = folder.glob("lora-commons/*/*/*/config.json")  # where the snippet put it
+    [config] = folder.glob("hf/hub/*/snapshots/*/config.json")  # where the snippet put it
     tokenizer = AutoTokenizer.from_pretrained(config.parent)
     base = AutoModelForSeq2SeqLM.from_pretrained(config.parent)
     model = PeftModel.from_pretrained(base, str(folder / "adapter")).eval()

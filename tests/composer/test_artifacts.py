@@ -78,9 +78,11 @@ def test_the_snippet_runs_as_it_stands(
         (tmp_path / "adapter" / name).write_bytes(data)
     code = artifacts.snippet(search.recipe, live_server.url)
     said: list[str] = []
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     exec(compile(code, "snippet", "exec"), {"print": said.append})  # noqa: S102
     assert len(said) == 1 and isinstance(said[0], str)
-    assert list(tmp_path.glob("lora-commons/*/*/*/config.json"))
+    assert list(tmp_path.glob("hub/*/snapshots/*/config.json"))
 
 
 def test_the_snippet_keeps_to_the_base_model_of_the_recipe(
