@@ -16,9 +16,12 @@ from modules.models import BaseModel, Commit, LoraModule, Repo
 
 # Without a token said, the client would send the one that it keeps for the Hugging Face Hub.
 FETCH = '''\
+SITE, TOKEN = {site}, {token}
+
+
 def fetch(name, revision):
     """Download one version from this site and say where it lies."""
-    return snapshot_download(name, revision=revision, endpoint={site}, token={token})
+    return snapshot_download(name, revision=revision, endpoint=SITE, token=TOKEN)
 '''
 SEQ2SEQ, CAUSAL = "AutoModelForSeq2SeqLM", "AutoModelForCausalLM"
 # PEFT's task types and the classes of transformers that they are trained with.
@@ -179,14 +182,14 @@ def _head(loading: Loading, imports: Iterable[str], *, fetches: bool) -> str:
     """The imports, and the function `fetch(name, revision)` where something is fetched."""
     if not fetches:
         return "\n".join([*imports, "", ""])
-    token = "environ['COMMONS_TOKEN']" if loading.private else "False"
+    token = 'environ["COMMONS_TOKEN"]' if loading.private else "False"
     lines = [
         *(["from os import environ", ""] if loading.private else []),
         "from huggingface_hub import snapshot_download",
         *imports,
         "",
-        "",
         FETCH.format(site=json.dumps(loading.site.rstrip("/")), token=token),
+        "",
         "",
     ]
     return "\n".join(lines)
