@@ -1,6 +1,6 @@
 """The addresses of the Hub's protocol. Before the pages': `/{owner}/{name}` takes what is left."""
 
-from django.urls import path
+from django.urls import path, re_path
 
 from modules.hub_api import lfs, listing, pages, read, write, xet
 
@@ -40,6 +40,6 @@ urlpatterns = [
     path(f"{REPO}/tree/<path:rest>", pages.page, name="hub_tree_page"),
     path(f"{REPO}/blob/<path:rest>", pages.page, name="hub_blob_page"),
     path(f"{REPO}/commit/<path:rest>", pages.page, name="hub_commit_page"),
-    path("api/<path:rest>", read.nothing_here),
+    re_path(r"^api/(?!v1/)(?P<rest>.*)$", read.nothing_here),
     path("<repo:name>/resolve/<path:rest>", read.one_segment),
 ]

@@ -303,7 +303,7 @@ def test_the_adapter_comes_as_a_zip(client: Client, done: Search) -> None:
     ]  # fmt: skip
     assert json.loads(archive.read("recipe.json"))["id"] == done.recipe_id
     card = archive.read("README.md").decode()
-    assert "http://testserver/" in card and "127.0.0.1" not in card
+    assert '"http://testserver"' in card and "127.0.0.1" not in card
 
 
 def test_a_live_page_asks_the_database_the_same_however_far_it_is(

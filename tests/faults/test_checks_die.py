@@ -65,7 +65,7 @@ def checkers(module: LoraModule) -> list[int]:
     try:
         tasks = list(Path(f"/proc/{pid}/task").iterdir()) if pid else []
         below = [int(p) for task in tasks for p in (task / "children").read_text().split()]
-        return [p for p in below if b"check_process" in Path(f"/proc/{p}/cmdline").read_bytes()]
+        return [p for p in below if b"checks.process" in Path(f"/proc/{p}/cmdline").read_bytes()]
     except FileNotFoundError:
         return []
 

@@ -184,10 +184,12 @@ def test_what_is_common_word_by_word_and_rare_together_is_found_whole(
 ) -> None:
     for name, value in (("MOST", 3), ("RANKED", 2), ("ENOUGH", 2), ("KNOWN", 3)):
         monkeypatch.setattr(search, name, value)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE modules_loramodule")  # so that its estimates are of this table
     if is_marked:
         assert search.mark_known() == 3  # all but the ant
     common = client.get(LIST, {"q": "eighty"})
-    assert rows(common) == ["doe", "cat"] and common.context["counts"].total == 4
+    assert rows(common) == ["doe", "cat"] and common.context["counts"].total >= 4  # an estimate
     assert rows(client.get(LIST, {"q": "words"})) == ["doe", "cat"]
     for query in (
         {"q": "eighty words ant"}, {"q": "eighty words", "task": "translation"},
