@@ -15,6 +15,7 @@ import pytest
 from hub_site import slow_clients
 from hub_site.slow_clients import PacedSocket
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 APP = """
 import tempfile
