@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 TABLE = "input\tanswer\ncat\tcats\ndog\tdogs\nbox\tboxes"
 JSON_LINES = '{"input": "cat", "target": "cats"}\n{"input": "dog", "target": "dogs"}'
@@ -51,6 +51,21 @@ def test_rows_are_added_removed_and_counted(form: Page) -> None:
     form.get_by_role("button", name="Remove row 1", exact=True).click()
     assert cell(form, "Input 1") == "dog"
     assert form.locator("[name=shots_input]").count() == before + 4
+
+
+def test_what_is_typed_while_an_answer_comes_is_previewed_too(form: Page) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    form.route("**/tasks/preview/", hold, times=1)
+    form.get_by_label("Input 1", exact=True).fill("cat")
+    while not held:
+        form.wait_for_timeout(20)
+    form.get_by_label("Instruction").fill("plural of {input} :")
+    held[0].continue_()
+    expect(form.locator("#preview")).to_contain_text("plural of cat :", timeout=20_000)
 
 
 def test_a_mistake_is_named_and_mended(form: Page) -> None:
