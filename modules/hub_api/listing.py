@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
+from django.db.models import prefetch_related_objects
 from django.http import HttpRequest, HttpResponseBase
 
 from modules import cards, services
@@ -22,7 +23,7 @@ from modules.hub_api.answers import (
     number,
     with_next,
 )
-from modules.models import Commit, LoraModule, Repo
+from modules.models import Commit, CommitFile, LoraModule, Repo
 from modules.querysets import LoraModuleQuerySet
 from modules.storage import local
 
@@ -52,22 +53,26 @@ def models(request: HttpRequest) -> HttpResponseBase:
     wanted["q"] = request.GET.get("search", "")
     wanted["owner"] = request.GET.get("author", "")
     wanted["sort"] = SORTS.get(sort, "")
-    for tag in asked(request, "filter") + asked(request, "pipeline_tag"):
+    wanted["task"] = request.GET.get("pipeline_tag", "")
+    for tag in asked(request, "filter"):
         for one in tag.split(","):
             _add_filter(wanted, one.strip())
     form = ModuleFilterForm(wanted)
     if not form.is_valid():
         why = "; ".join(f"{name}: {' '.join(errors)}" for name, errors in form.errors.items())
         raise HubError(400, why)
+    expand = asked(request, "expand")
+    is_whole = is_true(request.GET.get("full", ""))
     page = keyset.cut(
         find(form, request.user).rows,
         form.order,
         cursor=request.GET.get("cursor", ""),
         size=number(request, "limit", PAGE, 1_000) if "limit" in request.GET else PAGE,
-        load=LoraModuleQuerySet.for_cards,
+        load=LoraModuleQuerySet.for_api,
     )
-    expand = asked(request, "expand")
-    is_whole = is_true(request.GET.get("full", ""))
+    with_card = is_true(request.GET.get("cardData", "")) or "cardData" in expand
+    if with_card or _needs_files(is_whole, expand):  # of all rows at once
+        prefetch_related_objects([module.commit for module in page.items], "files__blob")
     rows = [
         shown(
             module.repo,
@@ -75,7 +80,7 @@ def models(request: HttpRequest) -> HttpResponseBase:
             module=module,
             wanted=expand,
             is_whole=is_whole,
-            with_card=is_true(request.GET.get("cardData", "")),
+            with_card=with_card,
         )
         for module in page.items
     ]
@@ -104,9 +109,12 @@ def shown(
     """Everything that clients may ask for; with `wanted` only that, and the id."""
     if module is None:
         module = LoraModule.objects.filter(repo=repo).select_related("base_model").first()
-    needs_files = is_whole or "siblings" in wanted
-    needs_card = is_whole and not wanted or with_card or "cardData" in wanted
-    inside = list(commit.files.select_related("blob")) if commit and needs_files else []
+    needs_files = _needs_files(is_whole, wanted)
+    needs_card = with_card or "cardData" in wanted
+    inside: list[CommitFile] = []
+    if commit and (needs_files or needs_card):
+        prefetch_related_objects([commit], "files__blob")
+        inside = list(commit.files.all())
     found: dict[str, Any] = {
         "_id": f"{repo.pk:024x}",
         "id": str(repo),
@@ -130,7 +138,7 @@ def shown(
         found["siblings"] = [_sibling(file, with_blobs) for file in inside]
         found["usedStorage"] = sum(file.blob.size for file in inside)
     if needs_card:
-        found["cardData"] = _card_data(commit)
+        found["cardData"] = _card_data(inside)
     if "config" in wanted and module:
         found["config"] = {"peft": {"base_model_name_or_path": module.base_model_name}}
     if "baseModels" in wanted and module:
@@ -139,6 +147,10 @@ def shown(
         keep = {"_id", "id", "modelId", *wanted}
         found = {key: value for key, value in found.items() if key in keep}
     return found
+
+
+def _needs_files(is_whole: bool, wanted: Collection[str]) -> bool:
+    return "siblings" in wanted if wanted else is_whole
 
 
 def _sibling(file: Any, with_blobs: bool) -> dict[str, Any]:
@@ -166,8 +178,8 @@ def _pipeline(module: LoraModule | None) -> str | None:
     return module.task if module and module.task in cards.PIPELINES else None
 
 
-def _card_data(commit: Commit | None) -> dict[str, Any] | None:
-    sha256 = commit.sha256_of(services.CARD_NAME) if commit else None
+def _card_data(inside: Iterable[CommitFile]) -> dict[str, Any] | None:
+    sha256 = next((file.blob_id for file in inside if file.path == services.CARD_NAME), None)
     if sha256 is None:
         return None
     text = local.local_path(sha256).read_bytes()[: cards.LIMIT].decode("utf-8", errors="replace")

@@ -69,10 +69,12 @@ def whoami(request: HttpRequest) -> HttpResponseBase:
 def model_info(request: HttpRequest, owner: str, name: str, revision: str = "") -> HttpResponseBase:
     repo = find_repo(request.user, owner, name)
     commit = find_commit(repo, revision) if revision else repo.head()
+    expand = asked(request, "expand")
     found = listing.shown(
         repo,
         commit,
-        wanted=asked(request, "expand"),
+        wanted=expand,
+        with_card=not expand,
         with_blobs=is_true(request.GET.get("blobs", "")),
         is_whole=True,
     )

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from hub_site.accounts import tokens
@@ -253,6 +255,21 @@ def test_odd_requests_are_told_so(mine: Repo, alices: Program) -> None:
         answer = alices.send(method, path, data)
         assert 400 <= answer.status_code < 500 or answer.status_code == 501, (path, data)
         assert answer.json()["error"] and answer["X-Error-Message"], (path, data)
+
+
+@pytest.mark.parametrize("asked", ["", "&full=True&cardData=True", "&expand=siblings&expand=sha"])
+def test_a_list_costs_the_same_for_two_rows_and_six(
+    client: Client, alice: User, publish: Publisher, asked: str
+) -> None:
+    for n in range(6):
+        publish(alice, f"module-{n}")
+    costs = []
+    for limit in (2, 6):
+        with CaptureQueriesContext(connection) as queries:
+            rows = client.get(f"/api/models?limit={limit}{asked}").json()
+        assert len(rows) == limit and ("siblings" in rows[0]) == bool(asked)
+        costs.append(len(queries))
+    assert costs[0] == costs[1]
 
 
 def test_private_files_are_read_by_their_owner_alone(
