@@ -8,6 +8,10 @@ class ComposerConfig(AppConfig):
         from hub_site.jobs import registry
 
         registry.register(
-            "compose", "composer.runner.compose", if_over="composer.services.tell_owner"
+            "compose",
+            "composer.runner.compose",
+            if_over="composer.services.tell_owner",
+            reads="composer.pinned.commits_of",
+            leaves_files=True,
         )
-        registry.register("predict", "composer.runner.predict")
+        registry.register("predict", "composer.runner.predict", reads="composer.pinned.commits_of")

@@ -19,6 +19,7 @@ class ModulesConfig(AppConfig):
             "modules.tasks.check_module",
             if_stopped="modules.tasks.check_failed",
             if_over="modules.tasks.tell_owner",
+            reads="modules.tasks.commits_of_check",
         )
         for kind, period in {
             "update_trending": timedelta(hours=1),
@@ -26,5 +27,5 @@ class ModulesConfig(AppConfig):
             "prune_downloads": timedelta(days=1),
             "prune_store": timedelta(days=1),
         }.items():
-            registry.register(kind, f"modules.tasks.{kind}")
+            registry.register(kind, f"modules.tasks.{kind}", needs_store=kind == "prune_store")
             schedule.every(period, kind)

@@ -22,6 +22,7 @@ from composer.engine.errors import CommonsError
 from hub_site.accounts import tokens
 from modules.community import counting
 from modules.hub_api import answers, files
+from modules.hub_api.job_reader import JobReader
 from modules.models import CommitFile, Repo
 from modules.repos import archive as zips
 from modules.storage import local
@@ -57,7 +58,7 @@ def _told_to_programs(view: Callable[..., HttpResponseBase]) -> Callable[..., Ht
 def resolve(request: HttpRequest, user: Visitor, repo: Repo, rest: str) -> HttpResponseBase:
     """`resolve/{revision}/{path}`: a branch's name may hold slashes, so known names go first."""
     revision, path = answers.split_revision(repo, rest)
-    commit = answers.find_commit(repo, revision)
+    commit = answers.find_commit(repo, revision, user)
     files_here = commit.files.select_related("blob") if commit else CommitFile.objects.none()
     file = files_here.filter(path=path.replace("\0", "")).first()
     if commit is None or file is None:
@@ -73,6 +74,7 @@ def resolve(request: HttpRequest, user: Visitor, repo: Repo, rest: str) -> HttpR
 @_told_to_programs
 def archive(request: HttpRequest, user: Visitor, repo: Repo) -> HttpResponseBase:
     """All files of a version, `?revision=…` or the newest."""
+    answers.refuse_jobs(user)
     commit = answers.find_commit(repo, request.GET.get("revision") or answers.MAIN)
     if commit is None:
         raise answers.revision_not_found(repo, answers.MAIN)
@@ -118,7 +120,7 @@ def _answer(request: HttpRequest, user: Visitor, file: CommitFile) -> HttpRespon
             answer = HttpResponse()
         else:
             chunks = local.open(sha256, start, end)
-            if not _is_range(wanted) and file.path in COUNTED:
+            if _counts(user, file) and not _is_range(wanted):
                 chunks = counting.when_read(chunks, request, user, file.commit)
             answer = StreamingHttpResponse(chunks)
         answer["Content-Length"] = str(end - start)
@@ -132,6 +134,11 @@ def _answer(request: HttpRequest, user: Visitor, file: CommitFile) -> HttpRespon
     filename = file.path.rpartition("/")[2]
     answer["Content-Disposition"] = content_disposition_header(not is_text, filename) or ""
     return answer
+
+
+def _counts(user: Visitor, file: CommitFile) -> bool:
+    """What a worker fetches for a job is nobody's download."""
+    return file.path in COUNTED and not isinstance(user, JobReader)
 
 
 def _is_range(header: str) -> bool:
