@@ -45,6 +45,7 @@ ERRORS = (httpx2.HTTPError, httpx2.InvalidURL, OSError, RuntimeError, ValueError
 class HubFault(CommonsError):
     """Something is wrong between us and the Hub. `helps` says that trying again can mend it."""
 
+    status = 503
     helps = False
     wait: float | None = None  # seconds that the Hub asked for
 
@@ -195,6 +196,17 @@ class Hub:
         ):
             hf_raise_for_status(answer)
             yield answer.iter_bytes(local.CHUNK)
+
+    def address(self, repo_id: str, sha: str, path: str) -> str | None:
+        """Where the Hub leads on for these bytes, for some minutes and without a token; None when
+        it hands them out itself."""
+        url = self.url(repo_id, sha, path)
+        with _faults(f"{repo_id}: {path}"):
+            found = self._api.get_hf_file_metadata(
+                url=url, token=self._token, timeout=settings.HUB_TIMEOUT_SECONDS
+            )
+        there, here = httpx2.URL(found.location), httpx2.URL(url)
+        return None if there.host == here.host and there.port == here.port else found.location
 
     @staticmethod
     def url(repo_id: str, sha: str, path: str) -> str:
