@@ -275,4 +275,6 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": env_str("LOG_LEVEL", "INFO")},
+    # A line a request to the Hub, and warnings of what is as it should be.
+    "loggers": {"httpx2": {"level": "WARNING"}, "huggingface_hub": {"level": "ERROR"}},
 }

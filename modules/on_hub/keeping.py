@@ -15,6 +15,7 @@ from django.db.models.functions import Now
 
 from composer.engine.errors import CommonsError
 from hub_site.jobs import queue
+from modules.locks import hold_repo
 from modules.models import HubAccount, HubHome, ModuleOnHub, Repo
 from modules.on_hub import accounts
 
@@ -61,13 +62,16 @@ def choose(repo: Repo, place: str) -> None:
     """Keep this module's files there from now on. Moving takes a job; nothing is lost meanwhile."""
     if place not in NAMES:
         raise NoSuchPlace(f"{place!r} is no place for files. Choose {', '.join(NAMES)}.")
+    hold_repo(repo)
     home = ModuleOnHub.objects.select_for_update(of=("self",)).filter(repo=repo).first()
-    if home is None:
-        if place != HERE:
-            ModuleOnHub.objects.create(repo=repo, place=place)
-    else:
+    if home is not None and not home.is_made:  # nothing of it is there yet
+        home.delete()
+        home = None
+    if home is not None:
         home.move_to = "" if place == home.place else place
         home.save(update_fields=["move_to"])
+    elif place != HERE:
+        ModuleOnHub.objects.create(repo=repo, place=place)
     ask(repo)
 
 

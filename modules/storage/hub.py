@@ -158,13 +158,13 @@ class Hub:
         )
 
     def exists(self, repo_id: str) -> bool:
+        """Whether a repo has this very name; one that had it before is no hindrance."""
         try:
-            self.facts(repo_id)
+            return self.facts(repo_id).repo_id.lower() == repo_id.lower()
         except NotOnHub:
             return False
         except GatedOnHub:
             return True
-        return True
 
     def names(
         self, *, author: str = "", search: str = "", limit: int | None = None
@@ -263,12 +263,19 @@ def _prepare() -> None:
 
 def _client() -> httpx2.Client:
     client = default_client_factory()
-    client.timeout = httpx2.Timeout(settings.HUB_TIMEOUT_SECONDS)
-    client.event_hooks = {**client.event_hooks, "response": [_do_not_wait]}
+    asks = [*client.event_hooks["request"], _do_not_wait_for_ever]
+    client.event_hooks = {"request": asks, "response": [_do_not_wait_as_told]}
     return client
 
 
-def _do_not_wait(response: httpx2.Response) -> None:
+def _do_not_wait_for_ever(request: httpx2.Request) -> None:
+    """Some of the client's calls say that they would, so its own timeout is not enough."""
+    said = request.extensions.get("timeout", {})
+    most = dict.fromkeys(("connect", "read", "write", "pool"), settings.HUB_TIMEOUT_SECONDS)
+    request.extensions["timeout"] = most | {n: v for n, v in said.items() if v is not None}
+
+
+def _do_not_wait_as_told(response: httpx2.Response) -> None:
     """The client would sleep as long as a busy Hub says, and a worker with it."""
     if response.status_code == 429:
         said = response.headers.get("Retry-After", "")

@@ -25,6 +25,7 @@ from modules.bases import matching
 from modules.cards import Card, Facts
 from modules.checks import quick
 from modules.models import Blob, Commit, Grant, LoraModule, Repo
+from modules.on_hub import keeping
 from modules.storage import bytes_back, local
 from modules.upload import intake, receiving, unzip
 
@@ -289,16 +290,26 @@ def on_newest(staged: Staged, user: User, repo: Repo) -> str:
 
 
 def publish(
-    *, user: User, staged: Staged, name: str, visibility: str, facts: Facts, message: str = ""
+    *,
+    user: User,
+    staged: Staged,
+    name: str,
+    visibility: str,
+    facts: Facts,
+    message: str = "",
+    place: str = "",
 ) -> LoraModule:
     """A new module: its repo, with everything in its first version."""
     with transaction.atomic():  # a module that is refused leaves no empty repo
         repo = services.create_repo(
             owner=user.namespace, name=name, kind=Repo.LORA, visibility=visibility
         )
-        return add_version(
+        module = add_version(
             user=user, staged=staged, repo=repo, facts=facts, message=message or "First version"
         )
+        if place:
+            keeping.choose(repo, place)
+        return module
 
 
 def add_version(
