@@ -48,7 +48,7 @@ class _OffersHuggingFace:
 
     def render_to_response(self, context: dict[str, Any], **options: Any) -> HttpResponse:
         response: HttpResponse = super().render_to_response(context, **options)  # type: ignore[misc]
-        return _may_lead_to_hugging_face(response)
+        return may_lead_to_hugging_face(response)
 
 
 def hugging_face() -> dict[str, Any] | None:
@@ -57,7 +57,7 @@ def hugging_face() -> dict[str, Any] | None:
     return apps[0] if apps else None
 
 
-def _may_lead_to_hugging_face(response: HttpResponse) -> HttpResponse:
+def may_lead_to_hugging_face(response: HttpResponse) -> HttpResponse:
     """Chromium holds a form to the policy even where the answer to it leads elsewhere."""
     if app := hugging_face():
         there = urlsplit(app["settings"]["server_url"])

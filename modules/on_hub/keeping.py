@@ -29,8 +29,8 @@ FIRST, LONGEST, SELDOM = timedelta(minutes=1), timedelta(hours=1), timedelta(hou
 HERE = HubHome.HERE
 NAMES = {
     HERE: "This site only",
-    HubHome.SITE: "This site's organisation on the Hugging Face Hub",
-    HubHome.OWN: "Your own account on the Hugging Face Hub",
+    HubHome.SITE: "This site's organisation on the Hub",
+    HubHome.OWN: "Your own account on the Hub",
 }
 
 

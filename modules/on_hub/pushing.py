@@ -128,7 +128,7 @@ def _compare(found: hub.Facts, content: Content) -> None:
 
 
 def keep_module(job: Job, lease: Lease) -> None:
-    home = _begin(job)
+    home = begin(job, ModuleOnHub.objects.select_related("repo__owner__user"))
     if home is None:
         with queue.finish(job, {"outcome": "gone"}):
             return
@@ -245,10 +245,10 @@ def _blobs_of(repo: Repo) -> QuerySet:
     return CommitFile.objects.filter(commit__repo=repo).values("blob")
 
 
-def _begin(job: Job) -> ModuleOnHub | None:
+def begin(job: Job, rows: QuerySet[Home]) -> Home | None:
+    """The job's home, held for a moment to say that whatever changes from now on comes too late."""
     with queue.checkpoint(job):
-        rows = ModuleOnHub.objects.select_for_update(of=("self",))
-        home = rows.select_related("repo__owner__user").filter(pk=job.params["home"]).first()
+        home = rows.select_for_update(of=("self",)).filter(pk=job.params["home"]).first()
         if home is not None:
             home.job, home.again = job, False
             home.save(update_fields=["job", "again"])

@@ -13,7 +13,12 @@ from django.views.decorators.debug import sensitive_post_parameters, sensitive_v
 from django.views.decorators.http import require_http_methods, require_POST
 
 from composer.engine.errors import CommonsError
-from hub_site.accounts.views import account_only, connect_at_hugging_face, hugging_face
+from hub_site.accounts.views import (
+    account_only,
+    connect_at_hugging_face,
+    hugging_face,
+    may_lead_to_hugging_face,
+)
 from hub_site.errors import status_of
 from modules.models import HubAccount, HubHome, ModuleOnHub, Repo
 from modules.on_hub import accounts, keeping
@@ -57,7 +62,8 @@ def _account(request: HttpRequest, form: TokenForm, status: int = 200) -> HttpRe
             place=HubHome.OWN, repo__owner__user=request.user
         ).select_related("repo__owner"),
     }
-    return render(request, "modules/hub_account.html", context, status=status)
+    answer = render(request, "modules/hub_account.html", context, status=status)
+    return may_lead_to_hugging_face(answer)
 
 
 @account_only

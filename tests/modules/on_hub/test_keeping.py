@@ -18,10 +18,15 @@ from modules.on_hub import keeping
 from modules.repos import ownership
 from modules.storage import bytes_back, local, pruning
 from tests.modules.conftest import Publisher, adapter, weights_bytes
-from tests.modules.on_hub.conftest import Work, home_of
-from tests.other_site import OtherSite
+from tests.other_site import OtherSite, Work
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def home_of(module: LoraModule) -> ModuleOnHub:
+    return ModuleOnHub.objects.get(repo=module.repo)
+
+
 WEIGHTS = "adapter_model.safetensors"
 
 

@@ -15,11 +15,14 @@ from modules.models import LoraModule, ModuleOnHub, Repo
 from modules.on_hub import keeping
 from modules.repos import ownership
 from modules.storage import local, pruning
-from tests.modules.on_hub.conftest import Work, home_of
-from tests.other_site import OtherSite
+from tests.other_site import OtherSite, Work
 from tests.workers import WorkerProcess, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def home_of(module: LoraModule) -> ModuleOnHub:
+    return ModuleOnHub.objects.get(repo=module.repo)
 
 
 def later(work: Work) -> None:
