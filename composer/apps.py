@@ -1,3 +1,5 @@
+from datetime import timedelta
+
 from django.apps import AppConfig
 
 
@@ -5,7 +7,7 @@ class ComposerConfig(AppConfig):
     name = "composer"
 
     def ready(self) -> None:
-        from hub_site.jobs import registry
+        from hub_site.jobs import registry, schedule
 
         registry.register(
             "compose",
@@ -15,3 +17,11 @@ class ComposerConfig(AppConfig):
             leaves_files=True,
         )
         registry.register("predict", "composer.runner.predict", reads="composer.pinned.commits_of")
+        registry.register(
+            "push_recipe",
+            "composer.pushing.push_recipe",
+            if_stopped="composer.pushing.push_stopped",
+            needs_store=True,
+        )
+        registry.register("retry_recipes", "composer.pushing.retry_recipes")
+        schedule.every(timedelta(minutes=2), "retry_recipes")

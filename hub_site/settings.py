@@ -285,5 +285,6 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": env_str("LOG_LEVEL", "INFO")},
-    "loggers": {"httpx2": {"level": "WARNING"}},  # it notes every request of a download
+    # A line a request to the Hub, and warnings of what is as it should be.
+    "loggers": {"httpx2": {"level": "WARNING"}, "huggingface_hub": {"level": "ERROR"}},
 }

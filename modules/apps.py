@@ -21,7 +21,14 @@ class ModulesConfig(AppConfig):
             if_over="modules.tasks.tell_owner",
             reads="modules.tasks.commits_of_check",
         )
+        registry.register(
+            "keep_on_hub",
+            "modules.tasks.keep_on_hub",
+            if_stopped="modules.tasks.keeping_stopped",
+            needs_store=True,
+        )
         for kind, period in {
+            "retry_hub": timedelta(minutes=2),
             "update_trending": timedelta(hours=1),
             "count_facets": timedelta(minutes=10),
             "prune_downloads": timedelta(days=1),

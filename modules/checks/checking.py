@@ -17,7 +17,8 @@ from modules.checks import quick
 from modules.checks.quick import Found
 from modules.finding import tags
 from modules.models import BaseModel, LoraModule, Repo
-from modules.storage import local
+from modules.on_hub import keeping
+from modules.storage import bytes_back
 
 if TYPE_CHECKING:
     from modules.querysets import Visitor
@@ -60,7 +61,7 @@ def check(module: LoraModule) -> None:
     """The full check in this very process, for operators' own files: ready, or rejected."""
     from modules.checks import full  # numpy: the web process has no need of it
 
-    folder = local.materialise(module.commit)
+    folder = bytes_back.materialise(module.commit)
     apply_checks(module, run_checks(module, full.check, folder), folder)
 
 
@@ -177,9 +178,12 @@ def sees_reasons(module: LoraModule, user: Visitor) -> bool:
 
 
 def update_listed(module: LoraModule) -> None:
-    """Call it after every change of a module's status, or of its repo's visibility or hiding."""
+    """Call it after every change of a module's status, or of its repo's visibility or hiding: lists
+    and the Hub, where it is kept there, show another thing then."""
     public = Repo.objects.filter(pk=OuterRef("repo_id"), visibility=Repo.PUBLIC, hidden_at=None)
     shown = When(~Q(status=LoraModule.REJECTED) & Exists(public), then=True)
     LoraModule.objects.filter(pk=module.pk).update(is_listed=Case(shown, default=False))
     module.refresh_from_db(fields=["is_listed"])
     tags.recount(module.tags.all())
+    if module.is_ready:
+        keeping.ask(module.repo)

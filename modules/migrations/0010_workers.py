@@ -4,7 +4,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('modules', '0007_upload_tickets'),
+        ('modules', '0010_hub_homes'),
     ]
 
     operations = [

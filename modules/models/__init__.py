@@ -8,6 +8,7 @@ from modules.models.community import (
     ModerationEvent,
     Report,
 )
+from modules.models.hub import BlobOnHub, HubAccount, HubHome, ModuleOnHub
 from modules.models.library import BaseModel, FacetCounts, LoraModule, Tag, TagAlias
 from modules.models.repos import (
     Blob,
@@ -23,6 +24,7 @@ from modules.models.repos import (
 __all__ = [
     "BaseModel",
     "Blob",
+    "BlobOnHub",
     "Collection",
     "CollectionItem",
     "Commit",
@@ -30,9 +32,12 @@ __all__ = [
     "Download",
     "FacetCounts",
     "Grant",
+    "HubAccount",
+    "HubHome",
     "Like",
     "LoraModule",
     "ModerationEvent",
+    "ModuleOnHub",
     "OldAddress",
     "Ref",
     "Repo",

@@ -21,7 +21,7 @@ from composer.engine.errors import CommonsError
 from hub_site.jobs import job_tokens, queue
 from hub_site.jobs.worker import Hindered, OutOfReach
 from modules.models import BaseModel, Commit, Repo
-from modules.storage import local
+from modules.storage import bytes_back, local
 from modules.storage.local import StoredBlob
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class FolderMissing(CommonsError):
 def folder_of(commit: Commit, lease: Lease) -> Path:
     """A folder with the commit's files, for the job of this lease."""
     if not settings.FETCH_FROM:
-        return local.materialise(commit)
+        return bytes_back.materialise(commit)
     files = dict(commit.files.values_list("path", "blob_id"))
     try:
         return _from_site(_name_of(commit), commit.sha, files, lease)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import HfApi
-from huggingface_hub.utils import disable_progress_bars, tqdm
+from huggingface_hub.utils import tqdm
 
 from composer.engine.errors import CommonsError
 from modules.storage import hub
@@ -57,7 +57,7 @@ _verified: dict[Path, tuple[Identity, str]] = {}
 def fetch(pinned: Pinned, *, endpoint: str, token: str | bool, check: Check) -> Path:
     """The folder of this version, complete and verified. `check` is called all the time; what it
     raises ends the wait. Raises a HubFault when the files cannot be had."""
-    disable_progress_bars()
+    hub.prepare()
     api = HfApi(endpoint=endpoint, token=token, library_name="lora-commons")
 
     def whole_version(bar: type[tqdm]) -> str:

@@ -84,10 +84,10 @@ def test_it_says_at_its_start_what_it_leaves_to_others(
     assert FAR in caplog.text and "prune_store" in caplog.text and "test_store" in caplog.text
 
 
-def test_pruning_the_store_needs_it_and_reading_or_composing_does_not() -> None:
-    kinds = registry.store_kinds()
-    assert "prune_store" in kinds
-    assert not {"compose", "predict", "check_module", "update_trending"} & set(kinds)
+def test_pruning_and_pushing_need_the_store_and_reading_or_composing_does_not() -> None:
+    kinds = set(registry.store_kinds())
+    assert {"prune_store", "keep_on_hub", "push_recipe"} <= kinds
+    assert not {"compose", "predict", "check_module", "update_trending"} & kinds
 
 
 @pytest.fixture

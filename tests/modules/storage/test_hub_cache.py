@@ -133,6 +133,21 @@ def test_a_job_that_is_cancelled_waits_for_nobody(
         )
 
 
+@pytest.mark.slow
+def test_a_site_that_takes_the_call_and_never_answers_is_given_up(
+    cache: Path, lease: Lease, pinned: Pinned, settings: Any
+) -> None:
+    """The client would ask for the list of files without a limit of time."""
+    settings.HUB_TIMEOUT_SECONDS = 1
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(hub.HubDown):
+        hub_cache.fetch(
+            pinned,
+            endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}",
+            token=False,
+            check=lambda: None,
+        )
+
+
 def test_a_download_that_nobody_waits_for_ends(
     pinned: Pinned,
 ) -> None:
