@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
@@ -26,7 +26,6 @@ from modules.storage.local import StoredBlob
 
 if TYPE_CHECKING:
     from hub_site.jobs.worker import Lease
-    from modules.storage.hub import HubFault
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +34,8 @@ T = TypeVar("T")
 # first of them is over; nobody does so for what we send.
 FETCH_PAUSES = (2.0,)
 SEND_PAUSES = (1.0, 2.0, 4.0, 8.0)
+PROBE_SECONDS = 10
+NOT_THE_SITE = (502, 503, 504)
 LONGEST_PAUSE = 60.0  # of what a busy server asks for
 
 
@@ -79,6 +80,7 @@ def base_folder(base_model: BaseModel, lease: Lease) -> Path:
 
 def keep(path: Path, lease: Lease) -> StoredBlob:
     """Put a file that a job made into the site's store."""
+    _refuse_too_large(path)
     if settings.FETCH_FROM:
         return _patiently(lambda: _send(path, lease), settings.FETCH_FROM, lease, SEND_PAUSES)
     with path.open("rb") as file:
@@ -101,6 +103,10 @@ def _from_site(repo_id: str, sha: str, files: dict[str, str], lease: Lease) -> P
     try:
         return _fetch(repo_id, sha, files, settings.FETCH_FROM, job_tokens.issue(lease.job), lease)
     except (hub.NotOnHub, hub.GatedOnHub, hub.NotAllowedOnHub) as error:
+        if "X-Error-Code" not in _headers(error):
+            raise OutOfReach(
+                f"{settings.FETCH_FROM} does not answer as the site does: is FETCH_FROM right?"
+            ) from error
         raise FilesGone(
             f"{repo_id} is no longer given out in the revision {sha[:10]}: it was deleted or "
             "hidden while this job waited. Submit it again with what is there now."
@@ -155,7 +161,7 @@ def _patiently(
             if not fault.helps:
                 raise
             if pause is None:
-                raise _given_up(fault, where) from fault
+                raise _given_up(where) from fault
             logger.warning("Job %s: nothing comes from %s; trying again", lease.job.pk, where)
             _rest(min(max(pause, fault.wait or 0), LONGEST_PAUSE), lease)
     raise AssertionError("the last try returns or raises")
@@ -170,22 +176,33 @@ def _refused(lease: Lease) -> Exception:
     )
 
 
-def _given_up(fault: HubFault, where: str) -> Exception:
-    """When the site does not answer, all jobs wait. When it answers that something is broken, or it
-    is the Hub, other jobs may do without."""
-    if where != settings.FETCH_FROM or _status(fault) == 500:
+def _given_up(where: str) -> Exception:
+    """When the site does not answer at all, every job waits. When it does, and files do not come
+    all the same, or when it is the Hub that is away, other jobs may do without."""
+    if where != settings.FETCH_FROM or _answers():
         return Hindered(f"Nothing came from {where}, which is down or has trouble of its own.")
     return OutOfReach(f"Nothing comes from {where}: it is down, or cannot be reached from here.")
 
 
-def _status(fault: BaseException) -> int:
-    """The status that the other side answered with, somewhere behind this; 0 without an answer."""
+def _answers() -> bool:
+    """Is the site there, and not only a proxy in front of it?"""
+    import httpx2  # what huggingface_hub itself speaks with
+
+    try:
+        answer = httpx2.get(f"{settings.FETCH_FROM}/api/whoami-v2", timeout=PROBE_SECONDS)
+    except httpx2.HTTPError:
+        return False
+    return answer.status_code not in NOT_THE_SITE
+
+
+def _headers(fault: BaseException) -> Mapping[str, str]:
+    """What the other side answered with, somewhere behind this."""
     here: BaseException | None = fault
     while here is not None:
         if answer := getattr(here, "response", None):
-            return int(answer.status_code)
+            return answer.headers
         here = here.__cause__ or here.__context__
-    return 0
+    return {}
 
 
 def _rest(seconds: float, lease: Lease) -> None:
@@ -198,8 +215,18 @@ def _rest(seconds: float, lease: Lease) -> None:
 # --- sending -----------------------------------------------------------------------------------
 
 
+def _refuse_too_large(path: Path) -> None:
+    """Told here: a site that says so while the bytes still travel may not be heard."""
+    size = path.stat().st_size
+    if size > settings.MAX_FILE_BYTES:
+        raise local.FileTooLarge(
+            f"The adapter has {size:,} bytes; {settings.MAX_FILE_BYTES:,} are the most that this "
+            "site takes for one file. Compose fewer modules, or modules of a lower rank."
+        )
+
+
 def _send(path: Path, lease: Lease) -> StoredBlob:
-    import httpx2  # what huggingface_hub itself speaks with
+    import httpx2
 
     from modules.storage.hub import HubDown
 
@@ -240,7 +267,7 @@ def _kept(status: int, text: str, sha256: str) -> StoredBlob:
         message = str(said["message"])
     except (ValueError, KeyError, TypeError) as error:
         raise HubDown(f"{settings.FETCH_FROM} answered {status} in words of its own.") from error
-    if status == 401:
+    if status == 401 or said.get("code") == "job_over":
         raise BadHubToken(message)
     if status >= 500 and status != 507 or status in (408, 429):
         raise HubDown(message)

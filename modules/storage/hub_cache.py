@@ -21,7 +21,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import tqdm
 
 from composer.engine.errors import CommonsError
-from modules.storage import hub
+from modules.storage import hub, local
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,10 @@ class WrongFiles(CommonsError):
     """What came, twice, is not what the library pinned."""
 
     code = "wrong_bytes"
+
+
+class NoRoom(CommonsError):
+    code = "worker_full"
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,11 @@ def _watched(call: Callable[[type[tqdm]], T], pinned: Pinned, check: Check) -> T
             check()
         return found.result()
     except hub.ERRORS as error:
+        if getattr(error, "errno", None) in local.NO_ROOM:
+            raise NoRoom(
+                f"The disk of the worker is full, so {pinned.repo_id} could not be fetched. Tell "
+                "the people who run this site; they can clear its cache with `hf cache rm`."
+            ) from error
         raise hub.fault(error, pinned.repo_id) from error
     finally:
         nobody_waits.set()

@@ -22,6 +22,8 @@ from tests.workers import WorkerProcess, wait_for, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 Start = Callable[..., WorkerProcess]
+# Nothing here is about leases: a machine that is slow to load torch should not lose one.
+PATIENT = {"JOB_LEASE_MS": "20000"}
 
 
 @pytest.fixture
@@ -51,6 +53,7 @@ def start_remote(start_worker: Start, gate: Gate, elsewhere: Path) -> Start:
                 "SECRET_KEY": settings.SECRET_KEY,
                 "FETCH_FROM": gate.url,
                 "ENGINE_THREADS": "1",
+                **PATIENT,
                 **variables,
             }
         )
@@ -64,7 +67,10 @@ def start_near(start_worker: Start) -> Callable[[], WorkerProcess]:
 
     def start() -> WorkerProcess:
         return start_worker(
-            BLOB_DIR=str(settings.BLOB_DIR), CACHE_DIR=str(settings.CACHE_DIR), ENGINE_THREADS="1"
+            BLOB_DIR=str(settings.BLOB_DIR),
+            CACHE_DIR=str(settings.CACHE_DIR),
+            ENGINE_THREADS="1",
+            **PATIENT,
         )
 
     return start

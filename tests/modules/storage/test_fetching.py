@@ -124,12 +124,30 @@ def test_sending_goes_on_after_the_line_broke(far: Gate, leaving: Lease, adapter
     assert local.local_path(kept.sha256).read_bytes() == adapter.read_bytes()
 
 
-def test_a_refusal_is_told_in_the_sites_words(
-    far: Gate, leaving: Lease, adapter: Path, settings: Any
+@pytest.mark.parametrize("where", ["far", "near"])
+def test_an_adapter_may_be_as_large_as_any_file(
+    far: Gate, leaving: Lease, adapter: Path, settings: Any, where: str
 ) -> None:
-    settings.MAX_FILE_BYTES = 1_000
-    with pytest.raises(fetching.NotTaken, match="1,000 are the most"):
+    settings.FETCH_FROM = far.url if where == "far" else ""
+    settings.MAX_FILE_BYTES = adapter.stat().st_size - 1
+    with pytest.raises(local.FileTooLarge, match="a lower rank"):
         fetching.keep(adapter, leaving)
+    settings.MAX_FILE_BYTES += 1
+    assert fetching.keep(adapter, leaving)
+
+
+def test_a_job_that_is_cancelled_while_it_sends_ends_as_cancelled(far: Gate, adapter: Path) -> None:
+    class Late(Lease):
+        """Its heartbeat has not seen yet what happens while the first bytes travel."""
+
+        def check(self) -> None:
+            queue.request_cancel(self.job)
+
+    queue.submit("test_leave", params={})
+    job = queue.claim_next("far")
+    assert job is not None
+    with pytest.raises(JobCancelled):
+        fetching.keep(adapter, Late(job))
 
 
 def test_a_kind_that_leaves_no_files_is_refused(far: Gate, lease: Lease, adapter: Path) -> None:
@@ -144,6 +162,14 @@ def test_a_site_that_is_away_is_no_fault_of_the_job(
     far.shut()
     with pytest.raises(OutOfReach, match=f"Nothing comes from {far.url}"):
         fetching.keep(adapter, leaving)
+
+
+def test_a_wrong_address_is_an_operators_mistake(
+    far: Gate, private: LoraModule, lease: Lease, settings: Any
+) -> None:
+    settings.FETCH_FROM = f"{far.url}/somewhere-else"  # its pages say 404, in their own words
+    with pytest.raises(OutOfReach, match="is FETCH_FROM right"):
+        fetching.folder_of(private.commit, lease)
 
 
 def test_a_file_that_the_site_has_lost_ends_after_some_tries(

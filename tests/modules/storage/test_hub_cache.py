@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import socket
 import threading
 from pathlib import Path
@@ -168,6 +169,17 @@ def test_a_download_that_nobody_waits_for_ends(
     with pytest.raises(hub_cache._Abandoned):
         bars[0].update(10)  # what the client calls with the next piece
     over.set()
+
+
+def test_a_full_disk_is_told_as_that(cache: Path, gate: Gate, lease: Lease, pinned: Pinned) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))  # no file larger than this
+    try:
+        with pytest.raises(hub_cache.NoRoom, match="disk of the worker is full"):
+            fetch(pinned, gate, lease)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert fetch(pinned, gate, lease)
 
 
 def test_what_is_not_there_or_not_ours_is_told_apart(
