@@ -9,6 +9,7 @@ from django.views.decorators.http import require_safe
 from composer import artifacts, publishing
 from composer.citation import bibtex
 from composer.downloads import adapter_zip
+from composer.engine.errors import CommonsError
 from composer.models import Ingredient, Recipe
 from composer.views.request import find_recipe, page_of
 from composer.views.results import evidence_context, facts, predictions_context
@@ -55,7 +56,8 @@ def recipe(request: HttpRequest, digest: str) -> HttpResponse:
 def _is_refused(recipe: Recipe, user: "Visitor") -> bool:
     try:
         publishing.refuse_withdrawn(recipe, user)
-    except publishing.Withdrawn:
+        publishing.refuse_closed(recipe, user)
+    except CommonsError:
         return True
     return False
 
