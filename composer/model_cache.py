@@ -1,11 +1,12 @@
 """Base models and stacks that a worker keeps warm between jobs. Only workers import this."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from django.conf import settings
+from django.contrib.auth.models import AnonymousUser
 
 from composer.engine import base_model as engine_base
 from composer.engine import stack as engine_stack
@@ -56,8 +57,9 @@ def stack_of(search: Search) -> Stack:
     """The search's modules as one stack, in the order of their weights."""
     pinned = search.spec["base_model"]
     ingredients = search.spec["ingredients"]
-    # Also for a stack that is kept: a module may go or be hidden while a job waits.
+    # Also for a stack that is kept: a module may go, be hidden or gated while a job waits.
     commits = [_commit_of(ingredient) for ingredient in ingredients]
+    _refuse_closed(search, commits)
     key = (pinned["repo"], pinned["revision"], *(each["sha256"] for each in ingredients))
     if key not in _stacks:
         base = base_of(search)
@@ -97,3 +99,21 @@ def _commit_of(ingredient: Mapping[str, str]) -> Commit:
             "Submit it again without it."
         )
     return commit
+
+
+def _refuse_closed(search: Search, commits: Sequence[Commit]) -> None:
+    """Whoever composes must have access to what is gated, still. What was published stays as it
+    was (see `publishing.closed_ingredients`)."""
+    if search.recipe is not None and search.recipe.published_at is not None:
+        return
+    gated = [commit.repo for commit in commits if commit.repo.gated]
+    if not gated:
+        return
+    open_to_them = Repo.objects.readable_by(search.job.user or AnonymousUser())
+    allowed = open_to_them.filter(pk__in=[repo.pk for repo in gated])
+    for repo in gated:
+        if repo not in allowed:
+            raise ModuleGone(
+                f"{repo} is gated, and you have no access to it, or no longer. Ask its author for "
+                "access on its page, or submit the search again without it."
+            )

@@ -7,7 +7,7 @@ from modules.community import collection_views
 from modules.community import views as community_views
 from modules.finding import tag_views, views
 from modules.on_hub import views as hub_views
-from modules.repos import downloads
+from modules.repos import downloads, gate_views
 from modules.repos import page as repo_page
 from modules.upload import views as upload_views
 
@@ -55,8 +55,17 @@ urlpatterns = [
         name="set_visibility",
     ),
     path("<owner:owner>/<repo:name>/settings/home", hub_views.home, name="home"),
+    path("<owner:owner>/<repo:name>/settings/gate", upload_views.set_gate, name="set_gate"),
+    path("<owner:owner>/<repo:name>/settings/access", gate_views.access, name="access"),
+    path("<owner:owner>/<repo:name>/settings/access/grant", gate_views.grant, name="grant"),
     path("<owner:owner>/<repo:name>/settings/rename", upload_views.rename, name="rename"),
     path("<owner:owner>/<repo:name>/settings/delete", upload_views.delete, name="delete"),
+    path("<owner:owner>/<repo:name>/ask-access", gate_views.ask_access, name="ask_access"),
+    path(
+        "<owner:owner>/<repo:name>/ask-access/withdraw",
+        gate_views.withdraw_access,
+        name="withdraw_access",
+    ),
     path("<owner:owner>/<repo:name>/like", community_views.like, name="like"),
     path("<owner:owner>/<repo:name>/collect", collection_views.collect, name="collect"),
     path("<owner:owner>/<repo:name>/report", community_views.report, name="report"),

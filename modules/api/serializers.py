@@ -12,6 +12,7 @@ from rest_framework import serializers
 from hub_site.api import Given
 from modules.checks.checking import checks_shown, sees_reasons
 from modules.models import BaseModel, Commit, LoraModule, Repo, Tag
+from modules.repos import gate
 from modules.storage import local
 
 OFFERED = [Repo.PUBLIC, Repo.PRIVATE]
@@ -21,6 +22,11 @@ class LoraModuleSerializer(serializers.ModelSerializer):
     name = serializers.CharField(source="repo.__str__", read_only=True)
     owner = serializers.CharField(source="repo.owner.name", read_only=True)
     visibility = serializers.CharField(source="repo.visibility", read_only=True)
+    gated = serializers.CharField(
+        source="repo.gated",
+        read_only=True,
+        help_text="How access is given: auto, manual, or empty where nobody needs to ask.",
+    )
     downloads = serializers.IntegerField(source="repo.downloads", read_only=True)
     revision = serializers.CharField(source="commit.sha", read_only=True)
     base_model = serializers.CharField(source="base_model_name", read_only=True)
@@ -34,10 +40,10 @@ class LoraModuleSerializer(serializers.ModelSerializer):
     class Meta:
         model = LoraModule
         fields = [
-            "name", "owner", "url", "visibility", "status", "rejected_reason", "is_composable",
-            "revision", "published_at", "summary", "base_model", "r", "lora_alpha", "use_rslora",
-            "task_type", "target_modules", "parameters", "weights_size", "weights_sha256",
-            "licence", "language", "tags", "downloads", "likes", "recipe_count",
+            "name", "owner", "url", "visibility", "gated", "status", "rejected_reason",
+            "is_composable", "revision", "published_at", "summary", "base_model", "r", "lora_alpha",
+            "use_rslora", "task_type", "target_modules", "parameters", "weights_size",
+            "weights_sha256", "licence", "language", "tags", "downloads", "likes", "recipe_count",
         ]  # fmt: skip
         read_only_fields = fields
 
@@ -70,15 +76,21 @@ class FileSerializer(serializers.Serializer):
 class LoraModulePageSerializer(LoraModuleSerializer):
     """One module with everything that its page shows."""
 
+    has_access = serializers.SerializerMethodField(
+        help_text="Whether its files are for you. POST to the page's address + /ask-access asks."
+    )
     checks = serializers.SerializerMethodField()
     files = serializers.SerializerMethodField()
 
     class Meta(LoraModuleSerializer.Meta):
         fields = [
             *LoraModuleSerializer.Meta.fields, "not_composable", "variant", "tensors_sha256",
-            "checks", "files",
+            "has_access", "checks", "files",
         ]  # fmt: skip
         read_only_fields = fields
+
+    def get_has_access(self, module: LoraModule) -> bool:
+        return gate.may_read(module.repo, self.context["request"].user)
 
     @extend_schema_field(CheckSerializer(many=True))
     def get_checks(self, module: LoraModule) -> Any:
@@ -138,6 +150,12 @@ class ModuleChangeSerializer(Given):
         max_length=96, help_text="A new name. The old address leads to the new one."
     )
     visibility = serializers.ChoiceField(OFFERED)
+    gated = serializers.ChoiceField(
+        [Repo.AUTO, Repo.MANUAL],
+        allow_blank=True,
+        help_text="Whoever wants its files must ask: auto lets them in at once, manual when you "
+        "say so. Empty: nobody needs to ask.",
+    )
     description = serializers.CharField(max_length=300, allow_blank=True, help_text="In one line.")
     tags = serializers.ListField(child=serializers.CharField(max_length=60))
     task = serializers.CharField(max_length=60, allow_blank=True)

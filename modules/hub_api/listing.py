@@ -54,6 +54,8 @@ def models(request: HttpRequest) -> HttpResponseBase:
     wanted["owner"] = request.GET.get("author", "")
     wanted["sort"] = SORTS.get(sort, "")
     wanted["task"] = request.GET.get("pipeline_tag", "")
+    if "gated" in request.GET:
+        wanted["gated"] = "true" if is_true(request.GET["gated"]) else "false"
     for tag in asked(request, "filter"):
         for one in tag.split(","):
             _add_filter(wanted, one.strip())
@@ -124,7 +126,7 @@ def shown(
         "lastModified": iso(commit.created_at if commit else repo.created_at),
         "createdAt": iso(repo.created_at),
         "private": repo.is_private,
-        "gated": False,
+        "gated": repo.gated or False,
         "disabled": repo.is_hidden,
         "downloads": module.downloads if module else repo.downloads,
         "downloadsAllTime": module.downloads if module else repo.downloads,

@@ -21,6 +21,8 @@ from modules.hub_api.answers import (
     iso,
     not_offered,
     number,
+    own_repo,
+    refuse_gated,
     repo_not_found,
     signed_in,
     split_revision,
@@ -163,7 +165,11 @@ def commits(request: HttpRequest, owner: str, name: str, revision: str) -> HttpR
 
 @hub_view("GET")
 def auth_check(request: HttpRequest, owner: str, name: str, what: str = "") -> HttpResponseBase:
-    find_repo(request.user, owner, name)
+    """May the caller have the files (or, at `/write`, change them)?"""
+    repo = find_repo(request.user, owner, name)
+    refuse_gated(request, repo, request.user)
+    if what == "write":
+        own_repo(request, owner, name)
     return HttpResponse()
 
 

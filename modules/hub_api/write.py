@@ -29,7 +29,7 @@ from modules.hub_api.answers import (
 )
 from modules.locks import hold_repo
 from modules.models import Blob, Commit, Ref, Repo
-from modules.repos import ownership
+from modules.repos import gate, ownership
 from modules.upload import intake
 from modules.upload.receiving import nameless
 
@@ -84,12 +84,19 @@ def move_repo(request: HttpRequest) -> HttpResponseBase:
 def repo_settings(request: HttpRequest, owner: str, name: str) -> HttpResponseBase:
     _, repo = own_repo(request, owner, name)
     given = body(request)
-    visibility = _visibility(given)
-    if is_true(given.get("gated", False)) or given.get("gated") in ("auto", "manual"):
-        raise not_offered("gated repos; a repo is public or private")
-    if visibility:
-        ownership.set_visibility(repo, visibility)
-    return JsonResponse({"private": repo.is_private, "visibility": repo.visibility, "gated": False})
+    visibility, gated = _visibility(given), _gated(given)
+    with transaction.atomic():
+        if gated is not None:  # first: a repo that is shown at the same time is shown gated
+            gate.set_gate(repo, gated)
+        if visibility:
+            ownership.set_visibility(repo, visibility)
+    return JsonResponse(
+        {
+            "private": repo.is_private,
+            "visibility": repo.visibility,
+            "gated": repo.gated or False,
+        }
+    )
 
 
 # --- branches and tags -------------------------------------------------------------------------
@@ -316,6 +323,16 @@ def _visibility(given: dict[str, Any]) -> str | None:
     if wanted not in (None, Repo.PUBLIC, Repo.PRIVATE):
         raise HubError(400, f"visibility must be public or private; {str(wanted)[:40]!r} is not")
     return wanted
+
+
+def _gated(given: dict[str, Any]) -> str | None:
+    """None when nothing was said; False opens the gate."""
+    wanted = given.get("gated")
+    if wanted is None or wanted is False:
+        return None if wanted is None else gate.OPEN
+    if wanted not in (Repo.AUTO, Repo.MANUAL):
+        raise HubError(400, f"gated must be auto, manual or false; {str(wanted)[:40]!r} is not")
+    return str(wanted)
 
 
 def _id(owner: str, given: dict[str, Any]) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from modules.models.community import (
     ModerationEvent,
     Report,
 )
+from modules.models.gate import AccessRequest
 from modules.models.hub import BlobOnHub, HubAccount, HubHome, ModuleOnHub
 from modules.models.library import BaseModel, FacetCounts, LoraModule, Tag, TagAlias
 from modules.models.repos import (
@@ -22,6 +23,7 @@ from modules.models.repos import (
 )
 
 __all__ = [
+    "AccessRequest",
     "BaseModel",
     "Blob",
     "BlobOnHub",

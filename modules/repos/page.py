@@ -25,7 +25,7 @@ from modules.models import (
     ModuleOnHub,
     Repo,
 )
-from modules.repos import snippets
+from modules.repos import gate, snippets
 from modules.repos.similar import similar_to
 from modules.storage import local
 
@@ -54,7 +54,13 @@ def repo(request: HttpRequest, owner: str, name: str) -> HttpResponse:
         "site": site_address(request),
         "is_owner": is_owner,
         "is_insider": is_owner or request.user.is_staff,
+        "has_access": gate.may_read(found, request.user),
     }
+    if found.gated:
+        context |= {
+            "my_request": gate.request_of(found, request.user),
+            "waiting_count": gate.waiting(found) if is_owner else 0,
+        }
     if found.kind == Repo.BASE:
         return _base_model_page(request, found, context)
     return _module_page(request, found, context)
@@ -81,7 +87,15 @@ def _files(found: Repo, commit: Commit | None) -> dict[str, Any]:
     if text is not None:
         card = cards.read(b"".join(local.open(text.blob_id, 0, cards.LIMIT)))
     return {
-        "files": [{"file": file, "blob": file.blob, "url": local.url(file)} for file in files],
+        "files": [
+            {
+                "file": file,
+                "blob": file.blob,
+                "url": local.url(file),
+                "is_open": file.path in gate.OPEN_FILES,
+            }
+            for file in files
+        ],
         "size": sum(file.blob.size for file in files),
         "card": card,
         "versions": found.commits.select_related("author")[:VERSIONS],

@@ -15,10 +15,12 @@ from modules import services, urls
 from modules.api import views as api
 from modules.community import collections, moderation
 from modules.models import Collection, LoraModule, Repo
+from modules.repos import gate
 from tests.modules.conftest import make_user
 
 VISITORS = ("anonymous", "stranger", "moderator", "owner")  # the owner last: owners may delete
-KINDS = ("public", "private", "hidden")
+KINDS = ("public", "gated", "private", "hidden")
+SEEN = ("public", "gated")
 IN, SIGN_IN, GONE, FORBIDDEN = "let in", "asked to sign in", "as if not there", "forbidden"
 
 Rule = Callable[[str, str], str]  # the module's kind, the visitor -> what happens
@@ -32,8 +34,12 @@ def with_account(kind: str, visitor: str) -> str:
     return SIGN_IN if visitor == "anonymous" else IN
 
 
+def without_oauth_app(kind: str, visitor: str) -> str:
+    return SIGN_IN if visitor == "anonymous" else GONE
+
+
 def who_sees_it(kind: str, visitor: str) -> str:
-    if kind == "public" or visitor == "owner" or (kind, visitor) == ("hidden", "moderator"):
+    if kind in SEEN or visitor == "owner" or (kind, visitor) == ("hidden", "moderator"):
         return IN
     return GONE
 
@@ -41,6 +47,12 @@ def who_sees_it(kind: str, visitor: str) -> str:
 def who_sees_it_and_has_an_account(kind: str, visitor: str) -> str:
     seen = who_sees_it(kind, visitor)
     return SIGN_IN if (seen, visitor) == (IN, "anonymous") else seen
+
+
+def who_has_access(kind: str, visitor: str) -> str:
+    if kind == "gated" and visitor in ("anonymous", "stranger"):
+        return SIGN_IN if visitor == "anonymous" else FORBIDDEN
+    return who_sees_it(kind, visitor)
 
 
 def its_owner(kind: str, visitor: str) -> str:
@@ -72,19 +84,28 @@ RULES: dict[str, list[tuple[str, Rule]]] = {
     "collection_item": [("post", its_owner)],
     "collection_delete": [("get", its_owner), ("post", its_owner)],
     "upload": [("get", with_account), ("post", with_account)],
+    "hub_account": [("get", with_account), ("post", with_account)],
+    "hub_connect": [("post", without_oauth_app)],
+    "hub_disconnect": [("post", with_account)],
     "profile": [("get", anybody)],
     "<owner:owner>/": [("get", anybody)],
     "repo": [("get", who_sees_it)],
     "<owner:owner>/<repo:name>/": [("get", anybody)],  # leads to the page, which decides
     "commits": [("get", who_sees_it)],
-    "archive": [("get", who_sees_it)],
-    "resolve": [("get", who_sees_it)],
+    "archive": [("get", who_has_access)],
+    "resolve": [("get", who_has_access)],
+    "ask_access": [("post", who_sees_it_and_has_an_account)],
+    "withdraw_access": [("post", who_sees_it_and_has_an_account)],
     "report": [("get", who_sees_it), ("post", who_sees_it)],
     "like": [("post", who_sees_it_and_has_an_account)],
     "collect": [("post", who_sees_it_and_has_an_account)],
     "new_version": [("get", its_owner), ("post", its_owner)],
     "settings": [("get", its_owner), ("post", its_owner)],
     "set_visibility": [("post", its_owner)],
+    "set_gate": [("post", its_owner)],
+    "access": [("get", its_owner), ("post", its_owner)],
+    "grant": [("post", its_owner)],
+    "home": [("post", its_owner)],
     "rename": [("post", its_owner)],
     "delete": [("post", its_owner)],
     # for programs
@@ -120,7 +141,7 @@ def test_every_address_of_the_library_has_a_rule() -> None:
 def address(name: str, pattern: URLPattern, is_api: bool, item: int) -> str:
     values = {
         "owner": "alice", "name": "thing", "slug": "things", "pk": item,
-        "rest": "main/README.md", "module_owner": "alice", "module_name": "thing",
+        "rest": "main/adapter_config.json", "module_owner": "alice", "module_name": "thing",
     }  # fmt: skip
     if name == "tag":
         values["name"] = "words"
@@ -145,6 +166,8 @@ def a_thing(kind: str, people: dict[str, Any], publish: Any) -> int:
     module: LoraModule = publish(people["owner"], "thing")
     things = collections.create(owner=people["owner"].namespace, title="Things")
     collections.add(things, module)
+    if kind == "gated":
+        gate.set_gate(module.repo, Repo.MANUAL)
     if kind == "private":
         Repo.objects.filter(pk=module.repo_id).update(visibility="private")
         Collection.objects.update(visibility="private")

@@ -15,7 +15,7 @@ from modules import services
 from modules.community import moderation
 from modules.models import BlobOnHub, LoraModule, ModuleOnHub, Repo
 from modules.on_hub import keeping
-from modules.repos import ownership
+from modules.repos import gate, ownership
 from modules.storage import bytes_back, local, pruning
 from tests.modules.conftest import Publisher, adapter, weights_bytes
 from tests.other_site import OtherSite, Work
@@ -99,6 +99,12 @@ def test_it_follows_new_versions_edited_cards_visibility_and_hiding(
     work()
     assert there(hub_here)["private"] and home_of(opposites).is_private
     ownership.set_visibility(opposites.repo, Repo.PUBLIC)
+    work()
+    assert not there(hub_here)["private"]
+    gate.set_gate(opposites.repo, Repo.MANUAL)  # whom it lets in is known here alone
+    work()
+    assert there(hub_here)["private"]
+    gate.set_gate(opposites.repo, gate.OPEN)
     work()
     assert not there(hub_here)["private"]
     moderation.hide(opposites.repo, moderator=alice, reason="A test.")
