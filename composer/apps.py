@@ -1,3 +1,5 @@
+from datetime import timedelta
+
 from django.apps import AppConfig
 
 
@@ -5,9 +7,16 @@ class ComposerConfig(AppConfig):
     name = "composer"
 
     def ready(self) -> None:
-        from hub_site.jobs import registry
+        from hub_site.jobs import registry, schedule
 
         registry.register(
             "compose", "composer.runner.compose", if_over="composer.services.tell_owner"
         )
         registry.register("predict", "composer.runner.predict")
+        registry.register(
+            "push_recipe",
+            "composer.pushing.push_recipe",
+            if_stopped="composer.pushing.push_stopped",
+        )
+        registry.register("retry_recipes", "composer.pushing.retry_recipes")
+        schedule.every(timedelta(minutes=2), "retry_recipes")

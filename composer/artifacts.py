@@ -192,14 +192,18 @@ def zip_adapter(recipe: Recipe, search: Search | None = None, *, site: str = "")
     """The adapter as a zip, in chunks. The same recipe, evidence and site give the same bytes."""
     if recipe.adapter is None:
         raise CommonsError("This recipe's adapter has not been built.")
+    weights = local.open(recipe.adapter.sha256)
+    return _zip(texts(recipe, search, site=site), WEIGHTS_NAME, weights, recipe.adapter.size)
+
+
+def texts(recipe: Recipe, search: Search | None = None, *, site: str = "") -> dict[str, str]:
+    """The files beside the adapter's weights."""
     document = recipe_json(recipe, search)
-    texts = {
+    return {
         CONFIG_NAME: _json_text(recipe.adapter_config),
         "README.md": card(recipe, document.get("evidence", {}), site),
         "recipe.json": _json_text(document),
     }
-    weights = local.open(recipe.adapter.sha256)
-    return _zip(texts, WEIGHTS_NAME, weights, recipe.adapter.size)
 
 
 def _zip(

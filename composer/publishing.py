@@ -12,6 +12,7 @@ from composer.errors import NotAllowed, NotReady, Withdrawn
 from composer.models import Ingredient, Recipe, Search
 from hub_site.accounts.models import User
 from modules.models import LoraModule
+from modules.on_hub import keeping
 
 if TYPE_CHECKING:
     from composer.querysets import Visitor
@@ -51,6 +52,8 @@ def publish(
     recipe.published_by = user
     recipe.published_search = search
     recipe.save()
+    for home in recipe.hub_homes.select_for_update(of=("self",)):
+        keeping.ask_for(home)  # repos on the Hub may be open now
     return recipe
 
 

@@ -132,6 +132,18 @@ LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "home"
 ACCOUNT_LOGOUT_REDIRECT_URL = "home"
 
+# --- the Hugging Face Hub ----------------------------------------------------------------------
+# Never by the variable that its clients read: this process may be a Hub itself and use another.
+HUB_ENDPOINT = env_str("HUB_ENDPOINT", "https://huggingface.co").rstrip("/")
+HUB_TIMEOUT_SECONDS = env_int("HUB_TIMEOUT_SECONDS", 60, minimum=1)
+HF_TOKEN = env_secret("HF_TOKEN")
+HF_ORGANISATION = env_str("HF_ORGANISATION")
+MODULES_LIVE_ON = env_choice("MODULES_LIVE_ON", "site", ["site", "hub"])
+if MODULES_LIVE_ON == "hub" and not HF_TOKEN:
+    raise BadSetting("MODULES_LIVE_ON is hub, which needs HF_TOKEN. Set it, or leave both out.")
+# Weights that the Hub keeps stay here this long, too, since they came or were last fetched.
+HUB_CACHE_DAYS = env_int("HUB_CACHE_DAYS", 7)
+
 # Signing in with a Hugging Face account, when an OAuth app of the Hub is named.
 SOCIALACCOUNT_ADAPTER = "hub_site.accounts.adapter.SocialAccountAdapter"
 HF_OAUTH_CLIENT_ID = env_str("HF_OAUTH_CLIENT_ID")
@@ -143,7 +155,7 @@ HUGGING_FACE = {
     "name": "Hugging Face",
     "client_id": HF_OAUTH_CLIENT_ID,
     "secret": HF_OAUTH_CLIENT_SECRET,
-    "settings": {"server_url": "https://huggingface.co"},
+    "settings": {"server_url": HUB_ENDPOINT},
 }
 SOCIALACCOUNT_PROVIDERS = {"openid_connect": {"APPS": [HUGGING_FACE] if HF_OAUTH_CLIENT_ID else []}}
 
@@ -263,4 +275,6 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": env_str("LOG_LEVEL", "INFO")},
+    # A line a request to the Hub, and warnings of what is as it should be.
+    "loggers": {"httpx2": {"level": "WARNING"}, "huggingface_hub": {"level": "ERROR"}},
 }

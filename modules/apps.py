@@ -20,7 +20,13 @@ class ModulesConfig(AppConfig):
             if_stopped="modules.tasks.check_failed",
             if_over="modules.tasks.tell_owner",
         )
+        registry.register(
+            "keep_on_hub",
+            "modules.tasks.keep_on_hub",
+            if_stopped="modules.tasks.keeping_stopped",
+        )
         for kind, period in {
+            "retry_hub": timedelta(minutes=2),
             "update_trending": timedelta(hours=1),
             "count_facets": timedelta(minutes=10),
             "prune_downloads": timedelta(days=1),

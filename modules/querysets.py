@@ -23,7 +23,7 @@ from django.db.models import (
     Subquery,
     Value,
 )
-from django.db.models.functions import Cast, Coalesce, Ln, Lower
+from django.db.models.functions import Cast, Coalesce, Ln, Lower, Now
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser
@@ -250,6 +250,12 @@ class LoraModuleQuerySet(QuerySet):
             .defer(None)
             .defer("search", "head", "facets", "base_model__config", "base_model__layers")
         )
+
+
+class HubHomeQuerySet(QuerySet):
+    def due(self) -> Self:
+        """In trouble, and it is time to try again."""
+        return self.filter(state="trouble", retry_at__lte=Now())
 
 
 class CollectionQuerySet(QuerySet):

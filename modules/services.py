@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from django.contrib.postgres.search import SearchVector
 from django.db import IntegrityError, transaction
@@ -36,8 +36,9 @@ from modules.models import (
     Ref,
     Repo,
 )
+from modules.on_hub import keeping
 from modules.querysets import search_words
-from modules.storage import local
+from modules.storage import bytes_back, local
 from modules.upload import intake
 
 CARD_NAME = "README.md"
@@ -150,6 +151,9 @@ def commit(
     if repo.kind == Repo.LORA and branch == "main":
         _read_first(repo.head(branch), streams, named, deletions)
     stored = {path: local.put(stream, limit=limit) for path, stream in streams.items()}
+    for path, blob in named.items():
+        _granted(repo, author, path, blob)  # before its bytes are looked at; again under the lock
+        _refuse_pickle(path, blob.sha256)
     for path, came in stored.items():
         _refuse_pickle(path, came.sha256)
     with transaction.atomic():
@@ -239,7 +243,7 @@ def _refuse_stale(head: Commit | None, parent: str | None, repo: Repo) -> None:
 
 
 def _refuse_pickle(path: str, sha256: str) -> None:
-    with local.local_path(sha256).open("rb") as file:
+    with bytes_back.path_of(sha256).open("rb") as file:
         quick.refuse_pickle(path, file)
 
 
@@ -269,7 +273,7 @@ def _read_first(
         streams[CONFIG_NAME].seek(0)
     else:
         config = local.local_path(kept[CONFIG_NAME])
-    weights = streams.get(WEIGHTS_NAME) or local.local_path(kept[WEIGHTS_NAME])
+    weights = streams.get(WEIGHTS_NAME) or bytes_back.path_of(kept[WEIGHTS_NAME])
     matching.match(quick.read(config, cast("Path | BinaryIO", weights)))
     if WEIGHTS_NAME in streams:
         streams[WEIGHTS_NAME].seek(0)
@@ -286,7 +290,6 @@ def _granted(repo: Repo, author: User | None, path: str, blob: Blob) -> Blob:
     own = Grant.objects.filter(user=author, blob_id=blob.sha256)
     if not here.exists() and (author is None or not own.exists()):
         raise UnknownFile(f"{path}: upload these bytes first; {blob.sha256[:12]}… is not known.")
-    _refuse_pickle(path, blob.sha256)
     return blob
 
 
@@ -355,40 +358,51 @@ def _describe(
                 "deleting them, or delete the whole module."
             )
         return
-    reading = quick.read(
-        local.local_path(after[CONFIG_NAME]), local.local_path(after[WEIGHTS_NAME])
-    )
-    base_model, base_model_name = matching.match(reading)
     card = _card(after)
     facts = {
         "commit": made,
-        "base_model": base_model,
-        "base_model_name": base_model_name,
-        **checking.facts_of(reading),
-        "weights_size": Blob.objects.get(pk=after[WEIGHTS_NAME]).size,
-        "weights_sha256": after[WEIGHTS_NAME],
         "summary": card.summary,
         "licence": card.licence,
         "language": card.language,
         "task": card.task,
     }
-    if module is None or before.get(WEIGHTS_NAME) != after[WEIGHTS_NAME]:
-        # An edited card makes no module newer, nor an original a copy of its copies.
-        facts["published_at"] = made.created_at
     same = module is not None and all(
         before.get(name) == after[name] for name in (CONFIG_NAME, WEIGHTS_NAME)
     )
     if not same:
-        facts |= {"status": LoraModule.CHECKING, "rejected_reason": "", "checks": []}
-        facts |= {"tensors_sha256": ""}
+        facts |= _facts_of_files(after)
+    if module is None or before.get(WEIGHTS_NAME) != after[WEIGHTS_NAME]:
+        # An edited card makes no module newer, nor an original a copy of its copies.
+        facts["published_at"] = made.created_at
+    is_new = module is None
     module, _ = LoraModule.objects.update_or_create(repo=repo, defaults=facts)
-    update_listed(module)
+    if is_new and keeping.default_place() != keeping.HERE:
+        keeping.choose(repo, keeping.default_place())
     tags.set_tags(module, card.tags)
+    update_listed(module)
     index(module, card)
     if not same and check_now:
         checking.check(module)
     elif not same:
         checking.check_later(module, author)
+
+
+def _facts_of_files(files: Mapping[str, str]) -> dict[str, Any]:
+    """What config and weights say; their full check is still to come."""
+    weights = files[WEIGHTS_NAME]
+    reading = quick.read(local.local_path(files[CONFIG_NAME]), bytes_back.path_of(weights))
+    base_model, base_model_name = matching.match(reading)
+    return {
+        "base_model": base_model,
+        "base_model_name": base_model_name,
+        **checking.facts_of(reading),
+        "weights_size": Blob.objects.get(pk=weights).size,
+        "weights_sha256": weights,
+        "tensors_sha256": "",
+        "status": LoraModule.CHECKING,
+        "rejected_reason": "",
+        "checks": [],
+    }
 
 
 def index(module: LoraModule, card: cards.Card | None = None) -> None:

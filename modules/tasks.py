@@ -86,6 +86,28 @@ def tell_owner(job: Job, state: str) -> None:
         notify(module.repo.owner.user, f"{module} {found}.", module.get_absolute_url())
 
 
+def keep_on_hub(job: Job, lease: Lease) -> None:
+    """Make a module's repo on the Hub equal to what is here. A second run does no harm."""
+    from modules.on_hub import pushing
+
+    pushing.keep_module(job, lease)
+
+
+def keeping_stopped(job: Job) -> None:
+    from modules.on_hub import pushing
+
+    pushing.push_stopped(job)
+
+
+def retry_hub(job: Job, lease: Lease) -> None:
+    """Ask anew for what had trouble with the Hub and is due again."""
+    from hub_site.jobs import queue
+    from modules.on_hub import keeping
+
+    with queue.finish(job, {"asked": keeping.retry_due()}):
+        pass
+
+
 def update_trending(job: Job, lease: Lease) -> None:
     """Recent downloads and likes, decayed, of every module."""
     from hub_site.jobs import queue

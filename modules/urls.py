@@ -6,6 +6,7 @@ from django.views.generic import RedirectView
 from modules.community import collection_views
 from modules.community import views as community_views
 from modules.finding import tag_views, views
+from modules.on_hub import views as hub_views
 from modules.repos import downloads, gate_views
 from modules.repos import page as repo_page
 from modules.upload import views as upload_views
@@ -38,6 +39,9 @@ urlpatterns = [
         name="collection_item",
     ),
     path("upload/", upload_views.upload, name="upload"),
+    path("accounts/hugging-face/", hub_views.account, name="hub_account"),
+    path("accounts/hugging-face/connect/", hub_views.connect, name="hub_connect"),
+    path("accounts/hugging-face/disconnect/", hub_views.disconnect, name="hub_disconnect"),
     path("<owner:owner>", views.profile, name="profile"),
     path("<owner:owner>/", to_profile),
     path("<owner:owner>/<repo:name>", repo_page.repo, name="repo"),
@@ -53,6 +57,7 @@ urlpatterns = [
     path("<owner:owner>/<repo:name>/settings/gate", upload_views.set_gate, name="set_gate"),
     path("<owner:owner>/<repo:name>/settings/access", gate_views.access, name="access"),
     path("<owner:owner>/<repo:name>/settings/access/grant", gate_views.grant, name="grant"),
+    path("<owner:owner>/<repo:name>/settings/home", hub_views.home, name="home"),
     path("<owner:owner>/<repo:name>/settings/rename", upload_views.rename, name="rename"),
     path("<owner:owner>/<repo:name>/settings/delete", upload_views.delete, name="delete"),
     path("<owner:owner>/<repo:name>/ask-access", gate_views.ask_access, name="ask_access"),

@@ -17,7 +17,8 @@ from modules.checks import quick
 from modules.checks.quick import Found
 from modules.finding import tags
 from modules.models import BaseModel, LoraModule, Repo
-from modules.storage import local
+from modules.on_hub import keeping
+from modules.storage import bytes_back
 
 if TYPE_CHECKING:
     from modules.querysets import Visitor
@@ -93,7 +94,7 @@ def _start(module: LoraModule) -> None:
 def run_checks(module: LoraModule, how: Checker) -> Found:
     """Read everything there is to read; writes nothing."""
     base = BaseShapes.of(module.base_model) if module.base_model else None
-    return how(local.materialise(module.commit), base, module.base_model_name)
+    return how(bytes_back.materialise(module.commit), base, module.base_model_name)
 
 
 def apply_checks(module: LoraModule, found: Found) -> None:
@@ -140,7 +141,8 @@ def unfinished() -> QuerySet[LoraModule]:
 
 def _reading(module: LoraModule) -> quick.Reading:
     files = dict(module.commit.files.values_list("path", "blob_id"))
-    return quick.read(local.local_path(files[CONFIG_NAME]), local.local_path(files[WEIGHTS_NAME]))
+    config, weights = (bytes_back.path_of(files[name]) for name in (CONFIG_NAME, WEIGHTS_NAME))
+    return quick.read(config, weights)
 
 
 def twins(module: LoraModule, user: Visitor) -> QuerySet[LoraModule]:
@@ -181,9 +183,12 @@ def sees_reasons(module: LoraModule, user: Visitor) -> bool:
 
 
 def update_listed(module: LoraModule) -> None:
-    """Call it after every change of a module's status, or of its repo's visibility or hiding."""
+    """Call it after every change of a module's status, or of its repo's visibility or hiding: lists
+    and the Hub, where it is kept there, show another thing then."""
     public = Repo.objects.filter(pk=OuterRef("repo_id"), visibility=Repo.PUBLIC, hidden_at=None)
     shown = When(~Q(status=LoraModule.REJECTED) & Exists(public), then=True)
     LoraModule.objects.filter(pk=module.pk).update(is_listed=Case(shown, default=False))
     module.refresh_from_db(fields=["is_listed"])
     tags.recount(module.tags.all())
+    if module.is_ready:
+        keeping.ask(module.repo)

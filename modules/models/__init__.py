@@ -9,6 +9,7 @@ from modules.models.community import (
     Report,
 )
 from modules.models.gate import AccessRequest
+from modules.models.hub import BlobOnHub, HubAccount, HubHome, ModuleOnHub
 from modules.models.library import BaseModel, FacetCounts, LoraModule, Tag, TagAlias
 from modules.models.repos import (
     Blob,
@@ -25,6 +26,7 @@ __all__ = [
     "AccessRequest",
     "BaseModel",
     "Blob",
+    "BlobOnHub",
     "Collection",
     "CollectionItem",
     "Commit",
@@ -32,9 +34,12 @@ __all__ = [
     "Download",
     "FacetCounts",
     "Grant",
+    "HubAccount",
+    "HubHome",
     "Like",
     "LoraModule",
     "ModerationEvent",
+    "ModuleOnHub",
     "OldAddress",
     "Ref",
     "Repo",

@@ -18,6 +18,7 @@ from hub_site.accounts.models import User
 from hub_site.accounts.notices import notify
 from modules.locks import hold_repo
 from modules.models import AccessRequest, Repo
+from modules.on_hub import keeping
 
 if TYPE_CHECKING:
     from modules.querysets import Visitor
@@ -131,6 +132,7 @@ def set_gate(repo: Repo, gated: str) -> None:
     hold_repo(repo)
     repo.gated = gated
     repo.save(update_fields=["gated", "updated_at"])
+    keeping.ask(repo)  # where it is kept on the Hub, it is private there while it is gated
 
 
 @transaction.atomic

@@ -17,7 +17,14 @@ from modules import cards, services
 from modules.checks import checking
 from modules.community import collections, likes
 from modules.finding import keyset
-from modules.models import BaseModel, CollectionItem, Commit, LoraModule, Repo
+from modules.models import (
+    BaseModel,
+    CollectionItem,
+    Commit,
+    LoraModule,
+    ModuleOnHub,
+    Repo,
+)
 from modules.repos import gate, snippets
 from modules.repos.similar import similar_to
 from modules.storage import local
@@ -109,6 +116,7 @@ def _module_page(request: HttpRequest, found: Repo, context: dict[str, Any]) -> 
             "checks": checking.checks_shown(module, request.user),
             "snippets": snippets.for_module(module, commit, context["site"]),
             "similar": similar_to(module),
+            "home": _home(found, context["is_insider"]),
             "likes_it": likes.likes(module, request.user),
             "collected": _collections(module),
             "my_collections": (
@@ -120,6 +128,12 @@ def _module_page(request: HttpRequest, found: Repo, context: dict[str, Any]) -> 
     if polls and (module is None or module.status != LoraModule.CHECKING):
         response.headers["HX-Refresh"] = "true"  # facts and buttons of the page are others now
     return response
+
+
+def _home(found: Repo, is_insider: bool) -> ModuleOnHub | None:
+    """Where else it lives, as far as that is this visitor's business."""
+    home = ModuleOnHub.objects.filter(repo=found).exclude(sha="").first()
+    return home if home is None or is_insider or not home.is_private else None
 
 
 def _uses(module: LoraModule) -> list[dict[str, Any]]:

@@ -13,6 +13,8 @@ from hub_site.accounts.models import User
 from modules import cards, licences, services
 from modules.cards import Card, Facts
 from modules.models import Repo
+from modules.on_hub import keeping
+from modules.on_hub.forms import add_place
 from modules.repos import gate
 from modules.upload.staging import Staged
 
@@ -120,9 +122,15 @@ class NewModuleForm(FactsForm):
         choices=VISIBILITY, initial=Repo.PUBLIC, widget=forms.RadioSelect
     )
 
+    place = forms.ChoiceField(label="Where its files are kept", widget=forms.RadioSelect)
+
     def __init__(self, data: Any, *, user: User, staged: Staged) -> None:
         super().__init__(data, initial={"name": suggested_name(staged)})
         self.user, self.staged = user, staged
+        if len(places := keeping.places(user)) > 1:
+            add_place(self, places, keeping.default_place())
+        else:
+            del self.fields["place"]
         self.fields["name"].help_text = (
             f"The last part of its address, /{user.namespace.name}/…: letters, digits, dots and "
             "dashes."

@@ -20,7 +20,9 @@ from composer.engine.errors import CommonsError
 from hub_site.errors import status_of, told
 from modules import cards, services
 from modules.bases import matching
-from modules.models import LoraModule, Repo
+from modules.models import LoraModule, ModuleOnHub, Repo
+from modules.on_hub import keeping
+from modules.on_hub.forms import PlaceForm
 from modules.repos import gate, ownership, page, versions
 from modules.upload import intake, receiving, staging
 from modules.upload.forms import (
@@ -167,6 +169,7 @@ def _publish(
             staged=staged,
             name=given["name"],
             visibility=given["visibility"],
+            place=given.get("place") or keeping.default_place(),
             facts=form.facts,
         )
         messages.success(request, f"{module.repo.name} is uploaded. Its files are being checked.")
@@ -257,6 +260,8 @@ def _settings(request: HttpRequest, repo: Repo, status: int = 200, **forms: Any)
         "grant": GrantForm(),
         **gate.summary(repo),
         "delete": DeleteForm(repo=repo),
+        "home": ModuleOnHub.objects.filter(repo=repo).first(),
+        "place": PlaceForm(user=request.user, now=keeping.place_of(repo)),
         "versions_count": repo.commits.count(),
         "old_addresses": list(repo.old_addresses.select_related("owner")),
         **forms,
