@@ -132,7 +132,7 @@ def set_gate(repo: Repo, gated: str) -> None:
     hold_repo(repo)
     repo.gated = gated
     repo.save(update_fields=["gated", "updated_at"])
-    keeping.ask(repo)
+    keeping.ask(repo)  # where it is kept on the Hub, it is private there while it is gated
 
 
 @transaction.atomic
