@@ -44,6 +44,7 @@ def repo(alice: User) -> Repo:
     return services.create_repo(owner=alice.namespace, name="work", kind=Repo.LORA)
 
 
+@pytest.mark.slow
 def test_a_cut_download_goes_on_where_it_was(
     hub: Hub, line: Line, repo: Repo, alice: User, tmp_path: Any
 ) -> None:
@@ -90,6 +91,7 @@ print(raises(HfHubHTTPError, lambda: commit("two", first, add("e"))).response.st
     assert all(rule.reached.is_set() for rule in lost)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "path"),
     [("whole", "/lfs/"), ("parts", "/lfs/.*/2"), ("xet", "/xorbs/"), ("xet", "/shards")],
