@@ -19,7 +19,7 @@ test: environment-dev
 	$(PYTEST) -m "not slow" $(call shared_by,worksteal) $(ARGS)
 
 test-slow: environment-dev
-	$(PYTEST) -m slow $(call shared_by,loadgroup) $(ARGS)
+	$(PYTEST) -m slow $(call shared_by,loadscope) $(ARGS)
 
 lint: environment-dev
 	$(PY) -m ruff check .

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -36,6 +37,24 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(len(ours) or os.cpu_count() or 1, MOST_PROCESSES)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """What `--dist loadscope` means: the browser's tests in one process, the others as it comes.
+
+    The mark xdist_group would say the same, but pytest-xdist 3.8 puts it where pytest 9.2 does not
+    look.
+    """
+    if config.getoption("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class BrowserTogether(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "browser" if nodeid.startswith("tests/browser/") else nodeid
+
+    return BrowserTogether(config, log)
+
+
 @pytest.fixture(scope="session")
 def own_postgres() -> Iterator[str]:
     """The address of a PostgreSQL that only this test run uses."""
@@ -54,7 +73,7 @@ def own_postgres() -> Iterator[str]:
     try:
         url = keeper.stdout.readline().strip()
         if not url:
-            pytest.exit("The PostgreSQL of the tests did not start; its error stands above.", 3)
+            pytest.fail("The PostgreSQL of the tests did not start; see its stderr.", pytrace=False)
         yield url
     finally:
         keeper.stdin.close()
