@@ -27,11 +27,7 @@ MOST_AT_ONCE = 500
 FIRST, LONGEST, SELDOM = timedelta(minutes=1), timedelta(hours=1), timedelta(hours=6)
 
 HERE = HubHome.HERE
-NAMES = {
-    HERE: "This site only",
-    HubHome.SITE: "This site's organisation on the Hub",
-    HubHome.OWN: "Your own account on the Hub",
-}
+PLACES = (HERE, HubHome.SITE, HubHome.OWN)
 
 
 class NoSuchPlace(CommonsError):
@@ -60,8 +56,8 @@ def place_of(repo: Repo) -> str:
 @transaction.atomic
 def choose(repo: Repo, place: str) -> None:
     """Keep this module's files there from now on. Moving takes a job; nothing is lost meanwhile."""
-    if place not in NAMES:
-        raise NoSuchPlace(f"{place!r} is no place for files. Choose {', '.join(NAMES)}.")
+    if place not in PLACES:
+        raise NoSuchPlace(f"{place!r} is no place for files. Choose {', '.join(PLACES)}.")
     hold_repo(repo)
     home = ModuleOnHub.objects.select_for_update(of=("self",)).filter(repo=repo).first()
     if home is not None and not home.is_made:  # nothing of it is there yet

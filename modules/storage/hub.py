@@ -344,7 +344,7 @@ def _of_answer(error: HfHubHTTPError, what: str) -> HubFault:
         return HubDown(f"{_host()} has trouble of its own (status {status}).")
     if status == 401:
         return BadHubToken(
-            f"{_host()} does not take the token (any longer): it was revoked, or it has expired."
+            f"{_host()} does not take this token: it is mistyped, revoked or has expired."
         )
     if status == 403:
         return NotAllowedOnHub(f"{_host()} does not allow this with {what}: {said}")
