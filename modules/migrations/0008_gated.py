@@ -9,7 +9,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('accounts', '0003_limits_shared'),
-        ('modules', '0010_hub_homes'),
+        ('modules', '0007_upload_tickets'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

@@ -34,6 +34,10 @@ def with_account(kind: str, visitor: str) -> str:
     return SIGN_IN if visitor == "anonymous" else IN
 
 
+def without_oauth_app(kind: str, visitor: str) -> str:
+    return SIGN_IN if visitor == "anonymous" else GONE
+
+
 def who_sees_it(kind: str, visitor: str) -> str:
     if kind in SEEN or visitor == "owner" or (kind, visitor) == ("hidden", "moderator"):
         return IN
@@ -80,6 +84,9 @@ RULES: dict[str, list[tuple[str, Rule]]] = {
     "collection_item": [("post", its_owner)],
     "collection_delete": [("get", its_owner), ("post", its_owner)],
     "upload": [("get", with_account), ("post", with_account)],
+    "hub_account": [("get", with_account), ("post", with_account)],
+    "hub_connect": [("post", without_oauth_app)],
+    "hub_disconnect": [("post", with_account)],
     "profile": [("get", anybody)],
     "<owner:owner>/": [("get", anybody)],
     "repo": [("get", who_sees_it)],
@@ -98,6 +105,7 @@ RULES: dict[str, list[tuple[str, Rule]]] = {
     "set_gate": [("post", its_owner)],
     "access": [("get", its_owner), ("post", its_owner)],
     "grant": [("post", its_owner)],
+    "home": [("post", its_owner)],
     "rename": [("post", its_owner)],
     "delete": [("post", its_owner)],
     # for programs
