@@ -97,7 +97,13 @@ def submit_job(
         template=task.template,
         examples_hash=engine_recipe.examples_hash(shots, task.salt_used),
     )
-    job = queue.submit(COMPOSE, user=user, params=params, idempotency_key=idempotency_key)
+    job = queue.submit(
+        COMPOSE,
+        user=user,
+        params=params,
+        idempotency_key=idempotency_key,
+        needs=_needs(task.base_model),
+    )
     Search.objects.create(
         job=job,
         task=task,
@@ -175,6 +181,7 @@ def submit_trial(
         params={"search": str(search.pk), "input": given},
         priority=10,
         idempotency_key=idempotency_key,
+        needs=_needs(search.base_model),
     )
 
 
@@ -198,6 +205,11 @@ def forget_searches(user: User) -> None:
     # One that somebody finds again just now is theirs.
     unused = Recipe.objects.filter(pk__in=left).select_for_update(skip_locked=True)
     Recipe.objects.filter(pk__in=[recipe.pk for recipe in unused]).delete()
+
+
+def _needs(base_model: BaseModel) -> dict[str, bool]:
+    """An operator's folder lies on the site's machine, so a worker there does the job."""
+    return {"store": True} if base_model.source == BaseModel.FOLDER else {}
 
 
 def _ingredient(module: LoraModule) -> dict[str, str]:

@@ -19,11 +19,13 @@ class ModulesConfig(AppConfig):
             "modules.tasks.check_module",
             if_stopped="modules.tasks.check_failed",
             if_over="modules.tasks.tell_owner",
+            reads="modules.tasks.commits_of_check",
         )
         registry.register(
             "keep_on_hub",
             "modules.tasks.keep_on_hub",
             if_stopped="modules.tasks.keeping_stopped",
+            needs_store=True,
         )
         for kind, period in {
             "retry_hub": timedelta(minutes=2),
@@ -32,5 +34,5 @@ class ModulesConfig(AppConfig):
             "prune_downloads": timedelta(days=1),
             "prune_store": timedelta(days=1),
         }.items():
-            registry.register(kind, f"modules.tasks.{kind}")
+            registry.register(kind, f"modules.tasks.{kind}", needs_store=kind == "prune_store")
             schedule.every(period, kind)

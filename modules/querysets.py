@@ -296,16 +296,20 @@ class TagQuerySet(QuerySet):
 
 class BaseModelQuerySet(QuerySet):
     def usable(self) -> Self:
-        """Base models that a worker can load now: kept by this site, or in an operator's folder."""
+        """Base models that a worker can load now: kept by this site, in an operator's folder, or
+        pinned on the Hub."""
         kept = Q(source="site", repo__isnull=False) & ~Q(revision="")
-        return self.filter(kept | Q(source="folder") & ~Q(folder=""))
+        pinned = Q(source="hub") & ~Q(revision="") & ~Q(files={})
+        return self.filter(kept | Q(source="folder") & ~Q(folder="") | pinned)
 
     def visible_to(self, user: Visitor) -> Self:
         """Operators add base models for everybody."""
         return self
 
     def for_cards(self) -> Self:
-        return self.select_related("repo__owner").defer("config", "layers").order_by("name")
+        return (
+            self.select_related("repo__owner").defer("config", "layers", "files").order_by("name")
+        )
 
     def of_owner(self, name: str) -> Self:
         """Those whose files the site keeps under this owner."""

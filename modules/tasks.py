@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from django.db.models import QuerySet
+
     from hub_site.jobs.models import Job
     from hub_site.jobs.worker import Lease
     from modules.bases.shapes import BaseShapes
     from modules.checks.quick import Found
+    from modules.models import Commit
 
 
 def check_module(job: Job, lease: Lease) -> None:
@@ -20,6 +23,7 @@ def check_module(job: Job, lease: Lease) -> None:
     from modules.checks import checking, runner
     from modules.locks import hold_repo_of
     from modules.models import LoraModule
+    from modules.storage import fetching
 
     module = (
         LoraModule.objects.select_related("commit", "base_model", "repo__owner")
@@ -33,7 +37,8 @@ def check_module(job: Job, lease: Lease) -> None:
     def how(folder: Path, base: BaseShapes | None, name: str) -> Found:
         return runner.check(folder, base, name, lease.check)
 
-    found = checking.run_checks(module, how)
+    folder = fetching.folder_of(module.commit, lease)
+    found = checking.run_checks(module, how, folder)
     lease.check()
     with queue.finish(job, {"outcome": "checked"}):
         hold_repo_of(module.pk)
@@ -43,10 +48,19 @@ def check_module(job: Job, lease: Lease) -> None:
         )
         for current in now:
             if current.base_model_id == module.base_model_id:
-                checking.apply_checks(current, found)
+                checking.apply_checks(current, found, folder)
             else:  # its base model came meanwhile, and the shapes were not compared with it
                 asked_by = User.objects.filter(pk=job.user_id).first()  # may be gone by now
                 checking.check_later(current, asked_by)
+
+
+def commits_of_check(job: Job) -> QuerySet[Commit]:
+    """What a check may read: the version that it was asked for."""
+    from modules.models import Commit
+
+    return Commit.objects.filter(
+        sha=job.params["commit"], repo__lora_module=job.params["lora_module"]
+    )
 
 
 def check_failed(job: Job) -> None:

@@ -13,6 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from modules.api import collections as collections_api
+from modules.api import job_files
 from modules.api.authors import ChangesModules, CreatesModules, Liked, Versions, page, visible
 from modules.api.pages import KeysetPagination
 from modules.api.serializers import (
@@ -134,4 +135,5 @@ urlpatterns = [
     path("tags/", TagList.as_view(), name="api-tags"),
     path("base-models/", BaseModelList.as_view(), name="api-base-models"),
     *collections_api.urlpatterns,
+    *job_files.urlpatterns,
 ]

@@ -19,6 +19,7 @@ from modules.hub_api.answers import (
     hub_view,
     is_true,
     iso,
+    newest,
     not_offered,
     number,
     own_repo,
@@ -67,10 +68,11 @@ def whoami(request: HttpRequest) -> HttpResponseBase:
     )
 
 
-@hub_view("GET", "HEAD")
+@hub_view("GET", "HEAD", for_jobs=True)
 def model_info(request: HttpRequest, owner: str, name: str, revision: str = "") -> HttpResponseBase:
     repo = find_repo(request.user, owner, name)
-    commit = find_commit(repo, revision) if revision else repo.head()
+    user = request.user
+    commit = find_commit(repo, revision, user) if revision else newest(repo, user)
     expand = asked(request, "expand")
     found = listing.shown(
         repo,
@@ -85,12 +87,12 @@ def model_info(request: HttpRequest, owner: str, name: str, revision: str = "") 
     return JsonResponse(found)
 
 
-@hub_view("GET")
+@hub_view("GET", for_jobs=True)
 def tree(request: HttpRequest, owner: str, name: str, rest: str) -> HttpResponseBase:
     """One folder, or all below it (`recursive`). Folders stand beside what is in them."""
     repo = find_repo(request.user, owner, name)
     revision, folder = split_revision(repo, rest)
-    commit = find_commit(repo, revision)
+    commit = find_commit(repo, revision, request.user)
     is_deep = is_true(request.GET.get("recursive", ""))
     is_expanded = is_true(request.GET.get("expand", ""))
     entries = _entries(commit, folder.strip("/"), is_deep)

@@ -24,6 +24,7 @@ from hub_site.accounts import tokens
 from hub_site.addresses import address_of
 from modules.community import counting
 from modules.hub_api import answers, files
+from modules.hub_api.job_reader import JobReader
 from modules.models import CommitFile, Repo
 from modules.repos import archive as zips
 from modules.repos import gate
@@ -62,7 +63,7 @@ def resolve(request: HttpRequest, user: Visitor, repo: Repo, rest: str) -> HttpR
     revision, path = answers.split_revision(repo, rest)
     if path not in gate.OPEN_FILES:
         answers.refuse_gated(request, repo, user)
-    commit = answers.find_commit(repo, revision)
+    commit = answers.find_commit(repo, revision, user)
     files_here = commit.files.select_related("blob") if commit else CommitFile.objects.none()
     file = files_here.filter(path=path.replace("\0", "")).first()
     if commit is None or file is None:
@@ -79,6 +80,7 @@ def resolve(request: HttpRequest, user: Visitor, repo: Repo, rest: str) -> HttpR
 @_told_to_programs
 def archive(request: HttpRequest, user: Visitor, repo: Repo) -> HttpResponseBase:
     """All files of a version, `?revision=…` or the newest."""
+    answers.refuse_jobs(user)
     answers.refuse_gated(request, repo, user)
     commit = answers.find_commit(repo, request.GET.get("revision") or answers.MAIN)
     if commit is None:
@@ -109,7 +111,7 @@ def _led_on(
     request: HttpRequest, user: Visitor, file: CommitFile, address: str
 ) -> HttpResponseBase:
     """The bytes are on the Hub: whoever asks fetches them there, and knows them by our headers."""
-    if request.method == "GET" and file.path in COUNTED:
+    if request.method == "GET" and _counts(user, file):
         counting.count_download(file.commit, user, address_of(request))
     answer = HttpResponseRedirect(address)
     answer["ETag"] = f'"{files.etag(file.path, file.blob)}"'
@@ -136,7 +138,7 @@ def _answer(request: HttpRequest, user: Visitor, file: CommitFile) -> HttpRespon
             answer = HttpResponse()
         else:
             chunks = _or_cut(bytes_back.chunks(sha256, start, end), file.commit.repo)
-            if not _is_range(wanted) and file.path in COUNTED:
+            if _counts(user, file) and not _is_range(wanted):
                 chunks = counting.when_read(chunks, request, user, file.commit)
             answer = StreamingHttpResponse(chunks)
         answer["Content-Length"] = str(end - start)
@@ -150,6 +152,11 @@ def _answer(request: HttpRequest, user: Visitor, file: CommitFile) -> HttpRespon
     filename = file.path.rpartition("/")[2]
     answer["Content-Disposition"] = content_disposition_header(not is_text, filename) or ""
     return answer
+
+
+def _counts(user: Visitor, file: CommitFile) -> bool:
+    """What a worker fetches for a job is nobody's download."""
+    return file.path in COUNTED and not isinstance(user, JobReader)
 
 
 def _is_range(header: str) -> bool:

@@ -121,7 +121,7 @@ class Hub:
     """The Hub as one account sees it; without a token, as everybody does."""
 
     def __init__(self, token: str = "") -> None:
-        _prepare()
+        prepare()
         self._token: str | bool = token or False
         self._api = HfApi(
             endpoint=settings.HUB_ENDPOINT, token=self._token, library_name="lora-commons"
@@ -255,7 +255,7 @@ def _content(given: Path | bytes) -> str | bytes:
 
 
 @cache
-def _prepare() -> None:
+def prepare() -> None:
     """Once a process: answers that take for ever are given up, and no bars on our terminal."""
     disable_progress_bars()
     set_client_factory(_client)

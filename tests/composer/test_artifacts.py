@@ -19,7 +19,7 @@ from composer.engine.prompt import Template
 from composer.models import FewShotTask, Recipe, Search
 from hub_site.accounts.models import User
 from hub_site.jobs import queue
-from hub_site.jobs.worker import run
+from hub_site.jobs.worker import Lease, run
 from modules.models import BaseModel
 from modules.services import commit
 from modules.storage import local
@@ -113,7 +113,8 @@ def test_an_adapter_that_differs_from_the_search_is_not_handed_out(
     search: Search, tmp_path: Path
 ) -> None:
     assert search.recipe is not None
-    base, stack = model_cache.base_of(search), model_cache.stack_of(search)
+    lease = Lease(search.job)
+    base, stack = model_cache.base_of(search, lease), model_cache.stack_of(search, lease)
     shots = [Example(*pair) for pair in search.examples["shots"]]
     batch = encode(shots, Template(search.spec["template"]), base.tokenizer)
     recipe = engine_recipe.check(search.recipe.document)

@@ -23,7 +23,7 @@ MAY_USE_THE_WHOLE_ENGINE = (
     *("composer/runner.py", "composer/model_cache.py", "composer/artifacts.py"),
     *("composer/cli.py", "composer/demo/", "composer/engine/"),
 )
-MAY_USE_HUGGINGFACE_HUB = ("modules/storage/hub.py", "composer/model_cache.py")
+MAY_USE_HUGGINGFACE_HUB = ("modules/storage/hub.py", "modules/storage/hub_cache.py")
 HEAVY = ("torch", "transformers", "peft", "cma", "scipy")
 
 

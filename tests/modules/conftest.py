@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from hub_site.accounts.models import Namespace, User
 from modules import services
 from modules.bases import base_models
 from modules.models import BaseModel, LoraModule, Repo
+from tests.gate import Gate, gate_to
 
 WIDTH, RANK = 8, 2
 LAYERS = ["encoder.block.0.layer.0.SelfAttention.q", "encoder.block.0.layer.0.SelfAttention.v"]
@@ -170,3 +171,25 @@ def run_job() -> Any:
         return job
 
     return run
+
+
+# --- what goes by HTTP, with the stock client in this very process ------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the client keeps what it fetched. A token in the environment must not matter."""
+    from huggingface_hub import constants
+
+    folder = tmp_path / "hf"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_else")
+    return folder
+
+
+@pytest.fixture
+def gate(live_server: Any) -> Iterator[Gate]:
+    """A door to this site, which can be shut."""
+    with gate_to(live_server.url) as gate:
+        yield gate
