@@ -1,4 +1,4 @@
-"""The suite's own PostgreSQL, started only when a test asks for the database.
+"""The suite's own PostgreSQL, one for each process, started only when a test asks for the database.
 
 TEST_DATABASE_URL names a server to use instead; its role must be allowed to create databases.
 """
@@ -26,6 +26,14 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("commons")
 
 ROOT = Path(__file__).resolve().parent.parent
+MOST_PROCESSES = 4  # each has torch and a PostgreSQL of its own, together up to 1 GB
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means: the processors that we may use, within reason."""
+    ours = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return min(len(ours) or os.cpu_count() or 1, MOST_PROCESSES)
 
 
 @pytest.fixture(scope="session")

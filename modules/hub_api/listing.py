@@ -132,7 +132,7 @@ def shown(
         "downloadsAllTime": module.downloads if module else repo.downloads,
         "likes": module.likes if module else 0,
         "trendingScore": round(module.trending) if module else 0,
-        "library_name": "peft" if repo.kind == Repo.LORA else "transformers",
+        "library_name": _library(repo, module),
         "pipeline_tag": _pipeline(module),
         "tags": _tags(repo, module),
     }
@@ -174,6 +174,12 @@ def _tags(repo: Repo, module: LoraModule | None) -> list[str]:
     found += [f"license:{module.licence}"] * bool(module.licence)
     found += [word for word in module.language.split(", ") if word]
     return list(dict.fromkeys(found))
+
+
+def _library(repo: Repo, module: LoraModule | None) -> str | None:
+    if repo.kind == Repo.BASE:
+        return "transformers"
+    return "peft" if module else None  # files that are no adapter, or none yet
 
 
 def _pipeline(module: LoraModule | None) -> str | None:

@@ -188,7 +188,7 @@ def validate_yaml(request: HttpRequest) -> HttpResponseBase:
 
 
 @hub_view("GET", "POST", "PUT", "HEAD")
-def noise(request: HttpRequest) -> HttpResponseBase:
+def noise(request: HttpRequest, rest: str = "") -> HttpResponseBase:
     """What clients ask on the side and can do without."""
     return JsonResponse({})
 
@@ -197,7 +197,7 @@ def noise(request: HttpRequest) -> HttpResponseBase:
 def nothing_here(request: HttpRequest, rest: str = "") -> HttpResponseBase:
     """Any other address of the Hub's: never a page, whatever the client asked for."""
     first, _, more = rest.partition("/")
-    if first in ("models", "datasets", "spaces", "kernels"):
+    if more and first in ("models", "datasets", "spaces", "kernels"):
         words = more.split("/")
         if first != "models" or len(words) < 3 or words[1] in OF_A_REPO:
             raise repo_not_found("/".join(w for w in words[:2] if w not in OF_A_REPO))

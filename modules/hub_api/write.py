@@ -187,8 +187,9 @@ def commit(request: HttpRequest, owner: str, name: str, revision: str) -> HttpRe
     head = _branch_head(repo, revision)
     intake.check(user)
     change = _Change()
+    announced = int(request.META.get("CONTENT_LENGTH") or 0)
     try:
-        for line in ndjson.lines(request.read, nameless, settings.MAX_MODULE_BYTES):
+        for line in ndjson.lines(request.read, nameless, settings.MAX_MODULE_BYTES, announced):
             change.add(line, user, repo, head)
         made = _commit(repo, user, change, revision, head)
     finally:
@@ -249,8 +250,9 @@ class _Change:
 
 def _commit(repo: Repo, user: User, change: _Change, branch: str, head: Commit | None) -> Commit:
     parent = change.parent
-    if parent is not None and head is not None and head.sha.startswith(parent.lower()):
-        parent = head.sha  # clients may cut it short
+    for known in (head, head.parent if head else None):
+        if parent is not None and known is not None and known.sha.startswith(parent.lower()):
+            parent = known.sha  # clients may cut it short
     try:
         return services.commit(
             repo=repo,
@@ -267,13 +269,16 @@ def _commit(repo: Repo, user: User, change: _Change, branch: str, head: Commit |
 
 
 def _inside(repo: Repo, head: Commit | None, path: str, *, is_folder: bool) -> Iterable[str]:
+    """The files to delete. What the newest version no longer has, the one before may have had: a
+    change sent again deletes the same files, and the service knows it by that."""
     path = path.strip("/") if is_folder else path
-    every = head.files.values_list("path", flat=True) if head else []
     start = f"{path}/" if path else ""
-    found = [one for one in every if (one.startswith(start) if is_folder else one == path)]
-    if not found:
-        raise entry_not_found(repo, path, head)
-    return found
+    for commit in (head, head.parent if head else None):
+        every = commit.files.values_list("path", flat=True) if commit else []
+        found = [one for one in every if (one.startswith(start) if is_folder else one == path)]
+        if found:
+            return found
+    raise entry_not_found(repo, path, head)
 
 
 def _blob(user: User, repo: Repo, path: str, value: dict[str, Any]) -> Blob:
