@@ -152,11 +152,11 @@ def test_a_worker_mixes_what_its_user_has_access_to(
     model_cache.forget()
     gate.grant(gated.repo, "alice")
     search = services.submit_job(task=task, user=alice, overrides={"budget": 8}).search
-    stack = model_cache.stack_of(search)
+    stack = model_cache.stack_of(search, worker.Lease(search.job))
     assert str(gated) in stack.names
     take_away(gated)
     with pytest.raises(model_cache.ModuleGone, match="no longer"):
-        model_cache.stack_of(search)  # though it keeps the stack
+        model_cache.stack_of(search, worker.Lease(search.job))  # though it keeps the stack
 
 
 def test_what_was_published_before_the_gate_stays_public(
@@ -170,7 +170,7 @@ def test_what_was_published_before_the_gate_stays_public(
     assert "</svg> gated" in shown.text and "held back" not in shown.text
     assert client.get(adapters(search)[2]).status_code == 200
     search.refresh_from_db()
-    assert model_cache.stack_of(search) is not None
+    assert model_cache.stack_of(search, worker.Lease(search.job)) is not None
 
 
 def test_somebody_elses_access_is_not_ones_own(
