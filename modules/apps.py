@@ -20,7 +20,11 @@ class ModulesConfig(AppConfig):
             if_stopped="modules.tasks.check_failed",
             if_over="modules.tasks.tell_owner",
         )
+        registry.register(
+            "import_module", "modules.tasks.import_module", if_over="modules.tasks.import_over"
+        )
         for kind, period in {
+            "follow_hub": timedelta(hours=1),
             "update_trending": timedelta(hours=1),
             "count_facets": timedelta(minutes=10),
             "prune_downloads": timedelta(days=1),

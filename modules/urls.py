@@ -6,6 +6,7 @@ from django.views.generic import RedirectView
 from modules.community import collection_views
 from modules.community import views as community_views
 from modules.finding import tag_views, views
+from modules.importing import views as import_views
 from modules.repos import downloads
 from modules.repos import page as repo_page
 from modules.upload import views as upload_views
@@ -38,6 +39,10 @@ urlpatterns = [
         name="collection_item",
     ),
     path("upload/", upload_views.upload, name="upload"),
+    path("import/", import_views.import_page, name="import"),
+    path("import/<uuid:batch>/", import_views.import_batch, name="import_batch"),
+    path("import/<uuid:batch>/cancel/", import_views.import_cancel, name="import_cancel"),
+    path("import/<uuid:batch>/again/", import_views.import_again, name="import_again"),
     path("<owner:owner>", views.profile, name="profile"),
     path("<owner:owner>/", to_profile),
     path("<owner:owner>/<repo:name>", repo_page.repo, name="repo"),
@@ -52,6 +57,16 @@ urlpatterns = [
     ),
     path("<owner:owner>/<repo:name>/settings/rename", upload_views.rename, name="rename"),
     path("<owner:owner>/<repo:name>/settings/delete", upload_views.delete, name="delete"),
+    path(
+        "<owner:owner>/<repo:name>/settings/origin/look",
+        import_views.origin_look,
+        name="origin_look",
+    ),
+    path(
+        "<owner:owner>/<repo:name>/settings/origin/follow",
+        import_views.origin_follow,
+        name="origin_follow",
+    ),
     path("<owner:owner>/<repo:name>/like", community_views.like, name="like"),
     path("<owner:owner>/<repo:name>/collect", collection_views.collect, name="collect"),
     path("<owner:owner>/<repo:name>/report", community_views.report, name="report"),

@@ -8,6 +8,7 @@ from modules.models.community import (
     ModerationEvent,
     Report,
 )
+from modules.models.imports import HubOrigin, Import
 from modules.models.library import BaseModel, FacetCounts, LoraModule, Tag, TagAlias
 from modules.models.repos import (
     Blob,
@@ -30,6 +31,8 @@ __all__ = [
     "Download",
     "FacetCounts",
     "Grant",
+    "HubOrigin",
+    "Import",
     "Like",
     "LoraModule",
     "ModerationEvent",

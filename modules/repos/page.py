@@ -17,7 +17,7 @@ from modules import cards, services
 from modules.checks import checking
 from modules.community import collections, likes
 from modules.finding import keyset
-from modules.models import BaseModel, CollectionItem, Commit, LoraModule, Repo
+from modules.models import BaseModel, CollectionItem, Commit, HubOrigin, LoraModule, Repo
 from modules.repos import snippets
 from modules.repos.similar import similar_to
 from modules.storage import local
@@ -97,6 +97,7 @@ def _module_page(request: HttpRequest, found: Repo, context: dict[str, Any]) -> 
             "similar": similar_to(module),
             "likes_it": likes.likes(module, request.user),
             "collected": _collections(module),
+            **_origin(found, module),
             "my_collections": (
                 collections.of_user(request.user) if request.user.is_authenticated else []
             ),
@@ -106,6 +107,14 @@ def _module_page(request: HttpRequest, found: Repo, context: dict[str, Any]) -> 
     if polls and (module is None or module.status != LoraModule.CHECKING):
         response.headers["HX-Refresh"] = "true"  # facts and buttons of the page are others now
     return response
+
+
+def _origin(found: Repo, module: LoraModule) -> dict[str, Any]:
+    """Where an imported module came from; how its weights were converted, if these are they."""
+    origin = HubOrigin.objects.filter(repo=found).first()
+    conversion = origin.converted if origin else {}
+    is_of_these = conversion.get("result_sha256") == module.weights_sha256
+    return {"origin": origin, "conversion": conversion if is_of_these else None}
 
 
 def _uses(module: LoraModule) -> list[dict[str, Any]]:

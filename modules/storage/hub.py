@@ -7,6 +7,7 @@ words, and with whether trying again can help.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -244,16 +245,30 @@ def _content(given: Path | bytes) -> str | bytes:
 
 @cache
 def _prepare() -> None:
-    """Once a process: answers that take for ever are given up, and no bars on our terminal."""
+    """Once a process: answers that take for ever are given up, no bars and no chatter."""
     disable_progress_bars()
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line a request, signed URLs and all
     set_client_factory(_client)
 
 
 def _client() -> httpx2.Client:
     client = default_client_factory()
     client.timeout = httpx2.Timeout(settings.HUB_TIMEOUT_SECONDS)
-    client.event_hooks = {**client.event_hooks, "response": [_do_not_wait]}
+    client.event_hooks = {
+        "request": [*client.event_hooks["request"], _never_for_ever],
+        "response": [_do_not_wait],
+    }
     return client
+
+
+def _never_for_ever(request: httpx2.Request) -> None:
+    """The client's own calls say "no timeout" where their caller named none."""
+    most = settings.HUB_TIMEOUT_SECONDS
+    said = request.extensions.get("timeout") or {}
+    names = ("connect", "read", "write", "pool")
+    request.extensions["timeout"] = {
+        name: most if said.get(name) is None else said[name] for name in names
+    }
 
 
 def _do_not_wait(response: httpx2.Response) -> None:

@@ -5,17 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.modules.conftest import CARD, config_bytes, weights_bytes
+from tests.modules.importing.conftest import adapter_folder
 from tests.other_site import OtherSite
-
-
-def adapter_folder(root: Path, seed: int = 0) -> Path:
-    folder = root / f"adapter-{seed}"
-    folder.mkdir()
-    (folder / "adapter_config.json").write_bytes(config_bytes())
-    (folder / "adapter_model.safetensors").write_bytes(weights_bytes(seed))
-    (folder / "README.md").write_text(CARD)
-    return folder
 
 
 def test_it_keeps_what_is_uploaded_over_a_kill(other_site: OtherSite, tmp_path: Path) -> None:
@@ -32,8 +23,7 @@ def test_it_is_empty_for_every_test(other_site: OtherSite) -> None:
 
 
 def test_it_lists_in_pages_of_few(other_site: OtherSite, tmp_path: Path) -> None:
-    for seed in range(3):
-        other_site.upload(f"m-{seed}", adapter_folder(tmp_path, seed))
+    other_site.upload_all({f"m-{seed}": adapter_folder(tmp_path, seed) for seed in range(3)})
     found = other_site.client("print(json.dumps([m.id for m in api.list_models(author='otto')]))")
     assert sorted(json.loads(found)) == ["otto/m-0", "otto/m-1", "otto/m-2"]
     assert len(other_site.asked("/api/models")) > len(other_site.asked("/api/models/"))
