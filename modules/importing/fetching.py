@@ -49,6 +49,7 @@ def _receive(
 ) -> None:
     if target.tell() == file.size and file.size:
         return
+    say(f"fetching {file.path}")
     with hub.opened(repo_id, sha, file.path, start=target.tell()) as chunks:
         for chunk in chunks:
             keep_on()

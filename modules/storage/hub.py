@@ -195,7 +195,7 @@ class Hub:
             get_session().stream("GET", self.url(repo_id, sha, path), headers=headers) as answer,
         ):
             hf_raise_for_status(answer)
-            yield answer.iter_bytes(local.CHUNK)
+            yield answer.iter_bytes()
 
     @staticmethod
     def url(repo_id: str, sha: str, path: str) -> str:

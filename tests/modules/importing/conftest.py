@@ -14,7 +14,8 @@ from django.test import Client
 
 from hub_site.accounts.models import User
 from modules.importing import addresses, asking
-from modules.models import Import
+from modules.models import Import, LoraModule
+from modules.storage import local
 from tests.modules.conftest import CARD, config_bytes, weights_bytes
 from tests.other_site import OtherSite
 from tests.workers import ROOT, WorkerProcess, wait_until
@@ -93,6 +94,16 @@ def wait_for_imports(rows: Iterable[Import]) -> None:
         return all(row.is_over for row in rows)
 
     wait_until(over, "the imports to end")
+
+
+def by_name(rows: Iterable[Import]) -> dict[str, Import]:
+    return {row.hub_id.partition("/")[2]: row for row in rows}
+
+
+def text_of(module: LoraModule, path: str) -> str:
+    head = module.repo.head()
+    assert head is not None
+    return local.local_path(str(head.sha256_of(path))).read_text()
 
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]

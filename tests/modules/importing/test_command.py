@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hub_site.accounts.models import Namespace, User
-from modules.models import BaseModel, Commit, HubOrigin, LoraModule, Repo
+from hub_site.accounts.models import Namespace
+from modules.models import BaseModel, Commit, LoraModule, Repo
 from tests.modules.importing.conftest import Command, adapter_folder
 from tests.other_site import OtherSite
 
