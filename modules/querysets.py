@@ -278,6 +278,30 @@ class CollectionQuerySet(QuerySet):
         )
 
 
+class HubOriginQuerySet(QuerySet):
+    def of_hub(self, endpoint: str, hub_id: str) -> Self:
+        """Copies of this repo of this Hub; capitals aside, as the Hub has it."""
+        lowered = self.alias(hub_lower=Lower("hub_id"))
+        return lowered.filter(endpoint=endpoint, hub_lower=hub_id.lower())
+
+
+class ImportQuerySet(QuerySet):
+    def visible_to(self, user: Visitor) -> Self:
+        """What somebody asked for is theirs to see, and nobody else's."""
+        return self.filter(user=user) if user.is_authenticated else self.none()
+
+    def open(self) -> Self:
+        return self.filter(state__in=("waiting", "running"))
+
+    def for_rows(self) -> Self:
+        return self.select_related("repo__owner", "repo__lora_module", "namespace", "job").defer(
+            "repo__lora_module__search",
+            "repo__lora_module__head",
+            "repo__lora_module__facets",
+            "repo__lora_module__checks",
+        )
+
+
 class TagQuerySet(QuerySet):
     def named(self, names: Iterable[str]) -> Self:
         lowered = [name.lower() for name in names]

@@ -6,6 +6,7 @@ from django.views.generic import RedirectView
 from modules.community import collection_views
 from modules.community import views as community_views
 from modules.finding import tag_views, views
+from modules.importing import views as import_views
 from modules.on_hub import views as hub_views
 from modules.repos import downloads, gate_views
 from modules.repos import page as repo_page
@@ -42,6 +43,10 @@ urlpatterns = [
     path("accounts/hugging-face/", hub_views.account, name="hub_account"),
     path("accounts/hugging-face/connect/", hub_views.connect, name="hub_connect"),
     path("accounts/hugging-face/disconnect/", hub_views.disconnect, name="hub_disconnect"),
+    path("import/", import_views.import_page, name="import"),
+    path("import/<uuid:batch>/", import_views.import_batch, name="import_batch"),
+    path("import/<uuid:batch>/cancel/", import_views.import_cancel, name="import_cancel"),
+    path("import/<uuid:batch>/again/", import_views.import_again, name="import_again"),
     path("<owner:owner>", views.profile, name="profile"),
     path("<owner:owner>/", to_profile),
     path("<owner:owner>/<repo:name>", repo_page.repo, name="repo"),
@@ -65,6 +70,16 @@ urlpatterns = [
         "<owner:owner>/<repo:name>/ask-access/withdraw",
         gate_views.withdraw_access,
         name="withdraw_access",
+    ),
+    path(
+        "<owner:owner>/<repo:name>/settings/origin/look",
+        import_views.origin_look,
+        name="origin_look",
+    ),
+    path(
+        "<owner:owner>/<repo:name>/settings/origin/follow",
+        import_views.origin_follow,
+        name="origin_follow",
     ),
     path("<owner:owner>/<repo:name>/like", community_views.like, name="like"),
     path("<owner:owner>/<repo:name>/collect", collection_views.collect, name="collect"),

@@ -10,6 +10,7 @@ from modules.models.community import (
 )
 from modules.models.gate import AccessRequest
 from modules.models.hub import BlobOnHub, HubAccount, HubHome, ModuleOnHub
+from modules.models.imports import HubOrigin, Import
 from modules.models.library import BaseModel, FacetCounts, LoraModule, Tag, TagAlias
 from modules.models.repos import (
     Blob,
@@ -36,6 +37,8 @@ __all__ = [
     "Grant",
     "HubAccount",
     "HubHome",
+    "HubOrigin",
+    "Import",
     "Like",
     "LoraModule",
     "ModerationEvent",

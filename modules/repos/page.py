@@ -21,6 +21,7 @@ from modules.models import (
     BaseModel,
     CollectionItem,
     Commit,
+    HubOrigin,
     LoraModule,
     ModuleOnHub,
     Repo,
@@ -119,6 +120,7 @@ def _module_page(request: HttpRequest, found: Repo, context: dict[str, Any]) -> 
             "home": _home(found, context["is_insider"]),
             "likes_it": likes.likes(module, request.user),
             "collected": _collections(module),
+            **_origin(found, module),
             "my_collections": (
                 collections.of_user(request.user) if request.user.is_authenticated else []
             ),
@@ -134,6 +136,14 @@ def _home(found: Repo, is_insider: bool) -> ModuleOnHub | None:
     """Where else it lives, as far as that is this visitor's business."""
     home = ModuleOnHub.objects.filter(repo=found).exclude(sha="").first()
     return home if home is None or is_insider or not home.is_private else None
+
+
+def _origin(found: Repo, module: LoraModule) -> dict[str, Any]:
+    """Where an imported module came from; how its weights were converted, if these are they."""
+    origin = HubOrigin.objects.filter(repo=found).first()
+    conversion = origin.converted if origin else {}
+    is_of_these = conversion.get("result_sha256") == module.weights_sha256
+    return {"origin": origin, "conversion": conversion if is_of_these else None}
 
 
 def _uses(module: LoraModule) -> list[dict[str, Any]]:

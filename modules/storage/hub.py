@@ -195,7 +195,7 @@ class Hub:
             get_session().stream("GET", self.url(repo_id, sha, path), headers=headers) as answer,
         ):
             hf_raise_for_status(answer)
-            yield answer.iter_bytes(local.CHUNK)
+            yield answer.iter_bytes()
 
     def address(self, repo_id: str, sha: str, path: str) -> str | None:
         """Where the Hub leads on for these bytes, for some minutes and without a token; None when

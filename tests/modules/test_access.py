@@ -118,6 +118,7 @@ RULES: dict[str, list[tuple[str, Rule]]] = {
     "api-module-like": [
         ("put", with_account_what_it_sees), ("delete", with_account_what_it_sees),
     ],
+    "api-job-file": [],  # for workers alone: api/test_job_files.py
     "api-base-models": [("get", anybody)],
     "api-tags": [("get", anybody)],
     "api-collections": [("get", anybody), ("post", with_account)],
