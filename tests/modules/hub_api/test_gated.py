@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from tests.modules.conftest import Publisher, make_user, weights_bytes
 from tests.modules.hub_api.conftest import Hub
 from tests.modules.hub_api.test_probes import Program, by_hash
 
+ROOT = Path(__file__).resolve().parents[3]
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -232,6 +235,26 @@ print([m.id for m in api.list_models(gated=False, search="alice", filter="words"
     assert out[:4] == [str([*rest, "alice/opposites"]), "['alice/opposites']", str(rest),
                        "['alice/opposites']"]  # fmt: skip
     assert out[4] == "alice/open"
+
+
+def test_the_documented_lines_do_what_they_say(
+    hub: Hub, opposites: LoraModule, bob: User, token: str, live_server: Any
+) -> None:
+    gate.set_gate(opposites.repo, Repo.MANUAL)
+    for user in (bob, make_user("carol")):
+        gate.ask(opposites.repo, user)
+    make_user("dave")
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "hub.md").read_text(), re.DOTALL)[1]
+    for shown, here in (("http://127.0.0.1:8000", live_server.url), ("lc_…", token)):
+        assert shown in code
+        code = code.replace(shown, here)
+    hub(code)
+    found = opposites.repo.access_requests.order_by("pk")
+    assert list(found.values_list("user__username", "state", "reason")) == [
+        ("bob", "accepted", ""),
+        ("carol", "rejected", "Only for research."),
+        ("dave", "accepted", ""),
+    ]
 
 
 # --- by hand -----------------------------------------------------------------------------------
