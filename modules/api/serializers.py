@@ -11,7 +11,8 @@ from rest_framework import serializers
 
 from hub_site.api import Given
 from modules.checks.checking import checks_shown, sees_reasons
-from modules.models import BaseModel, Commit, LoraModule, Repo, Tag
+from modules.models import BaseModel, Commit, HubHome, LoraModule, Repo, Tag
+from modules.on_hub import keeping
 from modules.repos import gate
 from modules.storage import local
 
@@ -73,6 +74,17 @@ class FileSerializer(serializers.Serializer):
     url = serializers.URLField()
 
 
+class OnHubSerializer(serializers.Serializer):
+    """Where else its files are kept. What goes wrong there is its owner's to read."""
+
+    place = serializers.ChoiceField([HubHome.SITE, HubHome.OWN])
+    state = serializers.ChoiceField([HubHome.WAITING, HubHome.KEPT, HubHome.TROUBLE])
+    id = serializers.CharField(source="hub_id")
+    sha = serializers.CharField()
+    url = serializers.CharField()
+    reason = serializers.CharField()
+
+
 class LoraModulePageSerializer(LoraModuleSerializer):
     """One module with everything that its page shows."""
 
@@ -81,11 +93,12 @@ class LoraModulePageSerializer(LoraModuleSerializer):
     )
     checks = serializers.SerializerMethodField()
     files = serializers.SerializerMethodField()
+    hub = serializers.SerializerMethodField()
 
     class Meta(LoraModuleSerializer.Meta):
         fields = [
             *LoraModuleSerializer.Meta.fields, "not_composable", "variant", "tensors_sha256",
-            "has_access", "checks", "files",
+            "has_access", "checks", "files", "hub",
         ]  # fmt: skip
         read_only_fields = fields
 
@@ -96,6 +109,11 @@ class LoraModulePageSerializer(LoraModuleSerializer):
     def get_checks(self, module: LoraModule) -> Any:
         lines = checks_shown(module, self.context["request"].user)
         return CheckSerializer(lines, many=True).data
+
+    @extend_schema_field(OnHubSerializer(allow_null=True))
+    def get_hub(self, module: LoraModule) -> Any:
+        home = keeping.shown_to(module.repo, self.context["request"].user)
+        return OnHubSerializer(home).data if home else None
 
     @extend_schema_field(FileSerializer(many=True))
     def get_files(self, module: LoraModule) -> list[dict[str, Any]]:
@@ -129,6 +147,12 @@ class NewVersionSerializer(Given):
 class NewModuleSerializer(NewVersionSerializer):
     name = serializers.CharField(max_length=96, help_text="The last part of its address.")
     visibility = serializers.ChoiceField(OFFERED, default=Repo.PUBLIC)
+    place = serializers.ChoiceField(
+        keeping.PLACES,
+        required=False,
+        help_text="Where its files are: here, in a repo of the site's organisation on the Hub, "
+        "or in one of your own account there.",
+    )
 
 
 class UploadedSerializer(LoraModulePageSerializer):
@@ -150,6 +174,11 @@ class ModuleChangeSerializer(Given):
         max_length=96, help_text="A new name. The old address leads to the new one."
     )
     visibility = serializers.ChoiceField(OFFERED)
+    place = serializers.ChoiceField(
+        keeping.PLACES,
+        help_text="Where its files are: here, in a repo of the site's organisation on the Hub, "
+        "or in one of your own account there.",
+    )
     gated = serializers.ChoiceField(
         [Repo.AUTO, Repo.MANUAL],
         allow_blank=True,

@@ -23,9 +23,9 @@ from modules.models import (
     Commit,
     HubOrigin,
     LoraModule,
-    ModuleOnHub,
     Repo,
 )
+from modules.on_hub import keeping
 from modules.repos import gate, snippets
 from modules.repos.similar import similar_to
 from modules.storage import local
@@ -117,7 +117,7 @@ def _module_page(request: HttpRequest, found: Repo, context: dict[str, Any]) -> 
             "checks": checking.checks_shown(module, request.user),
             "snippets": snippets.for_module(module, commit, context["site"]),
             "similar": similar_to(module),
-            "home": _home(found, context["is_insider"]),
+            "home": keeping.shown_to(found, request.user),
             "likes_it": likes.likes(module, request.user),
             "collected": _collections(module),
             **_origin(found, module),
@@ -130,12 +130,6 @@ def _module_page(request: HttpRequest, found: Repo, context: dict[str, Any]) -> 
     if polls and (module is None or module.status != LoraModule.CHECKING):
         response.headers["HX-Refresh"] = "true"  # facts and buttons of the page are others now
     return response
-
-
-def _home(found: Repo, is_insider: bool) -> ModuleOnHub | None:
-    """Where else it lives, as far as that is this visitor's business."""
-    home = ModuleOnHub.objects.filter(repo=found).exclude(sha="").first()
-    return home if home is None or is_insider or not home.is_private else None
 
 
 def _origin(found: Repo, module: LoraModule) -> dict[str, Any]:
