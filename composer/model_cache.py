@@ -1,12 +1,13 @@
 """Base models and stacks that a worker keeps warm between jobs. Only workers import this."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from django.conf import settings
 
+from composer import pinned as pinned_files
 from composer.engine import base_model as engine_base
 from composer.engine import stack as engine_stack
 from composer.engine.adapter_file import WEIGHTS_NAME
@@ -60,8 +61,9 @@ def stack_of(search: Search, lease: "Lease") -> Stack:
     """The search's modules as one stack, in the order of their weights."""
     pinned = search.spec["base_model"]
     ingredients = search.spec["ingredients"]
-    # Also for a stack that is kept: a module may go or be hidden while a job waits.
+    # Also for a stack that is kept: a module may go, be hidden or gated while a job waits.
     commits = [_commit_of(ingredient) for ingredient in ingredients]
+    _refuse_closed(search, commits)
     key = (pinned["repo"], pinned["revision"], *(each["sha256"] for each in ingredients))
     if key not in _stacks:
         base = base_of(search, lease)
@@ -101,3 +103,15 @@ def _commit_of(ingredient: Mapping[str, str]) -> Commit:
             "Submit it again without it."
         )
     return commit
+
+
+def _refuse_closed(search: Search, commits: Sequence[Commit]) -> None:
+    gated = {commit.repo.pk: commit.repo for commit in commits if commit.repo.gated}
+    if not gated:
+        return
+    allowed = pinned_files.gated_open_to(search).filter(pk__in=gated).values_list("pk", flat=True)
+    for pk in gated.keys() - set(allowed):
+        raise ModuleGone(
+            f"{gated[pk]} is gated, and you have no access to it, or no longer. Ask its author for "
+            "access on its page, or submit the search again without it."
+        )

@@ -50,6 +50,7 @@ def put(recipe: Recipe, user: User, place: str) -> RecipeOnHub:
             "Connect your Hugging Face account in your settings first: the repo stands under it."
         )
     publishing.refuse_withdrawn(recipe, user)
+    publishing.refuse_closed(recipe, user)
     home, _ = RecipeOnHub.objects.get_or_create(recipe=recipe, user=user, place=place)
     home = RecipeOnHub.objects.select_for_update(of=("self",)).get(pk=home.pk)
     keeping.start_over(home)

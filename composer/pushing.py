@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from django.conf import settings
 from django.utils import timezone
 
-from composer import artifacts
+from composer import artifacts, publishing
+from composer.errors import NotAllowed
 from composer.models import Recipe, RecipeOnHub
 from hub_site.jobs import queue
 from modules.on_hub import accounts, pushing
@@ -16,6 +17,10 @@ from modules.storage import bytes_back, hub
 if TYPE_CHECKING:
     from hub_site.jobs.models import Job
     from hub_site.jobs.worker import Lease
+
+
+class HeldBack(hub.HubFault):
+    code = "held_back"
 
 
 def push_recipe(job: Job, lease: Lease) -> None:
@@ -31,6 +36,7 @@ def push_recipe(job: Job, lease: Lease) -> None:
 
     content = content_of(home.recipe, home)
     try:
+        _refuse_closed(home)
         with accounts.noting_broken(home.place, home.user):
             account = accounts.account_for(home.place, home.user)
             found = pushing.push(home, account, content, save, lease.check)
@@ -55,6 +61,14 @@ def retry_recipes(job: Job, lease: Lease) -> None:
 
     with queue.finish(job, {"asked": on_hub.retry_due()}):
         pass
+
+
+def _refuse_closed(home: RecipeOnHub) -> None:
+    """Since it was asked for, a module in it may have been closed to whoever asked."""
+    try:
+        publishing.refuse_closed(home.recipe, home.user)
+    except NotAllowed as error:
+        raise HeldBack(error.user_message) from error
 
 
 def content_of(recipe: Recipe, home: RecipeOnHub) -> pushing.Content:

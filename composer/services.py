@@ -17,7 +17,7 @@ from composer.engine.errors import BadConfig, BadExamples
 from composer.errors import NotReady
 from composer.models import Example, FewShotTask, Recipe, Search
 from composer.module_choice import ModuleChoice, choose_modules, usual_choice
-from composer.publishing import refuse_withdrawn
+from composer.publishing import refuse_closed, refuse_withdrawn
 from composer.task_checks import preview_prompt
 from hub_site.accounts.models import User
 from hub_site.accounts.notices import notify
@@ -156,6 +156,7 @@ def submit_trial(
         raise NotReady("There is no adapter to try yet: the search has not finished.")
     if search.recipe is not None:
         refuse_withdrawn(search.recipe, user)
+        refuse_closed(search.recipe, user)
     if not given.strip():
         raise BadExamples("Type an input to try.", field="input", part="input")
     if len(given) > MOST_TRIAL_CHARACTERS:

@@ -137,6 +137,8 @@ ACCOUNT_LOGOUT_REDIRECT_URL = "home"
 # Never by the variable that its clients read: this process may be a Hub itself and use another.
 HUB_ENDPOINT = env_str("HUB_ENDPOINT", "https://huggingface.co").rstrip("/")
 HUB_TIMEOUT_SECONDS = env_int("HUB_TIMEOUT_SECONDS", 60, minimum=1)
+# The first pause before the Hub is tried once more; each is four times the last.
+HUB_RETRY_SECONDS = env_int("HUB_RETRY_MS", 2_000) / 1000
 HF_TOKEN = env_secret("HF_TOKEN")
 HF_ORGANISATION = env_str("HF_ORGANISATION")
 MODULES_LIVE_ON = env_choice("MODULES_LIVE_ON", "site", ["site", "hub"])
@@ -244,11 +246,15 @@ JOB_MAX_LOST = env_int("JOB_MAX_LOST", 8)
 JOB_SCHEDULE = env_bool("JOB_SCHEDULE", True)
 CHECK_MEMORY_BYTES = env_int("CHECK_MEMORY_BYTES", 1024 * 1024 * 1024, minimum=1 << 20)
 CHECK_SECONDS = env_int("CHECK_SECONDS", 300, minimum=1)
+# Beside what torch itself takes, before it reads a byte of a pickle.
+CONVERT_MEMORY_BYTES = env_int("CONVERT_MEMORY_BYTES", 2 * 1024 * 1024 * 1024, minimum=1 << 20)
+CONVERT_SECONDS = env_int("CONVERT_SECONDS", 300, minimum=1)
 ENGINE_THREADS = env_int("ENGINE_THREADS", 0)  # 0: one for small models, else all
 
 # --- limits ------------------------------------------------------------------------------------
 MAX_BUDGET = env_int("MAX_BUDGET", 2_000)
 USER_QUEUED_JOBS = env_int("USER_QUEUED_JOBS", 10)
+USER_QUEUED_IMPORTS = env_int("USER_QUEUED_IMPORTS", 200)
 GUEST_MAX_BUDGET = env_int("GUEST_MAX_BUDGET", 200)
 GUEST_QUEUED_JOBS = env_int("GUEST_QUEUED_JOBS", 2)
 GUESTS_QUEUED_JOBS = env_int("GUESTS_QUEUED_JOBS", 20)

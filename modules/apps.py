@@ -27,8 +27,15 @@ class ModulesConfig(AppConfig):
             if_stopped="modules.tasks.keeping_stopped",
             needs_store=True,
         )
+        registry.register(
+            "import_module",
+            "modules.tasks.import_module",
+            if_over="modules.tasks.import_over",
+            needs_store=True,
+        )
         for kind, period in {
             "retry_hub": timedelta(minutes=2),
+            "follow_hub": timedelta(hours=1),
             "update_trending": timedelta(hours=1),
             "count_facets": timedelta(minutes=10),
             "prune_downloads": timedelta(days=1),

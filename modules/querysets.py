@@ -85,6 +85,11 @@ class RepoQuerySet(QuerySet):
         there; moderators see what was hidden, and nobody else's private ones."""
         return self.filter(_shown_to(user))
 
+    def readable_by(self, user: Visitor) -> Self:
+        """Whose files this visitor may have: of a gated repo its owner, whoever was let in, and
+        moderators, who could not judge a report otherwise."""
+        return self.filter(_shown_to(user) & _open_to(user))
+
     def editable_by(self, user: Visitor) -> Self:
         return self.filter(owner__user=user) if user.is_authenticated else self.none()
 
@@ -106,9 +111,24 @@ class RepoQuerySet(QuerySet):
         )
 
 
+class AccessRequestQuerySet(QuerySet):
+    def in_state(self, state: str) -> Self:
+        return self.filter(state=state)
+
+    def for_rows(self) -> Self:
+        return self.select_related("user", "repo__owner__user")
+
+
 class LoraModuleQuerySet(QuerySet):
     def visible_to(self, user: Visitor) -> Self:
         return self.filter(_shown_to(user, "repo__"))
+
+    def readable_by(self, user: Visitor) -> Self:
+        """As of repos: whose bytes this visitor may have, and so mix."""
+        return self.filter(_shown_to(user, "repo__") & _open_to(user, "repo__"))
+
+    def gated(self, wanted: bool) -> Self:
+        return self.filter(~Q(repo__gated="") if wanted else Q(repo__gated=""))
 
     def editable_by(self, user: Visitor) -> Self:
         return self.filter(repo__owner__user=user) if user.is_authenticated else self.none()
@@ -258,6 +278,30 @@ class CollectionQuerySet(QuerySet):
         )
 
 
+class HubOriginQuerySet(QuerySet):
+    def of_hub(self, endpoint: str, hub_id: str) -> Self:
+        """Copies of this repo of this Hub; capitals aside, as the Hub has it."""
+        lowered = self.alias(hub_lower=Lower("hub_id"))
+        return lowered.filter(endpoint=endpoint, hub_lower=hub_id.lower())
+
+
+class ImportQuerySet(QuerySet):
+    def visible_to(self, user: Visitor) -> Self:
+        """What somebody asked for is theirs to see, and nobody else's."""
+        return self.filter(user=user) if user.is_authenticated else self.none()
+
+    def open(self) -> Self:
+        return self.filter(state__in=("waiting", "running"))
+
+    def for_rows(self) -> Self:
+        return self.select_related("repo__owner", "repo__lora_module", "namespace", "job").defer(
+            "repo__lora_module__search",
+            "repo__lora_module__head",
+            "repo__lora_module__facets",
+            "repo__lora_module__checks",
+        )
+
+
 class TagQuerySet(QuerySet):
     def named(self, names: Iterable[str]) -> Self:
         lowered = [name.lower() for name in names]
@@ -315,3 +359,17 @@ def _shown_to(user: Visitor, repo: str = "") -> Q:
     if not user.is_staff:
         public &= Q(**{f"{repo}hidden_at": None})
     return public | Q(**{f"{repo}owner__user": user})
+
+
+def _open_to(user: Visitor, repo: str = "") -> Q:
+    """Of what is shown. To be listed is no access, and neither is to have asked for it."""
+    if not user.is_authenticated:
+        return Q(**{f"{repo}gated": ""})
+    if user.is_staff:
+        return Q()
+    let_in = user.access_requests.filter(state="accepted").values("repo")
+    return (
+        Q(**{f"{repo}gated": ""})
+        | Q(**{f"{repo}owner__user": user})
+        | Q(**{f"{repo}pk__in": let_in})
+    )

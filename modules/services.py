@@ -138,18 +138,22 @@ def commit(
 ) -> Commit:
     """Write one version: all of it or nothing. A change that changes nothing gives the head back.
 
-    `parent`, when given, must still be the branch's head. A LoRA repo's files are read by the
-    quick checks first, and a job checks them in full; `check_now` does that here, for operators.
+    `parent`, when given, must still be the branch's head. A change sent again, because its answer
+    got lost, gives the version that it made. A LoRA repo's files are read by the quick checks
+    first, and a job checks them in full; `check_now` does that here, for operators.
     """
-    deletions = list(deletions)
+    deletions, title = list(deletions), (title.strip() or "Upload")[:200]
     for path in [*additions, *deletions]:
         check_path(path)
-    _refuse_stale(repo.head(branch), parent, repo)  # before bytes travel; again under the lock
+    by = (author.pk if author else None, title, message)
+    head = repo.head(branch)
+    if not _could_be(head, parent, by):
+        _refuse_stale(head, parent, repo)  # before bytes travel; again under the lock
     streams = {p: a for p, a in additions.items() if not isinstance(a, Blob)}
     named = {p: a for p, a in additions.items() if isinstance(a, Blob)}
     intake.check(author, streams.values(), limit=limit)
     if repo.kind == Repo.LORA and branch == "main":
-        _read_first(repo.head(branch), streams, named, deletions)
+        _read_first(head, streams, named, deletions)
     stored = {path: local.put(stream, limit=limit) for path, stream in streams.items()}
     for path, blob in named.items():
         _granted(repo, author, path, blob)  # before its bytes are looked at; again under the lock
@@ -160,17 +164,20 @@ def commit(
         intake.hold_store()
         repo = hold_repo(repo)
         head = repo.head(branch)
-        _refuse_stale(head, parent, repo)
         blobs = intake.own(author, stored)
         blobs |= {p: _granted(repo, author, p, blob) for p, blob in named.items()}
-        before = dict(head.files.values_list("path", "blob_id")) if head else {}
-        after = _tree(before, blobs, deletions)
+        before = _files_of(head)
+        if _could_be(head, parent, by) and _is_made(head, blobs, deletions):
+            after = before
+        else:
+            _refuse_stale(head, parent, repo)
+            after = _tree(before, blobs, deletions)
         if head is not None and after == before:
             checking.check_again(repo, author)
             return head
         if repo.kind == Repo.LORA and author is not None:
             intake.check_module_size(_size(after))
-        made = _write(repo, head, author, title.strip() or "Upload", message, after)
+        made = _write(repo, head, author, title, message, after)
         Ref.objects.update_or_create(
             repo=repo, kind=Ref.BRANCH, name=branch, defaults={"commit": made}
         )
@@ -240,6 +247,25 @@ def _refuse_stale(head: Commit | None, parent: str | None, repo: Repo) -> None:
             f"{repo} was changed while you worked: its newest version is {now}, not {parent[:10]}. "
             "Look at what is new, then send your change again."
         )
+
+
+def _could_be(head: Commit | None, parent: str | None, by: tuple[int | None, str, str]) -> bool:
+    """Whether the newest version is by the same author, with the same words, on this parent."""
+    if head is None or by != (head.author_id, head.title, head.message):
+        return False
+    return parent in (None, head.parent.sha if head.parent else "")
+
+
+def _is_made(head: Commit | None, blobs: Mapping[str, Blob], deletions: Iterable[str]) -> bool:
+    """Whether the newest version came by this change. Clients leave out what did not change, so one
+    sent again may say less than it did at first."""
+    here, before = _files_of(head), _files_of(head.parent if head else None)
+    are_there = all(here.get(path) == blob.sha256 for path, blob in blobs.items())
+    return are_there and all(path in before and path not in here for path in deletions)
+
+
+def _files_of(commit: Commit | None) -> dict[str, str]:
+    return dict(commit.files.values_list("path", "blob_id")) if commit else {}
 
 
 def _refuse_pickle(path: str, sha256: str) -> None:
@@ -319,7 +345,6 @@ def _write(
     message: str,
     files: Mapping[str, str],
 ) -> Commit:
-    title = title[:200]
     sha = commit_sha(
         head.sha if head else "", author.get_username() if author else "", title, message, files
     )

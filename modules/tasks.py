@@ -122,6 +122,31 @@ def retry_hub(job: Job, lease: Lease) -> None:
         pass
 
 
+def import_module(job: Job, lease: Lease) -> None:
+    """Bring a repo from the Hub, as a module or as a newer version of one."""
+    from modules.importing import running
+
+    running.run(job, lease)
+
+
+def import_over(job: Job, state: str) -> None:
+    """However its job ends, an import ends; and somebody hears of the last one of a list."""
+    from modules.importing import running
+
+    running.over(job, state)
+
+
+def follow_hub(job: Job, lease: Lease) -> None:
+    """Look whether repos on the Hub have moved on, for the modules that follow them."""
+    from hub_site.jobs import queue
+    from modules.importing import following
+
+    found = following.look_for_newer(lease.check)
+    following.forget_old_imports()
+    with queue.finish(job, found):
+        pass
+
+
 def update_trending(job: Job, lease: Lease) -> None:
     """Recent downloads and likes, decayed, of every module."""
     from hub_site.jobs import queue

@@ -141,6 +141,14 @@ print(api.upload_folder(repo_id="{NAME}/{name}", folder_path={str(folder)!r},
                         commit_message={message or "Upload"!r}).oid)
 """).strip()
 
+    def upload_all(self, folders: dict[str, Path]) -> None:
+        """Many at once, which takes one client instead of many."""
+        self.client(f"""
+for name, folder in {[(name, str(folder)) for name, folder in folders.items()]!r}:
+    api.create_repo("{NAME}/" + name, exist_ok=True)
+    api.upload_folder(repo_id="{NAME}/" + name, folder_path=folder)
+""")
+
     def empty(self) -> None:
         """No repos, no misbehaviour; people and tokens stay."""
         with psycopg.connect(self.database_url, autocommit=True) as connection:

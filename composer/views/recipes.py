@@ -76,7 +76,8 @@ def recipe_hub(request: HttpRequest, digest: str) -> HttpResponse:
 def _is_refused(recipe: Recipe, user: "Visitor") -> bool:
     try:
         publishing.refuse_withdrawn(recipe, user)
-    except publishing.Withdrawn:
+        publishing.refuse_closed(recipe, user)
+    except CommonsError:
         return True
     return False
 

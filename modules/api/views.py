@@ -51,6 +51,9 @@ FILTERS = [
     ),
     OpenApiParameter("licence", OpenApiTypes.STR, description="An SPDX identifier."),
     OpenApiParameter("language", OpenApiTypes.STR),
+    OpenApiParameter(
+        "gated", OpenApiTypes.BOOL, description="Only modules that are gated, or that are not."
+    ),
     OpenApiParameter("tag", OpenApiTypes.STR, many=True, description="Every one of these."),
     OpenApiParameter("target", OpenApiTypes.STR, many=True, description="Target modules."),
     OpenApiParameter(

@@ -57,12 +57,12 @@ def die_with(parent: int) -> None:
         sys.exit(1)
 
 
-def limit(memory: int, seconds: int) -> None:
+def limit(memory: int, seconds: int, file_size: int = OUTPUT_LIMIT) -> None:
     """Memory, processor time in case nobody stops us, and no files but a short answer."""
     limits = {
         resource.RLIMIT_AS: memory,
         resource.RLIMIT_CPU: seconds + 1,
-        resource.RLIMIT_FSIZE: OUTPUT_LIMIT,
+        resource.RLIMIT_FSIZE: file_size,
         resource.RLIMIT_CORE: 0,
     }
     for what, most in limits.items():

@@ -8,10 +8,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from django.conf import settings
 
@@ -48,6 +48,21 @@ def check(
         "seconds": settings.CHECK_SECONDS,
         "parent": os.getpid(),
     }
+    code, answer, errors = ask(COMMAND, question, settings.CHECK_SECONDS, keep_on)
+    return _read(answer) if code == 0 else _died(code, errors)
+
+
+def ask(
+    command: Sequence[str],
+    question: dict[str, Any],
+    seconds: float,
+    keep_on: Callable[[], None],
+    files: Sequence[IO[bytes]] = (),
+) -> tuple[int | None, bytes, str]:
+    """Put a question to a process that may be killed, and inherits these files.
+
+    Returns its exit status, or None when the time was over; its answer; the end of its errors.
+    """
     # Files rather than pipes: nobody waits for a reader, and the process's own limit bounds them.
     with (
         tempfile.TemporaryFile() as asked,
@@ -56,32 +71,36 @@ def check(
     ):
         asked.write(json.dumps(question).encode())
         asked.seek(0)
-        code = _run(asked, answered, errors, keep_on)
-        if code == 0:
-            return _read(answered)
+        process = subprocess.Popen(
+            command,
+            cwd=settings.BASE_DIR,
+            env=_environment(),
+            stdin=asked,
+            stdout=answered,
+            stderr=errors,
+            pass_fds=[file.fileno() for file in files],
+        )
+        code = _wait(process, seconds, keep_on)
+        answered.seek(0)
         errors.seek(max(0, errors.seek(0, 2) - ERRORS_KEPT))
-        return _died(code, errors.read().decode(errors="replace"))
+        return code, answered.read(OUTPUT_LIMIT + 1), errors.read().decode(errors="replace")
 
 
-def _run(
-    asked: IO[bytes], answered: IO[bytes], errors: IO[bytes], keep_on: Callable[[], None]
+def _environment() -> dict[str, str]:
+    """Nothing of ours: no address of the database, no secret key."""
+    return {
+        **{name: os.environ[name] for name in KEPT if name in os.environ},
+        "PYTHONPATH": str(settings.BASE_DIR),
+        "PYTHONUTF8": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",  # each thread would reserve memory of its own
+    }
+
+
+def _wait(
+    process: subprocess.Popen[bytes], seconds: float, keep_on: Callable[[], None]
 ) -> int | None:
-    """Its exit status, or None when the time was over."""
-    process = subprocess.Popen(
-        COMMAND,
-        cwd=settings.BASE_DIR,
-        env={  # nothing of ours: no address of the database, no secret key
-            **{name: os.environ[name] for name in KEPT if name in os.environ},
-            "PYTHONPATH": str(settings.BASE_DIR),
-            "PYTHONUTF8": "1",
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",  # each thread would reserve memory of its own
-        },
-        stdin=asked,
-        stdout=answered,
-        stderr=errors,
-    )
-    give_up = time.monotonic() + settings.CHECK_SECONDS
+    give_up = time.monotonic() + seconds
     try:
         while time.monotonic() < give_up:
             keep_on()
@@ -95,9 +114,7 @@ def _run(
         process.wait()
 
 
-def _read(answered: IO[bytes]) -> Found:
-    answered.seek(0)
-    text = answered.read(OUTPUT_LIMIT + 1)
+def _read(text: bytes) -> Found:
     try:
         return Found.from_json(json.loads(text))
     except (ValueError, KeyError, TypeError) as error:

@@ -27,6 +27,7 @@ from hub_site.errors import status_of
 from hub_site.jobs import job_tokens
 from modules.hub_api.job_reader import JobReader
 from modules.models import Commit, Repo
+from modules.repos import gate
 
 if TYPE_CHECKING:
     from modules.querysets import Visitor
@@ -158,6 +159,15 @@ def find_repo(user: Visitor, owner: str, name: str) -> Repo:
     if repo is None:
         raise repo_not_found(f"{owner}/{name}")
     return repo
+
+
+def refuse_gated(request: HttpRequest, repo: Repo, user: Visitor) -> None:
+    """Before the bytes of a repo are handed out, and before it is said whether they are there. What
+    a job may have of gated repos is decided where its kind says what it reads."""
+    if not isinstance(user, JobReader) and not gate.may_read(repo, user):
+        address = request.build_absolute_uri(repo.get_absolute_url())
+        status = 403 if user.is_authenticated else 401
+        raise HubError(status, gate.why_not(repo, user, address), "GatedRepo")
 
 
 def own_repo(request: HttpRequest, owner: str, name: str) -> tuple[User, Repo]:

@@ -22,6 +22,8 @@ from modules.hub_api.answers import (
     newest,
     not_offered,
     number,
+    own_repo,
+    refuse_gated,
     repo_not_found,
     signed_in,
     split_revision,
@@ -165,7 +167,11 @@ def commits(request: HttpRequest, owner: str, name: str, revision: str) -> HttpR
 
 @hub_view("GET")
 def auth_check(request: HttpRequest, owner: str, name: str, what: str = "") -> HttpResponseBase:
-    find_repo(request.user, owner, name)
+    """May the caller have the files (or, at `/write`, change them)?"""
+    repo = find_repo(request.user, owner, name)
+    refuse_gated(request, repo, request.user)
+    if what == "write":
+        own_repo(request, owner, name)
     return HttpResponse()
 
 
@@ -182,7 +188,7 @@ def validate_yaml(request: HttpRequest) -> HttpResponseBase:
 
 
 @hub_view("GET", "POST", "PUT", "HEAD")
-def noise(request: HttpRequest) -> HttpResponseBase:
+def noise(request: HttpRequest, rest: str = "") -> HttpResponseBase:
     """What clients ask on the side and can do without."""
     return JsonResponse({})
 
@@ -191,7 +197,7 @@ def noise(request: HttpRequest) -> HttpResponseBase:
 def nothing_here(request: HttpRequest, rest: str = "") -> HttpResponseBase:
     """Any other address of the Hub's: never a page, whatever the client asked for."""
     first, _, more = rest.partition("/")
-    if first in ("models", "datasets", "spaces", "kernels"):
+    if more and first in ("models", "datasets", "spaces", "kernels"):
         words = more.split("/")
         if first != "models" or len(words) < 3 or words[1] in OF_A_REPO:
             raise repo_not_found("/".join(w for w in words[:2] if w not in OF_A_REPO))

@@ -9,7 +9,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('jobs', '0002_scheduled_jobs'),
-        ('modules', '0007_upload_tickets'),
+        ('modules', '0009_imports'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

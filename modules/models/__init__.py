@@ -8,7 +8,9 @@ from modules.models.community import (
     ModerationEvent,
     Report,
 )
+from modules.models.gate import AccessRequest
 from modules.models.hub import BlobOnHub, HubAccount, HubHome, ModuleOnHub
+from modules.models.imports import HubOrigin, Import
 from modules.models.library import BaseModel, FacetCounts, LoraModule, Tag, TagAlias
 from modules.models.repos import (
     Blob,
@@ -22,6 +24,7 @@ from modules.models.repos import (
 )
 
 __all__ = [
+    "AccessRequest",
     "BaseModel",
     "Blob",
     "BlobOnHub",
@@ -34,6 +37,8 @@ __all__ = [
     "Grant",
     "HubAccount",
     "HubHome",
+    "HubOrigin",
+    "Import",
     "Like",
     "LoraModule",
     "ModerationEvent",

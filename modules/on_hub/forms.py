@@ -9,12 +9,11 @@ from django import forms
 from hub_site.accounts.models import User
 from modules.on_hub import keeping
 
-HELP = {
-    keeping.HERE: "The site's own store, and nowhere else.",
-    keeping.HubHome.SITE: "The Hub holds the bytes, in a repo of this site's; the site keeps "
-    "hashes, checks and card, and leads downloads there.",
-    keeping.HubHome.OWN: "A repo under your name there follows every version. The site keeps its "
-    "own copy too.",
+CHOICES = {
+    keeping.HERE: "This site: in its own store and nowhere else",
+    keeping.HubHome.SITE: "This site's organisation on the Hub: downloads are led there",
+    keeping.HubHome.OWN: "Your own account on the Hub: a repo of yours follows every version, and "
+    "this site has a copy",
 }
 
 
@@ -38,7 +37,7 @@ class PlaceForm(forms.Form):
 def add_place(form: forms.Form, places: list[str], initial: str) -> None:
     field = form.fields["place"]
     assert isinstance(field, forms.ChoiceField)
-    field.choices = [(place, f"{keeping.NAMES[place]}. {HELP[place]}") for place in places]
+    field.choices = [(place, CHOICES[place]) for place in places]
     field.initial = initial if initial in places else keeping.HERE
 
 

@@ -21,17 +21,14 @@ from modules.on_hub import accounts
 
 if TYPE_CHECKING:
     from hub_site.accounts.models import User
+    from modules.querysets import Visitor
 
 PRIORITY = -1  # behind what people wait for
 MOST_AT_ONCE = 500
 FIRST, LONGEST, SELDOM = timedelta(minutes=1), timedelta(hours=1), timedelta(hours=6)
 
 HERE = HubHome.HERE
-NAMES = {
-    HERE: "This site only",
-    HubHome.SITE: "This site's organisation on the Hub",
-    HubHome.OWN: "Your own account on the Hub",
-}
+PLACES = (HERE, HubHome.SITE, HubHome.OWN)
 
 
 class NoSuchPlace(CommonsError):
@@ -57,11 +54,26 @@ def place_of(repo: Repo) -> str:
     return (home.move_to or home.place) if home else HERE
 
 
+def shown_to(repo: Repo, user: Visitor) -> ModuleOnHub | None:
+    """Where else it lives, as far as that is this visitor's business."""
+    home = ModuleOnHub.objects.filter(repo=repo).first()
+    is_owner = user.is_authenticated and repo.owner.user_id == user.pk
+    if home is None or is_owner or user.is_authenticated and user.is_staff:
+        return home
+    home.reason = ""
+    return home if home.sha and not home.is_private else None
+
+
 @transaction.atomic
 def choose(repo: Repo, place: str) -> None:
     """Keep this module's files there from now on. Moving takes a job; nothing is lost meanwhile."""
-    if place not in NAMES:
-        raise NoSuchPlace(f"{place!r} is no place for files. Choose {', '.join(NAMES)}.")
+    owner = repo.owner.user
+    mine = places(owner) if owner else [HERE, HubHome.SITE]
+    if place not in (*mine, place_of(repo)):
+        raise NoSuchPlace(
+            f"Files of {repo} cannot be kept at {place!r}, but at: {', '.join(mine)}. An account "
+            "on the Hub is connected in your settings."
+        )
     hold_repo(repo)
     home = ModuleOnHub.objects.select_for_update(of=("self",)).filter(repo=repo).first()
     if home is not None and not home.is_made:  # nothing of it is there yet

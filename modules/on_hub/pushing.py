@@ -305,7 +305,7 @@ def stopped(job: Job) -> hub.HubFault:
 
 def is_open(repo: Repo) -> bool:
     """Whether everybody may have its bytes; then they may stand in a public repo there, too."""
-    return not (repo.is_private or repo.is_hidden)
+    return not (repo.needs_token or repo.is_hidden)
 
 
 def hub_name(name: str) -> str:

@@ -27,6 +27,7 @@ from modules.hub_api import answers, files
 from modules.hub_api.job_reader import JobReader
 from modules.models import CommitFile, Repo
 from modules.repos import archive as zips
+from modules.repos import gate
 from modules.storage import bytes_back
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def _told_to_programs(view: Callable[..., HttpResponseBase]) -> Callable[..., Ht
 def resolve(request: HttpRequest, user: Visitor, repo: Repo, rest: str) -> HttpResponseBase:
     """`resolve/{revision}/{path}`: a branch's name may hold slashes, so known names go first."""
     revision, path = answers.split_revision(repo, rest)
+    if path not in gate.OPEN_FILES:
+        answers.refuse_gated(request, repo, user)
     commit = answers.find_commit(repo, revision, user)
     files_here = commit.files.select_related("blob") if commit else CommitFile.objects.none()
     file = files_here.filter(path=path.replace("\0", "")).first()
@@ -78,6 +81,7 @@ def resolve(request: HttpRequest, user: Visitor, repo: Repo, rest: str) -> HttpR
 def archive(request: HttpRequest, user: Visitor, repo: Repo) -> HttpResponseBase:
     """All files of a version, `?revision=…` or the newest."""
     answers.refuse_jobs(user)
+    answers.refuse_gated(request, repo, user)
     commit = answers.find_commit(repo, request.GET.get("revision") or answers.MAIN)
     if commit is None:
         raise answers.revision_not_found(repo, answers.MAIN)
@@ -172,7 +176,7 @@ def _range(header: str, size: int) -> tuple[int, int]:
 def _guarded(answer: HttpResponseBase, repo: Repo) -> HttpResponseBase:
     answer["X-Content-Type-Options"] = "nosniff"
     answer["Content-Security-Policy"] = POLICY
-    for_all = not (repo.is_private or repo.is_hidden)
+    for_all = not (repo.needs_token or repo.is_hidden)
     answer["Cache-Control"] = "no-cache" if for_all else "private, no-cache"
     answer["Vary"] = "Authorization, Cookie"
     return answer

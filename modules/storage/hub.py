@@ -195,7 +195,7 @@ class Hub:
             get_session().stream("GET", self.url(repo_id, sha, path), headers=headers) as answer,
         ):
             hf_raise_for_status(answer)
-            yield answer.iter_bytes(local.CHUNK)
+            yield answer.iter_bytes()
 
     def address(self, repo_id: str, sha: str, path: str) -> str | None:
         """Where the Hub leads on for these bytes, for some minutes and without a token; None when
@@ -344,7 +344,7 @@ def _of_answer(error: HfHubHTTPError, what: str) -> HubFault:
         return HubDown(f"{_host()} has trouble of its own (status {status}).")
     if status == 401:
         return BadHubToken(
-            f"{_host()} does not take the token (any longer): it was revoked, or it has expired."
+            f"{_host()} does not take this token: it is mistyped, revoked or has expired."
         )
     if status == 403:
         return NotAllowedOnHub(f"{_host()} does not allow this with {what}: {said}")

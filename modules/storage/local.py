@@ -90,9 +90,13 @@ def put(
 
 def put_aside(stream: IO[bytes], path: Path, size: int) -> str:
     """Keep a part of a larger file until all parts are there; exactly `size` bytes."""
+    incoming = (
+        settings.BLOB_DIR / "incoming"
+    )  # half a part is cleared away in a day, like half files
     with told_when_full():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        for folder in (incoming, path.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=incoming, delete=False) as file:
             try:
                 digest, came = _copy(stream, file, size)
                 if came != size:

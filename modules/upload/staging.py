@@ -121,7 +121,7 @@ def sort_out(sent: Iterable[SentFile], stack: ExitStack) -> Incoming:
     found, pickles = Incoming(), []
     for file, name, stream in _unpacked(sent, found, stack):
         path = recognise(name)
-        if path is None or _is_legal(path) and sum(map(_is_legal, found.files)) >= MOST_LEGAL:
+        if path is None or is_legal(path) and sum(map(is_legal, found.files)) >= MOST_LEGAL:
             found.left_out.append(name)
             if name.lower().endswith(quick.PICKLES):
                 pickles.append(name)
@@ -153,7 +153,7 @@ def recognise(name: str) -> str | None:
     return base if stem in LEGAL and ending in ("", "txt", "md") else None
 
 
-def _is_legal(path: str) -> bool:
+def is_legal(path: str) -> bool:
     return path.lower().startswith(LEGAL)
 
 
@@ -172,7 +172,7 @@ def check(user: User, incoming: Incoming, head: Commit | None) -> None:
     kept = dict(head.files.values_list("path", "blob__size")) if head else {}
     intake.check_module_size(sum((kept | sizes).values()))
     for path, size in sizes.items():
-        if _is_legal(path) and size > LEGAL_LIMIT:
+        if is_legal(path) and size > LEGAL_LIMIT:
             raise BadUpload(f"{path} has {size:,} bytes; {LEGAL_LIMIT:,} are the most for it.")
         quick.refuse_pickle(path, cast(BinaryIO, files[path]))
         files[path].seek(0)

@@ -9,7 +9,9 @@ from composer import on_hub, publishing
 from composer.models import FewShotTask, Recipe, RecipeOnHub, Search
 from hub_site.accounts.models import User
 from modules.community import moderation
+from modules.models import Repo
 from modules.on_hub import accounts
+from modules.repos import gate
 from modules.storage import local
 from tests.composer import finished
 from tests.other_site import OtherSite, Work
@@ -86,6 +88,26 @@ def test_what_is_withdrawn_is_not_put_there_and_closed_where_it_is(
     client.force_login(alice)
     answer = client.post(f"{recipe.get_absolute_url()}hub", {"place": "site"}, follow=True)
     assert "withdrawn" in answer.text
+
+
+def test_an_adapter_with_what_was_gated_since_is_not_put_there(
+    hub_here: OtherSite, client: Client, search: Search, alice: User, work: Work
+) -> None:
+    recipe = Recipe.objects.get(pk=search.recipe_id)
+    module = recipe.ingredients.first().lora_module
+    accounts.connect(alice, hub_here.token)
+    on_hub.put(recipe, alice, "own")
+    gate.set_gate(module.repo, Repo.MANUAL)
+    assert "held_back" in [job.result.get("outcome") for job in work()]
+    home = RecipeOnHub.objects.get()
+    assert (home.state, home.hub_id) == ("trouble", "") and f"{module}, which is" in home.reason
+    client.force_login(alice)
+    answer = client.post(f"{recipe.get_absolute_url()}hub", {"place": "own"}, follow=True)
+    assert "you have no access" in answer.text
+    gate.grant(module.repo, "alice")
+    on_hub.put(recipe, alice, "own")
+    work()
+    assert there(hub_here, RecipeOnHub.objects.get().hub_id)["private"]
 
 
 def test_strangers_find_no_button(client: Client, search: Search, alice: User) -> None:

@@ -22,6 +22,7 @@ NO_TORCH_ENGINE = {
 MAY_USE_THE_WHOLE_ENGINE = (
     *("composer/runner.py", "composer/model_cache.py", "composer/artifacts.py"),
     *("composer/cli.py", "composer/demo/", "composer/engine/"),
+    "modules/importing/process.py",  # a process of its own
 )
 MAY_USE_HUGGINGFACE_HUB = ("modules/storage/hub.py", "modules/storage/hub_cache.py")
 HEAVY = ("torch", "transformers", "peft", "cma", "scipy")

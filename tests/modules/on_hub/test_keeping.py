@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -15,9 +17,10 @@ from modules import services
 from modules.community import moderation
 from modules.models import BlobOnHub, LoraModule, ModuleOnHub, Repo
 from modules.on_hub import keeping
-from modules.repos import ownership
+from modules.repos import gate, ownership
 from modules.storage import bytes_back, local, pruning
 from tests.modules.conftest import Publisher, adapter, weights_bytes
+from tests.modules.hub_api.conftest import client_environment
 from tests.other_site import OtherSite, Work
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -28,6 +31,12 @@ def home_of(module: LoraModule) -> ModuleOnHub:
 
 
 WEIGHTS = "adapter_model.safetensors"
+FETCH = """
+import hashlib
+from huggingface_hub import hf_hub_download
+path = hf_hub_download({name!r}, "adapter_model.safetensors", token=False)
+print(hashlib.sha256(open(path, "rb").read()).hexdigest())
+"""
 
 
 def there(site: OtherSite, name: str = "otto/alice-opposites", **token: str) -> dict[str, Any]:
@@ -101,6 +110,10 @@ def test_it_follows_new_versions_edited_cards_visibility_and_hiding(
     ownership.set_visibility(opposites.repo, Repo.PUBLIC)
     work()
     assert not there(hub_here)["private"]
+    for gated in (Repo.MANUAL, gate.OPEN):
+        gate.set_gate(opposites.repo, gated)
+        work()
+        assert there(hub_here)["private"] == bool(gated)
     moderation.hide(opposites.repo, moderator=alice, reason="A test.")
     work()
     assert there(hub_here)["private"]
@@ -202,6 +215,43 @@ def test_bytes_that_the_hub_keeps_leave_the_store_and_come_back(
     assert hub_here.client("print(api.repo_exists('otto/alice-mine'))").strip() == "False"
 
 
+def test_downloads_are_led_to_where_the_hub_leads(
+    hub_here: OtherSite,
+    opposites: LoraModule,
+    work: Work,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    live_server: Any,
+    tmp_path: Any,
+) -> None:
+    """The Hub keeps its large files in a content network: there, no token of ours is sent."""
+    monkeypatch.setattr(pruning, "LEAST_EVICTED", 500)
+    settings.HUB_CACHE_DAYS = 0
+    keeping.choose(opposites.repo, "site")
+    work()
+    data = local.local_path(opposites.weights_sha256).read_bytes()
+    assert pruning.prune().evicted == 1
+    home = home_of(opposites)
+    network = f"http://localhost:{hub_here.port}/{home.hub_id}/resolve/{home.sha}/{WEIGHTS}"
+    hub_here.misbehave("/resolve/", status=302, headers={"Location": network}, times=1)
+    address = f"/{opposites.repo}/resolve/main/{WEIGHTS}"
+    answer = Client().get(address)
+    assert (answer.status_code, answer.headers["Location"]) == (302, network)
+    assert answer.headers["X-Linked-Size"] == str(len(data))
+    opposites.refresh_from_db()
+    assert opposites.downloads == 1
+    hub_here.misbehave("/resolve/", status=302, headers={"Location": network}, times=1)
+    got = subprocess.run(
+        [sys.executable, "-c", FETCH.format(name=str(opposites.repo))],
+        env=client_environment(live_server.url, tmp_path, token=""),
+        capture_output=True,
+        text=True,
+    )
+    assert got.stdout.strip() == opposites.weights_sha256, got.stderr
+    last = hub_here.asked("/resolve/")[-1]
+    assert (last["method"], last["token"]) == ("GET", "")
+
+
 def test_endpoint_and_token_never_come_from_the_environment(
     hub_here: OtherSite, opposites: LoraModule, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,3 +262,22 @@ def test_endpoint_and_token_never_come_from_the_environment(
     assert home_of(opposites).state == "kept"
     assert {line["token"] for line in hub_here.asked("/api/")} == {hub_here.token}
     assert hub_here.url == settings.HUB_ENDPOINT
+
+
+def test_programs_choose_the_place_and_read_how_it_goes(
+    hub_here: OtherSite, alice: User, bob: User, opposites: LoraModule, work: Work, client: Client
+) -> None:
+    client.force_login(alice)
+    address = f"/api/v1/modules/{opposites.repo}/"
+    assert client.get(address).json()["hub"] is None
+    answer = client.patch(address, {"place": "own"}, content_type="application/json")
+    assert answer.status_code == 422 and "connected in your settings" in answer.json()["message"]
+    answer = client.patch(address, {"place": "site"}, content_type="application/json")
+    assert answer.json()["hub"]["state"] == "waiting"
+    work()
+    seen = client.get(address).json()["hub"]
+    assert (seen["state"], seen["id"]) == ("kept", "otto/alice-opposites")
+    assert seen == Client().get(address).json()["hub"]
+    ownership.set_visibility(opposites.repo, Repo.PRIVATE)
+    client.force_login(bob)
+    assert client.get(address).status_code == 404

@@ -87,7 +87,7 @@ def test_a_revoked_token_is_said_to_the_owner_and_mended_by_connecting_anew(
     client.force_login(alice)
     page = "/accounts/hugging-face/"
     answer = client.post(page, {"token": "hf_wrong"})
-    assert answer.status_code == 503 and "does not take the token" in answer.content.decode()
+    assert answer.status_code == 503 and "does not take this token" in answer.content.decode()
     assert client.post(page, {"token": hub_here.token}).status_code == 302
     home = f"/{opposites.repo}/settings/home"
     assert client.post(home, {"place": "own"}).status_code == 302
