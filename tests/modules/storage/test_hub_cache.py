@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import os
-import resource
 import socket
+import subprocess
+import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from modules.storage import hub, hub_cache, local
 from modules.storage.hub_cache import Pinned
 from tests.gate import Gate
 from tests.modules.storage.conftest import claimed
+from tests.workers import ROOT
 
 pytestmark = pytest.mark.django_db(transaction=True)
 WEIGHTS = "adapter_model.safetensors"
@@ -171,15 +175,38 @@ def test_a_download_that_nobody_waits_for_ends(
     over.set()
 
 
-def test_a_full_disk_is_told_as_that(cache: Path, gate: Gate, lease: Lease, pinned: Pinned) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))  # no file larger than this
-    try:
-        with pytest.raises(hub_cache.NoRoom, match="disk of the worker is full"):
-            fetch(pinned, gate, lease)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert fetch(pinned, gate, lease)
+FETCH_WITH_LITTLE_ROOM = """
+import json, resource, sys
+import django
+django.setup()
+from modules.storage import hub_cache
+pinned, options = json.loads(sys.stdin.read())
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))  # no file larger than this
+try:
+    hub_cache.fetch(hub_cache.Pinned(**pinned), **options, check=lambda: None)
+except hub_cache.NoRoom as error:
+    print(error.user_message)
+"""
+
+
+def test_a_full_disk_is_told_as_that(
+    gate: Gate, lease: Lease, pinned: Pinned, tmp_path: Path
+) -> None:
+    options = {"endpoint": gate.url, "token": job_tokens.issue(lease.job)}
+    done = subprocess.run(
+        [sys.executable, "-c", FETCH_WITH_LITTLE_ROOM],
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "DJANGO_SETTINGS_MODULE": "tests.worker_settings",
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_OFFLINE": "0",
+        },
+        input=json.dumps([asdict(pinned), options]),
+        capture_output=True,
+        text=True,
+    )
+    assert "disk of the worker is full" in done.stdout, done.stderr
 
 
 def test_what_is_not_there_or_not_ours_is_told_apart(
