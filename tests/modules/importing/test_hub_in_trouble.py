@@ -56,6 +56,30 @@ def test_a_hub_that_stays_broken_ends_in_a_failure_that_can_be_tried_again(
     assert rows["m"].state == "done" and rows["m"].reason == ""
 
 
+def test_a_connection_that_breaks_is_taken_up_where_it_broke(
+    importing_worker: Worker, our_hub: OtherSite, alice: User, tmp_path: Path
+) -> None:
+    our_hub.upload("m", adapter_folder(tmp_path))
+    our_hub.misbehave("adapter_model.safetensors", cut=True, times=1)
+    (row,) = ask(alice, "otto/m")
+    importing_worker()
+    wait_for_imports([row])
+    assert (row.state, row.tries) == ("done", 0)
+    first, second = our_hub.asked("adapter_model.safetensors")
+    assert (first["range"], second["range"][:6]) == ("", "bytes=")
+
+
+def test_an_answer_that_never_ends_is_given_up(
+    importing_worker: Worker, our_hub: OtherSite, alice: User, tmp_path: Path
+) -> None:
+    our_hub.upload("m", adapter_folder(tmp_path))
+    our_hub.misbehave("/api/models/otto/m")
+    (row,) = ask(alice, "otto/m")
+    importing_worker(HUB_TIMEOUT_SECONDS="1", HUB_RETRY_MS="20")
+    wait_for_imports([row])
+    assert row.state == "failed" and "did not answer in time" in row.reason
+
+
 def test_a_gated_repo_is_refused_with_what_to_do(
     importing_worker: Worker, our_hub: OtherSite, alice: User, tmp_path: Path
 ) -> None:
