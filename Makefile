@@ -6,16 +6,20 @@ PYTHON ?= python3
 PY = .venv/bin/python
 PYTEST = $(PY) -m pytest
 
+# Processes that share the tests; with JOBS=1 pytest runs plainly in one, as for --pdb and -s.
+JOBS ?= auto
+shared_by = $(if $(filter 1,$(JOBS)),,-n $(JOBS) --dist $(1))
+
 .PHONY: run test test-slow lint types format environment environment-dev clean
 
 run: environment
 	@exec $(PY) manage.py serve
 
 test: environment-dev
-	$(PYTEST) -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(call shared_by,worksteal) $(ARGS)
 
 test-slow: environment-dev
-	$(PYTEST) -m slow $(ARGS)
+	$(PYTEST) -m slow $(call shared_by,loadscope) $(ARGS)
 
 lint: environment-dev
 	$(PY) -m ruff check .

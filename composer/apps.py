@@ -1,3 +1,5 @@
+from datetime import timedelta
+
 from django.apps import AppConfig
 
 
@@ -5,9 +7,21 @@ class ComposerConfig(AppConfig):
     name = "composer"
 
     def ready(self) -> None:
-        from hub_site.jobs import registry
+        from hub_site.jobs import registry, schedule
 
         registry.register(
-            "compose", "composer.runner.compose", if_over="composer.services.tell_owner"
+            "compose",
+            "composer.runner.compose",
+            if_over="composer.services.tell_owner",
+            reads="composer.pinned.commits_of",
+            leaves_files=True,
         )
-        registry.register("predict", "composer.runner.predict")
+        registry.register("predict", "composer.runner.predict", reads="composer.pinned.commits_of")
+        registry.register(
+            "push_recipe",
+            "composer.pushing.push_recipe",
+            if_stopped="composer.pushing.push_stopped",
+            needs_store=True,
+        )
+        registry.register("retry_recipes", "composer.pushing.retry_recipes")
+        schedule.every(timedelta(minutes=2), "retry_recipes")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from composer.engine.base_model import BaseModel
     from composer.engine.batch import Batch
     from composer.engine.stack import Stack
+    from hub_site.jobs.worker import Lease
 
 # What PEFT computes from the file may differ from the search by rounding, and by no more.
 TOLERANCE = 1e-3
@@ -59,9 +60,12 @@ class Built:
         recipe.save(update_fields=["adapter", "adapter_config", "adapter_facts"])
 
 
-def build(recipe: PlainRecipe, base: "BaseModel", stack: "Stack", batch: "Batch") -> Built:
+def build(
+    recipe: PlainRecipe, base: "BaseModel", stack: "Stack", batch: "Batch", lease: "Lease"
+) -> Built:
     """Write the recipe's adapter, load it with PEFT, compare, and keep its bytes."""
     from composer.engine.compose import export
+    from modules.storage import fetching
 
     pinned = recipe.spec["base_model"]
     with tempfile.TemporaryDirectory(prefix="adapter-") as folder:
@@ -75,8 +79,7 @@ def build(recipe: PlainRecipe, base: "BaseModel", stack: "Stack", batch: "Batch"
         )
         seen = _load_again(Path(folder), recipe, base, stack, batch)
         config = json.loads((Path(folder) / CONFIG_NAME).read_text(encoding="utf-8"))
-        with (Path(folder) / WEIGHTS_NAME).open("rb") as file:
-            blob = local.put(file)
+        blob = fetching.keep(Path(folder) / WEIGHTS_NAME, lease)
     facts = {"r": config["r"], "size": blob.size, "sha256": blob.sha256, **seen}
     return Built(blob, config, facts)
 
@@ -192,14 +195,18 @@ def zip_adapter(recipe: Recipe, search: Search | None = None, *, site: str = "")
     """The adapter as a zip, in chunks. The same recipe, evidence and site give the same bytes."""
     if recipe.adapter is None:
         raise CommonsError("This recipe's adapter has not been built.")
+    weights = local.open(recipe.adapter.sha256)
+    return _zip(texts(recipe, search, site=site), WEIGHTS_NAME, weights, recipe.adapter.size)
+
+
+def texts(recipe: Recipe, search: Search | None = None, *, site: str = "") -> dict[str, str]:
+    """The files beside the adapter's weights."""
     document = recipe_json(recipe, search)
-    texts = {
+    return {
         CONFIG_NAME: _json_text(recipe.adapter_config),
         "README.md": card(recipe, document.get("evidence", {}), site),
         "recipe.json": _json_text(document),
     }
-    weights = local.open(recipe.adapter.sha256)
-    return _zip(texts, WEIGHTS_NAME, weights, recipe.adapter.size)
 
 
 def _zip(

@@ -11,6 +11,7 @@ def adapter_zip(
     request: HttpRequest, recipe: Recipe, search: Search | None = None
 ) -> StreamingHttpResponse:
     publishing.refuse_withdrawn(recipe, request.user)
+    publishing.refuse_closed(recipe, request.user)
     chunks = artifacts.zip_adapter(recipe, search, site=site_address(request))
     response = StreamingHttpResponse(chunks, content_type="application/zip")
     name = artifacts.zip_name(recipe)

@@ -1,12 +1,13 @@
 """Base models and stacks that a worker keeps warm between jobs. Only workers import this."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from django.conf import settings
 
+from composer import pinned as pinned_files
 from composer.engine import base_model as engine_base
 from composer.engine import stack as engine_stack
 from composer.engine.adapter_file import WEIGHTS_NAME
@@ -15,7 +16,10 @@ from composer.engine.errors import CommonsError
 from composer.engine.stack import Stack
 from composer.models import Search
 from modules.models import Commit, Repo
-from modules.storage import local
+from modules.storage import fetching
+
+if TYPE_CHECKING:
+    from hub_site.jobs.worker import Lease
 
 STACKS_KEPT = 3
 # Below this size threads cost more than they bring: the demo's compositions take 2-5 s on one
@@ -33,8 +37,9 @@ class ModuleGone(CommonsError):
     code = "module_gone"
 
 
-def base_of(search: Search) -> BaseModel:
-    """The search's base model, loaded; one is kept, because it may fill the memory."""
+def base_of(search: Search, lease: "Lease") -> BaseModel:
+    """The search's base model, loaded; one is kept, because it may fill the memory. `lease` is of
+    the job that reads it."""
     global _base
     pinned = search.spec["base_model"]
     key = (pinned["repo"], pinned["revision"])
@@ -46,23 +51,24 @@ def base_of(search: Search) -> BaseModel:
     if _base is None or _base[0] != key:
         forget()
         torch.set_num_threads(settings.ENGINE_THREADS or _threads_for(search.base_model.parameters))
-        folder = local.base_folder(search.base_model)
+        folder = fetching.base_folder(search.base_model, lease)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         _base = (key, engine_base.load(folder, device=device))
     return _base[1]
 
 
-def stack_of(search: Search) -> Stack:
+def stack_of(search: Search, lease: "Lease") -> Stack:
     """The search's modules as one stack, in the order of their weights."""
     pinned = search.spec["base_model"]
     ingredients = search.spec["ingredients"]
-    # Also for a stack that is kept: a module may go or be hidden while a job waits.
+    # Also for a stack that is kept: a module may go, be hidden or gated while a job waits.
     commits = [_commit_of(ingredient) for ingredient in ingredients]
+    _refuse_closed(search, commits)
     key = (pinned["repo"], pinned["revision"], *(each["sha256"] for each in ingredients))
     if key not in _stacks:
-        base = base_of(search)
+        base = base_of(search, lease)
         names = [each["repo"] for each in ingredients]
-        folders = [local.materialise(commit) for commit in commits]
+        folders = [fetching.folder_of(commit, lease) for commit in commits]
         _stacks[key] = engine_stack.load(folders, base, names=names)
     _stacks.move_to_end(key)
     while len(_stacks) > STACKS_KEPT:
@@ -97,3 +103,15 @@ def _commit_of(ingredient: Mapping[str, str]) -> Commit:
             "Submit it again without it."
         )
     return commit
+
+
+def _refuse_closed(search: Search, commits: Sequence[Commit]) -> None:
+    gated = {commit.repo.pk: commit.repo for commit in commits if commit.repo.gated}
+    if not gated:
+        return
+    allowed = pinned_files.gated_open_to(search).filter(pk__in=gated).values_list("pk", flat=True)
+    for pk in gated.keys() - set(allowed):
+        raise ModuleGone(
+            f"{gated[pk]} is gated, and you have no access to it, or no longer. Ask its author for "
+            "access on its page, or submit the search again without it."
+        )

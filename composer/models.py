@@ -10,7 +10,7 @@ from django.urls import reverse
 from composer.engine.examples import Example as PlainExample
 from composer.querysets import FewShotTaskQuerySet, RecipeQuerySet, SearchQuerySet
 from hub_site.jobs.models import Job
-from modules.models import BaseModel, Blob, LoraModule
+from modules.models import BaseModel, Blob, HubHome, LoraModule
 
 if TYPE_CHECKING:
     from composer.querysets import Visitor
@@ -171,6 +171,34 @@ class Ingredient(models.Model):
     @property
     def is_hidden(self) -> bool:
         return self.lora_module is not None and self.lora_module.repo.is_hidden
+
+
+class RecipeOnHub(HubHome):
+    """A repo on the Hub with a recipe's adapter, put there by this user."""
+
+    KIND = "push_recipe"
+
+    recipe = models.ForeignKey(Recipe, models.CASCADE, related_name="hub_homes")
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint("recipe", "user", "place", name="recipe_once_in_place"),
+            models.UniqueConstraint(
+                "hub_id", name="recipe_home_once", condition=~models.Q(hub_id="")
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.recipe_id[:12]} in {self.hub_id}"
+
+    @property
+    def what(self) -> str:  # type: ignore[override]
+        return f"The recipe “{self.recipe}”"
+
+    @property
+    def address(self) -> str:  # type: ignore[override]
+        return self.recipe.get_absolute_url()
 
 
 class Search(models.Model):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from composer.querysets import Visitor
 
 MOST_MODULES = 100
+GATED = "It is gated. Ask its author for access on its page."
 
 Shape = tuple[int, tuple[str, ...]]  # r, target_modules
 
@@ -35,8 +36,13 @@ def modules_for(base_model: BaseModel, user: "Visitor", combination: str = "sum"
     visible = LoraModule.objects.visible_to(user).filter(base_model=base_model)
     # Sorted here: their order is part of a recipe's id, and databases collate differently.
     found = sorted(visible.select_related("repo__owner", "commit"), key=str)
-    usual = _usual_shape([module for module in found if module.is_composable])
-    return [Fit(module, _misfit(module, combination, usual)) for module in found]
+    open_to_them = set(visible.readable_by(user).values_list("pk", flat=True))
+    mixable = [module for module in found if module.is_composable and module.pk in open_to_them]
+    usual = _usual_shape(mixable)
+    return [
+        Fit(module, _misfit(module, combination, usual) if module.pk in open_to_them else GATED)
+        for module in found
+    ]
 
 
 @dataclass(frozen=True)

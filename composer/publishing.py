@@ -1,4 +1,4 @@
-"""Recipes made public, and what holds one back: private, deleted and hidden modules."""
+"""Recipes made public, and what holds one back: private, gated, deleted and hidden modules."""
 
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from composer.errors import NotAllowed, NotReady, Withdrawn
 from composer.models import Ingredient, Recipe, Search
 from hub_site.accounts.models import User
 from modules.models import LoraModule
+from modules.on_hub import keeping
 
 if TYPE_CHECKING:
     from composer.querysets import Visitor
@@ -41,8 +42,8 @@ def publish(
     if hidden:
         raise NotAllowed(
             f"This recipe cannot be public: {', '.join(hidden)} "
-            f"{'is' if len(hidden) == 1 else 'are'} private or no longer here. "
-            "Make the module public, or search again without it."
+            f"{'is' if len(hidden) == 1 else 'are'} private, gated or no longer here. "
+            "Open the module to everybody, or search again without it."
         )
     recipe.title = title.strip() or search.title
     recipe.description = description
@@ -51,6 +52,8 @@ def publish(
     recipe.published_by = user
     recipe.published_search = search
     recipe.save()
+    for home in recipe.hub_homes.select_for_update(of=("self",)):
+        keeping.ask_for(home)  # repos on the Hub may be open now
     return recipe
 
 
@@ -61,9 +64,10 @@ def is_salted(search: Search) -> bool:
 
 
 def private_ingredients(recipe: Recipe) -> list[str]:
-    """Names of the ingredients that not everybody may see."""
+    """Names of the ingredients that are not everybody's to see and to have: the adapter holds
+    them."""
     wanted = recipe.ingredients.all()
-    public = LoraModule.objects.visible_to(AnonymousUser()).filter(
+    public = LoraModule.objects.readable_by(AnonymousUser()).filter(
         pk__in=[ingredient.lora_module_id for ingredient in wanted]
     )
     seen = set(public.values_list("pk", flat=True))
@@ -88,6 +92,28 @@ def standings(recipe: Recipe, user: "Visitor") -> dict[int, str]:
         return "here" if each.lora_module_id in seen else "private"
 
     return {each.pk: standing(each) for each in wanted}
+
+
+def closed_ingredients(recipe: Recipe, user: "Visitor") -> list[str]:
+    """Names of gated modules in it that this visitor has no access to, or no longer.
+
+    None of a published recipe: whoever gates a module later had shared it openly when the recipe
+    was made public, as with one that is made private later.
+    """
+    if recipe.published_at is not None:
+        return []
+    open_to_them = LoraModule.objects.readable_by(user).values("pk")
+    gated = recipe.ingredients.filter(lora_module__in=LoraModule.objects.gated(True))
+    return list(gated.exclude(lora_module__in=open_to_them).values_list("name", flat=True))
+
+
+def refuse_closed(recipe: Recipe, user: "Visitor") -> None:
+    """An adapter is made of its modules: it goes to whom they go to."""
+    if names := closed_ingredients(recipe, user):
+        raise NotAllowed(
+            f"This adapter holds {', '.join(names)}, which {'is' if len(names) == 1 else 'are'} "
+            "gated, and you have no access. Ask for it on the module's page."
+        )
 
 
 def refuse_withdrawn(recipe: Recipe, user: "Visitor") -> None:

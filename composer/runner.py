@@ -50,7 +50,7 @@ def predict(job: Job, lease: "Lease") -> None:
     """Answer one input, by the base model and by a composed adapter."""
     search = Search.objects.select_related("base_model", "recipe").get(pk=job.params["search"])
     assert search.recipe is not None
-    base, stack = model_cache.base_of(search), model_cache.stack_of(search)
+    base, stack = model_cache.base_of(search, lease), model_cache.stack_of(search, lease)
     template = Template(search.spec["template"])
     options = search.examples.get("answer_options") or None
     given = [job.params["input"]]
@@ -112,9 +112,9 @@ class Composition:
         self.config = engine_recipe.search_config(
             engine_recipe.build(search.spec, [0.0] * len(search.spec["ingredients"]))
         )
-        self.base = model_cache.base_of(search)
+        self.base = model_cache.base_of(search, self.lease)
         self.lease.check()
-        self.stack = model_cache.stack_of(search)
+        self.stack = model_cache.stack_of(search, self.lease)
         batch = encode(
             self.shots,
             self.template,
@@ -309,7 +309,7 @@ class Composition:
         if made is not None:
             return None
         self.lease.check()
-        return artifacts.build(found, self.base, self.stack, self.objective.batch)
+        return artifacts.build(found, self.base, self.stack, self.objective.batch, self.lease)
 
     def _finish(self, found: engine_recipe.Recipe, built: "artifacts.Built | None") -> None:
         result = {"recipe": found.id}

@@ -17,7 +17,7 @@ from composer.engine.errors import BadConfig, BadExamples
 from composer.errors import NotReady
 from composer.models import Example, FewShotTask, Recipe, Search
 from composer.module_choice import ModuleChoice, choose_modules, usual_choice
-from composer.publishing import refuse_withdrawn
+from composer.publishing import refuse_closed, refuse_withdrawn
 from composer.task_checks import preview_prompt
 from hub_site.accounts.models import User
 from hub_site.accounts.notices import notify
@@ -97,7 +97,13 @@ def submit_job(
         template=task.template,
         examples_hash=engine_recipe.examples_hash(shots, task.salt_used),
     )
-    job = queue.submit(COMPOSE, user=user, params=params, idempotency_key=idempotency_key)
+    job = queue.submit(
+        COMPOSE,
+        user=user,
+        params=params,
+        idempotency_key=idempotency_key,
+        needs=_needs(task.base_model),
+    )
     Search.objects.create(
         job=job,
         task=task,
@@ -150,6 +156,7 @@ def submit_trial(
         raise NotReady("There is no adapter to try yet: the search has not finished.")
     if search.recipe is not None:
         refuse_withdrawn(search.recipe, user)
+        refuse_closed(search.recipe, user)
     if not given.strip():
         raise BadExamples("Type an input to try.", field="input", part="input")
     if len(given) > MOST_TRIAL_CHARACTERS:
@@ -174,6 +181,7 @@ def submit_trial(
         params={"search": str(search.pk), "input": given},
         priority=10,
         idempotency_key=idempotency_key,
+        needs=_needs(search.base_model),
     )
 
 
@@ -197,6 +205,11 @@ def forget_searches(user: User) -> None:
     # One that somebody finds again just now is theirs.
     unused = Recipe.objects.filter(pk__in=left).select_for_update(skip_locked=True)
     Recipe.objects.filter(pk__in=[recipe.pk for recipe in unused]).delete()
+
+
+def _needs(base_model: BaseModel) -> dict[str, bool]:
+    """An operator's folder lies on the site's machine, so a worker there does the job."""
+    return {"store": True} if base_model.source == BaseModel.FOLDER else {}
 
 
 def _ingredient(module: LoraModule) -> dict[str, str]:

@@ -29,6 +29,7 @@ urlpatterns = [
     path("jobs/<uuid:pk>/try/", jobs.job_try, name="job_try"),
     path("recipes/", recipes.recipes, name="recipes"),
     re_path(rf"^recipes/{DIGEST}/$", recipes.recipe, name="recipe"),
+    re_path(rf"^recipes/{DIGEST}/hub$", recipes.recipe_hub, name="recipe_hub"),
     re_path(rf"^recipes/{DIGEST}/recipe\.json$", recipes.recipe_json, name="recipe_json"),
     re_path(rf"^recipes/{DIGEST}/adapter\.zip$", recipes.recipe_adapter, name="recipe_adapter"),
 ]

@@ -5,6 +5,7 @@ An empty variable counts as not set, because compose files pass `NAME=` for what
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -57,6 +58,19 @@ def env_list(name: str, default: list[str]) -> list[str]:
     """Values with commas between them."""
     text = env_str(name)
     return [part.strip() for part in text.split(",") if part.strip()] if text else default
+
+
+def env_url(name: str) -> str:
+    """The address of a site, without a slash at its end; empty when not set."""
+    url = env_str(name).rstrip("/")
+    found = urlsplit(url)
+    if url and (found.scheme not in ("http", "https") or not found.hostname or found.query):
+        raise BadSetting(
+            f'{name} is "{url}". Set it to an address such as https://commons.example.'
+        )
+    if found.username or found.password:
+        raise BadSetting(f"{name} holds a name or a password. Set it to the address alone.")
+    return url
 
 
 def env_secret(name: str, default: str = "") -> str:

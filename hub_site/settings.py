@@ -11,6 +11,7 @@ from hub_site.env import (
     env_list,
     env_secret,
     env_str,
+    env_url,
     read_env_file,
 )
 
@@ -143,6 +144,8 @@ HF_ORGANISATION = env_str("HF_ORGANISATION")
 MODULES_LIVE_ON = env_choice("MODULES_LIVE_ON", "site", ["site", "hub"])
 if MODULES_LIVE_ON == "hub" and not HF_TOKEN:
     raise BadSetting("MODULES_LIVE_ON is hub, which needs HF_TOKEN. Set it, or leave both out.")
+# What `add_base_model --hub` takes at most; every worker that uses the model downloads it.
+BASE_MODEL_MAX_BYTES = env_int("BASE_MODEL_MAX_BYTES", 20_000_000_000)
 # Weights that the Hub keeps stay here this long, too, since they came or were last fetched.
 HUB_CACHE_DAYS = env_int("HUB_CACHE_DAYS", 7)
 
@@ -209,6 +212,13 @@ STORAGES = {
 WHITENOISE_USE_FINDERS = DEBUG
 BLOB_DIR = Path(env_str("BLOB_DIR", str(VAR_DIR / "blobs")))
 CACHE_DIR = Path(env_str("CACHE_DIR", str(VAR_DIR / "cache")))
+# Where a worker on another machine gets its files: the site's address. Empty: it shares the disk.
+FETCH_FROM = env_url("FETCH_FROM")
+if FETCH_FROM and not (env_secret("DATABASE_URL") and env_secret("SECRET_KEY")):
+    raise BadSetting(
+        "FETCH_FROM makes this a worker on another machine than the site's, which needs the site's "
+        "DATABASE_URL, BROKER_URL and SECRET_KEY. Set them, or leave FETCH_FROM out."
+    )
 MAX_FILE_BYTES = env_int("MAX_FILE_BYTES", 320_000_000)
 MAX_MODULE_BYTES = env_int("MAX_MODULE_BYTES", 640_000_000)
 USER_MAX_BYTES = env_int("USER_MAX_BYTES", 20_000_000_000)
@@ -281,4 +291,6 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": env_str("LOG_LEVEL", "INFO")},
+    # A line a request to the Hub, and warnings of what is as it should be.
+    "loggers": {"httpx2": {"level": "WARNING"}, "huggingface_hub": {"level": "ERROR"}},
 }

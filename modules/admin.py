@@ -80,7 +80,7 @@ class RepoAdmin(Visible):
     list_select_related = ["owner__user"]
     search_fields = ["name", "owner__name"]
     fields = readonly_fields = [
-        "owner", "name", "kind", "visibility", "hidden_at", "hidden_reason", "downloads",
+        "owner", "name", "kind", "visibility", "gated", "hidden_at", "hidden_reason", "downloads",
         "created_at", "updated_at",
     ]  # fmt: skip
     actions = ["hide", "restore", "ban_uploads", "unban", "take_down"]

@@ -19,16 +19,27 @@ class ModulesConfig(AppConfig):
             "modules.tasks.check_module",
             if_stopped="modules.tasks.check_failed",
             if_over="modules.tasks.tell_owner",
+            reads="modules.tasks.commits_of_check",
         )
         registry.register(
-            "import_module", "modules.tasks.import_module", if_over="modules.tasks.import_over"
+            "keep_on_hub",
+            "modules.tasks.keep_on_hub",
+            if_stopped="modules.tasks.keeping_stopped",
+            needs_store=True,
+        )
+        registry.register(
+            "import_module",
+            "modules.tasks.import_module",
+            if_over="modules.tasks.import_over",
+            needs_store=True,
         )
         for kind, period in {
+            "retry_hub": timedelta(minutes=2),
             "follow_hub": timedelta(hours=1),
             "update_trending": timedelta(hours=1),
             "count_facets": timedelta(minutes=10),
             "prune_downloads": timedelta(days=1),
             "prune_store": timedelta(days=1),
         }.items():
-            registry.register(kind, f"modules.tasks.{kind}")
+            registry.register(kind, f"modules.tasks.{kind}", needs_store=kind == "prune_store")
             schedule.every(period, kind)

@@ -23,7 +23,7 @@ from django.db.models import (
     Subquery,
     Value,
 )
-from django.db.models.functions import Cast, Coalesce, Ln, Lower
+from django.db.models.functions import Cast, Coalesce, Ln, Lower, Now
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser
@@ -85,6 +85,11 @@ class RepoQuerySet(QuerySet):
         there; moderators see what was hidden, and nobody else's private ones."""
         return self.filter(_shown_to(user))
 
+    def readable_by(self, user: Visitor) -> Self:
+        """Whose files this visitor may have: of a gated repo its owner, whoever was let in, and
+        moderators, who could not judge a report otherwise."""
+        return self.filter(_shown_to(user) & _open_to(user))
+
     def editable_by(self, user: Visitor) -> Self:
         return self.filter(owner__user=user) if user.is_authenticated else self.none()
 
@@ -106,9 +111,24 @@ class RepoQuerySet(QuerySet):
         )
 
 
+class AccessRequestQuerySet(QuerySet):
+    def in_state(self, state: str) -> Self:
+        return self.filter(state=state)
+
+    def for_rows(self) -> Self:
+        return self.select_related("user", "repo__owner__user")
+
+
 class LoraModuleQuerySet(QuerySet):
     def visible_to(self, user: Visitor) -> Self:
         return self.filter(_shown_to(user, "repo__"))
+
+    def readable_by(self, user: Visitor) -> Self:
+        """As of repos: whose bytes this visitor may have, and so mix."""
+        return self.filter(_shown_to(user, "repo__") & _open_to(user, "repo__"))
+
+    def gated(self, wanted: bool) -> Self:
+        return self.filter(~Q(repo__gated="") if wanted else Q(repo__gated=""))
 
     def editable_by(self, user: Visitor) -> Self:
         return self.filter(repo__owner__user=user) if user.is_authenticated else self.none()
@@ -232,6 +252,12 @@ class LoraModuleQuerySet(QuerySet):
         )
 
 
+class HubHomeQuerySet(QuerySet):
+    def due(self) -> Self:
+        """In trouble, and it is time to try again."""
+        return self.filter(state="trouble", retry_at__lte=Now())
+
+
 class CollectionQuerySet(QuerySet):
     def visible_to(self, user: Visitor) -> Self:
         return self.filter(_shown_to(user))
@@ -294,16 +320,20 @@ class TagQuerySet(QuerySet):
 
 class BaseModelQuerySet(QuerySet):
     def usable(self) -> Self:
-        """Base models that a worker can load now: kept by this site, or in an operator's folder."""
+        """Base models that a worker can load now: kept by this site, in an operator's folder, or
+        pinned on the Hub."""
         kept = Q(source="site", repo__isnull=False) & ~Q(revision="")
-        return self.filter(kept | Q(source="folder") & ~Q(folder=""))
+        pinned = Q(source="hub") & ~Q(revision="") & ~Q(files={})
+        return self.filter(kept | Q(source="folder") & ~Q(folder="") | pinned)
 
     def visible_to(self, user: Visitor) -> Self:
         """Operators add base models for everybody."""
         return self
 
     def for_cards(self) -> Self:
-        return self.select_related("repo__owner").defer("config", "layers").order_by("name")
+        return (
+            self.select_related("repo__owner").defer("config", "layers", "files").order_by("name")
+        )
 
     def of_owner(self, name: str) -> Self:
         """Those whose files the site keeps under this owner."""
@@ -329,3 +359,17 @@ def _shown_to(user: Visitor, repo: str = "") -> Q:
     if not user.is_staff:
         public &= Q(**{f"{repo}hidden_at": None})
     return public | Q(**{f"{repo}owner__user": user})
+
+
+def _open_to(user: Visitor, repo: str = "") -> Q:
+    """Of what is shown. To be listed is no access, and neither is to have asked for it."""
+    if not user.is_authenticated:
+        return Q(**{f"{repo}gated": ""})
+    if user.is_staff:
+        return Q()
+    let_in = user.access_requests.filter(state="accepted").values("repo")
+    return (
+        Q(**{f"{repo}gated": ""})
+        | Q(**{f"{repo}owner__user": user})
+        | Q(**{f"{repo}pk__in": let_in})
+    )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from django.contrib.postgres.search import SearchVector
 from django.db import IntegrityError, transaction
@@ -36,8 +36,9 @@ from modules.models import (
     Ref,
     Repo,
 )
+from modules.on_hub import keeping
 from modules.querysets import search_words
-from modules.storage import local
+from modules.storage import bytes_back, local
 from modules.upload import intake
 
 CARD_NAME = "README.md"
@@ -137,36 +138,46 @@ def commit(
 ) -> Commit:
     """Write one version: all of it or nothing. A change that changes nothing gives the head back.
 
-    `parent`, when given, must still be the branch's head. A LoRA repo's files are read by the
-    quick checks first, and a job checks them in full; `check_now` does that here, for operators.
+    `parent`, when given, must still be the branch's head. A change sent again, because its answer
+    got lost, gives the version that it made. A LoRA repo's files are read by the quick checks
+    first, and a job checks them in full; `check_now` does that here, for operators.
     """
-    deletions = list(deletions)
+    deletions, title = list(deletions), (title.strip() or "Upload")[:200]
     for path in [*additions, *deletions]:
         check_path(path)
-    _refuse_stale(repo.head(branch), parent, repo)  # before bytes travel; again under the lock
+    by = (author.pk if author else None, title, message)
+    head = repo.head(branch)
+    if not _could_be(head, parent, by):
+        _refuse_stale(head, parent, repo)  # before bytes travel; again under the lock
     streams = {p: a for p, a in additions.items() if not isinstance(a, Blob)}
     named = {p: a for p, a in additions.items() if isinstance(a, Blob)}
     intake.check(author, streams.values(), limit=limit)
     if repo.kind == Repo.LORA and branch == "main":
-        _read_first(repo.head(branch), streams, named, deletions)
+        _read_first(head, streams, named, deletions)
     stored = {path: local.put(stream, limit=limit) for path, stream in streams.items()}
+    for path, blob in named.items():
+        _granted(repo, author, path, blob)  # before its bytes are looked at; again under the lock
+        _refuse_pickle(path, blob.sha256)
     for path, came in stored.items():
         _refuse_pickle(path, came.sha256)
     with transaction.atomic():
         intake.hold_store()
         repo = hold_repo(repo)
         head = repo.head(branch)
-        _refuse_stale(head, parent, repo)
         blobs = intake.own(author, stored)
         blobs |= {p: _granted(repo, author, p, blob) for p, blob in named.items()}
-        before = dict(head.files.values_list("path", "blob_id")) if head else {}
-        after = _tree(before, blobs, deletions)
+        before = _files_of(head)
+        if _could_be(head, parent, by) and _is_made(head, blobs, deletions):
+            after = before
+        else:
+            _refuse_stale(head, parent, repo)
+            after = _tree(before, blobs, deletions)
         if head is not None and after == before:
             checking.check_again(repo, author)
             return head
         if repo.kind == Repo.LORA and author is not None:
             intake.check_module_size(_size(after))
-        made = _write(repo, head, author, title.strip() or "Upload", message, after)
+        made = _write(repo, head, author, title, message, after)
         Ref.objects.update_or_create(
             repo=repo, kind=Ref.BRANCH, name=branch, defaults={"commit": made}
         )
@@ -238,8 +249,27 @@ def _refuse_stale(head: Commit | None, parent: str | None, repo: Repo) -> None:
         )
 
 
+def _could_be(head: Commit | None, parent: str | None, by: tuple[int | None, str, str]) -> bool:
+    """Whether the newest version is by the same author, with the same words, on this parent."""
+    if head is None or by != (head.author_id, head.title, head.message):
+        return False
+    return parent in (None, head.parent.sha if head.parent else "")
+
+
+def _is_made(head: Commit | None, blobs: Mapping[str, Blob], deletions: Iterable[str]) -> bool:
+    """Whether the newest version came by this change. Clients leave out what did not change, so one
+    sent again may say less than it did at first."""
+    here, before = _files_of(head), _files_of(head.parent if head else None)
+    are_there = all(here.get(path) == blob.sha256 for path, blob in blobs.items())
+    return are_there and all(path in before and path not in here for path in deletions)
+
+
+def _files_of(commit: Commit | None) -> dict[str, str]:
+    return dict(commit.files.values_list("path", "blob_id")) if commit else {}
+
+
 def _refuse_pickle(path: str, sha256: str) -> None:
-    with local.local_path(sha256).open("rb") as file:
+    with bytes_back.path_of(sha256).open("rb") as file:
         quick.refuse_pickle(path, file)
 
 
@@ -269,7 +299,7 @@ def _read_first(
         streams[CONFIG_NAME].seek(0)
     else:
         config = local.local_path(kept[CONFIG_NAME])
-    weights = streams.get(WEIGHTS_NAME) or local.local_path(kept[WEIGHTS_NAME])
+    weights = streams.get(WEIGHTS_NAME) or bytes_back.path_of(kept[WEIGHTS_NAME])
     matching.match(quick.read(config, cast("Path | BinaryIO", weights)))
     if WEIGHTS_NAME in streams:
         streams[WEIGHTS_NAME].seek(0)
@@ -286,7 +316,6 @@ def _granted(repo: Repo, author: User | None, path: str, blob: Blob) -> Blob:
     own = Grant.objects.filter(user=author, blob_id=blob.sha256)
     if not here.exists() and (author is None or not own.exists()):
         raise UnknownFile(f"{path}: upload these bytes first; {blob.sha256[:12]}… is not known.")
-    _refuse_pickle(path, blob.sha256)
     return blob
 
 
@@ -316,7 +345,6 @@ def _write(
     message: str,
     files: Mapping[str, str],
 ) -> Commit:
-    title = title[:200]
     sha = commit_sha(
         head.sha if head else "", author.get_username() if author else "", title, message, files
     )
@@ -355,40 +383,51 @@ def _describe(
                 "deleting them, or delete the whole module."
             )
         return
-    reading = quick.read(
-        local.local_path(after[CONFIG_NAME]), local.local_path(after[WEIGHTS_NAME])
-    )
-    base_model, base_model_name = matching.match(reading)
     card = _card(after)
     facts = {
         "commit": made,
-        "base_model": base_model,
-        "base_model_name": base_model_name,
-        **checking.facts_of(reading),
-        "weights_size": Blob.objects.get(pk=after[WEIGHTS_NAME]).size,
-        "weights_sha256": after[WEIGHTS_NAME],
         "summary": card.summary,
         "licence": card.licence,
         "language": card.language,
         "task": card.task,
     }
-    if module is None or before.get(WEIGHTS_NAME) != after[WEIGHTS_NAME]:
-        # An edited card makes no module newer, nor an original a copy of its copies.
-        facts["published_at"] = made.created_at
     same = module is not None and all(
         before.get(name) == after[name] for name in (CONFIG_NAME, WEIGHTS_NAME)
     )
     if not same:
-        facts |= {"status": LoraModule.CHECKING, "rejected_reason": "", "checks": []}
-        facts |= {"tensors_sha256": ""}
+        facts |= _facts_of_files(after)
+    if module is None or before.get(WEIGHTS_NAME) != after[WEIGHTS_NAME]:
+        # An edited card makes no module newer, nor an original a copy of its copies.
+        facts["published_at"] = made.created_at
+    is_new = module is None
     module, _ = LoraModule.objects.update_or_create(repo=repo, defaults=facts)
-    update_listed(module)
+    if is_new and keeping.default_place() != keeping.HERE:
+        keeping.choose(repo, keeping.default_place())
     tags.set_tags(module, card.tags)
+    update_listed(module)
     index(module, card)
     if not same and check_now:
         checking.check(module)
     elif not same:
         checking.check_later(module, author)
+
+
+def _facts_of_files(files: Mapping[str, str]) -> dict[str, Any]:
+    """What config and weights say; their full check is still to come."""
+    weights = files[WEIGHTS_NAME]
+    reading = quick.read(local.local_path(files[CONFIG_NAME]), bytes_back.path_of(weights))
+    base_model, base_model_name = matching.match(reading)
+    return {
+        "base_model": base_model,
+        "base_model_name": base_model_name,
+        **checking.facts_of(reading),
+        "weights_size": Blob.objects.get(pk=weights).size,
+        "weights_sha256": weights,
+        "tensors_sha256": "",
+        "status": LoraModule.CHECKING,
+        "rejected_reason": "",
+        "checks": [],
+    }
 
 
 def index(module: LoraModule, card: cards.Card | None = None) -> None:

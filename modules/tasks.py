@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from django.db.models import QuerySet
+
     from hub_site.jobs.models import Job
     from hub_site.jobs.worker import Lease
     from modules.bases.shapes import BaseShapes
     from modules.checks.quick import Found
+    from modules.models import Commit
 
 
 def check_module(job: Job, lease: Lease) -> None:
@@ -20,6 +23,7 @@ def check_module(job: Job, lease: Lease) -> None:
     from modules.checks import checking, runner
     from modules.locks import hold_repo_of
     from modules.models import LoraModule
+    from modules.storage import fetching
 
     module = (
         LoraModule.objects.select_related("commit", "base_model", "repo__owner")
@@ -33,7 +37,8 @@ def check_module(job: Job, lease: Lease) -> None:
     def how(folder: Path, base: BaseShapes | None, name: str) -> Found:
         return runner.check(folder, base, name, lease.check)
 
-    found = checking.run_checks(module, how)
+    folder = fetching.folder_of(module.commit, lease)
+    found = checking.run_checks(module, how, folder)
     lease.check()
     with queue.finish(job, {"outcome": "checked"}):
         hold_repo_of(module.pk)
@@ -43,10 +48,19 @@ def check_module(job: Job, lease: Lease) -> None:
         )
         for current in now:
             if current.base_model_id == module.base_model_id:
-                checking.apply_checks(current, found)
+                checking.apply_checks(current, found, folder)
             else:  # its base model came meanwhile, and the shapes were not compared with it
                 asked_by = User.objects.filter(pk=job.user_id).first()  # may be gone by now
                 checking.check_later(current, asked_by)
+
+
+def commits_of_check(job: Job) -> QuerySet[Commit]:
+    """What a check may read: the version that it was asked for."""
+    from modules.models import Commit
+
+    return Commit.objects.filter(
+        sha=job.params["commit"], repo__lora_module=job.params["lora_module"]
+    )
 
 
 def check_failed(job: Job) -> None:
@@ -84,6 +98,28 @@ def tell_owner(job: Job, state: str) -> None:
             continue  # nothing is wrong; nobody asked, or the end of the import is told
         found = "passed its checks" if module.is_ready else "did not pass its checks"
         notify(module.repo.owner.user, f"{module} {found}.", module.get_absolute_url())
+
+
+def keep_on_hub(job: Job, lease: Lease) -> None:
+    """Make a module's repo on the Hub equal to what is here. A second run does no harm."""
+    from modules.on_hub import pushing
+
+    pushing.keep_module(job, lease)
+
+
+def keeping_stopped(job: Job) -> None:
+    from modules.on_hub import pushing
+
+    pushing.push_stopped(job)
+
+
+def retry_hub(job: Job, lease: Lease) -> None:
+    """Ask anew for what had trouble with the Hub and is due again."""
+    from hub_site.jobs import queue
+    from modules.on_hub import keeping
+
+    with queue.finish(job, {"asked": keeping.retry_due()}):
+        pass
 
 
 def import_module(job: Job, lease: Lease) -> None:

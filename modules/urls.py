@@ -7,7 +7,8 @@ from modules.community import collection_views
 from modules.community import views as community_views
 from modules.finding import tag_views, views
 from modules.importing import views as import_views
-from modules.repos import downloads
+from modules.on_hub import views as hub_views
+from modules.repos import downloads, gate_views
 from modules.repos import page as repo_page
 from modules.upload import views as upload_views
 
@@ -39,6 +40,9 @@ urlpatterns = [
         name="collection_item",
     ),
     path("upload/", upload_views.upload, name="upload"),
+    path("accounts/hugging-face/", hub_views.account, name="hub_account"),
+    path("accounts/hugging-face/connect/", hub_views.connect, name="hub_connect"),
+    path("accounts/hugging-face/disconnect/", hub_views.disconnect, name="hub_disconnect"),
     path("import/", import_views.import_page, name="import"),
     path("import/<uuid:batch>/", import_views.import_batch, name="import_batch"),
     path("import/<uuid:batch>/cancel/", import_views.import_cancel, name="import_cancel"),
@@ -55,8 +59,18 @@ urlpatterns = [
         upload_views.set_visibility,
         name="set_visibility",
     ),
+    path("<owner:owner>/<repo:name>/settings/gate", upload_views.set_gate, name="set_gate"),
+    path("<owner:owner>/<repo:name>/settings/access", gate_views.access, name="access"),
+    path("<owner:owner>/<repo:name>/settings/access/grant", gate_views.grant, name="grant"),
+    path("<owner:owner>/<repo:name>/settings/home", hub_views.home, name="home"),
     path("<owner:owner>/<repo:name>/settings/rename", upload_views.rename, name="rename"),
     path("<owner:owner>/<repo:name>/settings/delete", upload_views.delete, name="delete"),
+    path("<owner:owner>/<repo:name>/ask-access", gate_views.ask_access, name="ask_access"),
+    path(
+        "<owner:owner>/<repo:name>/ask-access/withdraw",
+        gate_views.withdraw_access,
+        name="withdraw_access",
+    ),
     path(
         "<owner:owner>/<repo:name>/settings/origin/look",
         import_views.origin_look,

@@ -1,4 +1,4 @@
-"""The suite's own PostgreSQL, started only when a test asks for the database.
+"""The suite's own PostgreSQL, one for each process, started only when a test asks for the database.
 
 TEST_DATABASE_URL names a server to use instead; its role must be allowed to create databases.
 """
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -26,6 +27,32 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("commons")
 
 ROOT = Path(__file__).resolve().parent.parent
+MOST_PROCESSES = 4  # each has torch and a PostgreSQL of its own, together up to 1 GB
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means: the processors that we may use, within reason."""
+    ours = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return min(len(ours) or os.cpu_count() or 1, MOST_PROCESSES)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """What `--dist loadscope` means: the browser's tests in one process, the others as it comes.
+
+    The mark xdist_group would say the same, but pytest-xdist 3.8 puts it where pytest 9.2 does not
+    look.
+    """
+    if config.getoption("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class BrowserTogether(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "browser" if nodeid.startswith("tests/browser/") else nodeid
+
+    return BrowserTogether(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +73,7 @@ def own_postgres() -> Iterator[str]:
     try:
         url = keeper.stdout.readline().strip()
         if not url:
-            pytest.exit("The PostgreSQL of the tests did not start; its error stands above.", 3)
+            pytest.fail("The PostgreSQL of the tests did not start; see its stderr.", pytrace=False)
         yield url
     finally:
         keeper.stdin.close()

@@ -12,3 +12,5 @@ class TestKinds(AppConfig):
     def ready(self) -> None:
         for kind in ("count", "poison", "refuse", "bug", "idle", "shy", "mark"):
             registry.register(f"test_{kind}", f"tests.job_kinds.{kind}")
+        registry.register("test_leave", "tests.job_kinds.idle", leaves_files=True)
+        registry.register("test_store", "tests.job_kinds.count", needs_store=True)

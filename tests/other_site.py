@@ -17,16 +17,19 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
 from hub_site import embedded
 from tests.workers import ROOT, wait_until
+
+if TYPE_CHECKING:
+    from hub_site.jobs.models import Job
 
 NAME = "otto"
 PATIENCE = 300
@@ -236,3 +239,31 @@ def other_site(_the_other_site: OtherSite) -> Iterator[OtherSite]:
     (_the_other_site.var / "log").write_text("")
     yield _the_other_site
     print(f"--- the other site\n{(_the_other_site.var / 'log').read_text()}")
+
+
+Work = Callable[[], list["Job"]]
+
+
+@pytest.fixture
+def hub_here(other_site: OtherSite, settings: Any, monkeypatch: pytest.MonkeyPatch) -> OtherSite:
+    """The other site is our Hub in this very process, and we have its account's token."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    settings.HUB_ENDPOINT, settings.HF_TOKEN = other_site.url, other_site.token
+    settings.HF_ORGANISATION, settings.HUB_TIMEOUT_SECONDS = "", 10
+    return other_site
+
+
+@pytest.fixture
+def work(transactional_db: None) -> Work:
+    """Do the waiting jobs here and now, as a worker does; returns those that went to the Hub."""
+    from hub_site.jobs import queue, worker
+
+    def work() -> list[Job]:
+        done = []
+        while job := queue.claim_next("a worker of the test"):
+            worker.run(job)
+            job.refresh_from_db()
+            done.append(job)
+        return [job for job in done if job.kind in ("keep_on_hub", "push_recipe")]
+
+    return work

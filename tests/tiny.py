@@ -8,7 +8,7 @@ from modules.bases import base_models
 from modules.models import BaseModel, LoraModule, Repo
 from tests.engine.conftest import WORDS, make_adapter, make_t5
 
-__all__ = ["OWNER", "WORDS", "load_library", "make_library"]
+__all__ = ["OWNER", "WORDS", "load_library", "loaded_library", "make_library"]
 
 OWNER = "tiny-lab"
 COUNT = 4
@@ -41,5 +41,11 @@ def load_library(root: Path) -> tuple[BaseModel, list[LoraModule]]:
         # PEFT writes the folder the model was loaded from; a module names its base model.
         config.write_text(text.replace(str(root / "base"), base.name))
         base_models.mirror(repo, folder, "Add the module", check_now=True)
+    return loaded_library()
+
+
+def loaded_library() -> tuple[BaseModel, list[LoraModule]]:
+    """What the database has of it."""
+    base = BaseModel.objects.get()
     modules = LoraModule.objects.filter(base_model=base, status="ready").order_by("repo__name")
     return base, list(modules)

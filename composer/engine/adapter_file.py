@@ -35,6 +35,7 @@ __all__ = [
     "Obstacle",
     "TensorInfo",
     "inspect",
+    "json_object",
     "read_config",
     "read_header",
     "shown",

@@ -78,6 +78,7 @@ def _answer_result(request: HttpRequest, search: Search, recipe: Recipe) -> Http
         **predictions_context(request, search),
         **_trial_context(search, _trial(request, search)),
         "recipe": recipe,
+        "closed": publishing.closed_ingredients(recipe, request.user),
         "facts": facts(search.spec),
         "ingredients": recipe.ingredients.all(),
         "all_zero": not any(recipe.document["weights"]),

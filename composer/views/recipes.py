@@ -2,13 +2,16 @@
 
 from typing import TYPE_CHECKING
 
+from django.contrib import messages
+from django.contrib.auth.views import redirect_to_login
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
-from django.shortcuts import render
-from django.views.decorators.http import require_safe
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST, require_safe
 
-from composer import artifacts, publishing
+from composer import artifacts, on_hub, publishing
 from composer.citation import bibtex
 from composer.downloads import adapter_zip
+from composer.engine.errors import CommonsError
 from composer.models import Ingredient, Recipe
 from composer.views.request import find_recipe, page_of
 from composer.views.results import evidence_context, facts, predictions_context
@@ -47,15 +50,34 @@ def recipe(request: HttpRequest, digest: str) -> HttpResponse:
         "snippet": artifacts.snippet(found, site),
         "base_model": found.base_model,
         "bibtex": bibtex(found, site + found.get_absolute_url()),
+        "hub_homes": on_hub.shown_to(found, request.user),
+        "hub_places": on_hub.places(found, request.user),
         "shots": examples.examples["shots"] if examples else [],
     }
     return render(request, "composer/recipe.html", context)
 
 
+@require_POST
+def recipe_hub(request: HttpRequest, digest: str) -> HttpResponse:
+    """Put the adapter into a repo on the Hub, or try once more what went wrong."""
+    found = find_recipe(request, digest)
+    here = f"{found.get_absolute_url()}#hub"
+    if not request.user.is_authenticated:
+        return redirect_to_login(here)
+    try:
+        on_hub.put(found, request.user, request.POST.get("place", ""))
+    except CommonsError as error:
+        messages.error(request, error.user_message)
+    else:
+        messages.success(request, "It is on its way to the Hub. You may close this page.")
+    return redirect(here)
+
+
 def _is_refused(recipe: Recipe, user: "Visitor") -> bool:
     try:
         publishing.refuse_withdrawn(recipe, user)
-    except publishing.Withdrawn:
+        publishing.refuse_closed(recipe, user)
+    except CommonsError:
         return True
     return False
 

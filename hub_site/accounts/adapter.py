@@ -24,10 +24,12 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 
+from composer.engine.errors import CommonsError
 from hub_site.accounts import guests, names, services
 from hub_site.accounts.models import User
 
 logger = logging.getLogger(__name__)
+ASKED_FOR_MORE = "may_push"  # in the session: not only a sign-in was asked for
 mails = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mails")
 
 
@@ -148,6 +150,8 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):
 
     def pre_social_login(self, request: HttpRequest, sociallogin: SocialLogin) -> None:
         """allauth signs whoever is there out first: remember the guest, whose work comes along."""
+        if request.session.pop(ASKED_FOR_MORE, False):
+            _keep_token(request, sociallogin)
         guest = _guest_of(request)
         if guest is None:
             return
@@ -165,6 +169,24 @@ class SocialAccountAdapter(DefaultSocialAccountAdapter):
     ) -> User:
         with _with_a_namespace(sociallogin.user):
             return super().save_user(request, sociallogin, form)
+
+
+def _keep_token(request: HttpRequest, sociallogin: SocialLogin) -> None:
+    """The user let this site push to the Hub: the token of this sign-in may do that."""
+    from modules.on_hub import accounts, keeping
+
+    token = sociallogin.token
+    if not token or not request.user.is_authenticated or request.user.is_guest:
+        return
+    try:
+        accounts.connect(
+            request.user, token.token, refresh_token=token.token_secret, expires_at=token.expires_at
+        )
+    except CommonsError as error:
+        messages.error(request, f"The account was not connected: {error.user_message}")
+    else:
+        keeping.retry_of_user(request.user)
+    raise ImmediateHttpResponse(redirect("modules:hub_account"))
 
 
 def _quietly(send: Callable[[], None]) -> None:

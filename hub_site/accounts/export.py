@@ -25,11 +25,12 @@ modules.json      your modules, their versions, and where to download every file
 imports.json      what you imported from the Hub, or tried to
 collections.json  your collections, in order
 likes.json        modules that you like
+access.json       modules that you asked access to, and what came of it
 notices.json      your notices
 reports.json      what you reported to the moderators
 
-Files of modules are downloaded from the addresses in modules.json; those of private modules need
-an access token of yours.
+Files of modules are downloaded from the addresses in modules.json; those of private and gated
+modules need an access token of yours.
 """
 
 
@@ -68,6 +69,7 @@ def _parts(user: User, site: str) -> Iterator[tuple[str, Iterable[Any]]]:
     yield "imports", _imports(user)
     yield "collections", _collections(user, site)
     yield "likes", _likes(user, site)
+    yield "access", _access(user)
     yield "notices", user.notices.values("text", "address", "created_at", "read_at")
     yield "reports", _reports(user)
 
@@ -181,6 +183,7 @@ def _modules(user: User, site: str) -> Iterator[dict[str, Any]]:
             "name": str(repo),
             "url": site + repo.get_absolute_url(),
             "visibility": repo.visibility,
+            "gated": repo.gated,
             "hidden_because": repo.hidden_reason,
             "downloads": repo.downloads,
             "status": module.status if module else None,
@@ -227,6 +230,23 @@ def _likes(user: User, site: str) -> Iterator[dict[str, Any]]:
             "name": str(like.lora_module.repo),
             "url": site + like.lora_module.get_absolute_url(),
             "liked_at": like.created_at,
+        }
+
+
+def _access(user: User) -> Iterator[dict[str, Any]]:
+    from modules.models import Repo
+
+    rows = user.access_requests.select_related("repo__owner").order_by("pk")
+    shown = Repo.objects.visible_to(user).filter(pk__in=rows.values("repo"))
+    shown = set(shown.values_list("pk", flat=True))  # others' private names are theirs
+    for each in rows.iterator():
+        yield {
+            "name": str(each.repo) if each.repo_id in shown else None,
+            "state": each.state,
+            "message": each.message,
+            "reason": each.reason,
+            "asked_at": each.created_at,
+            "decided_at": each.decided_at,
         }
 
 

@@ -23,6 +23,7 @@ class Belongings:
     searches: int
     recipes: int
     public_modules: int
+    gated_modules: int
     other_modules: int
     collections: int
     tokens: int
@@ -30,7 +31,7 @@ class Belongings:
 
 def belongings(user: User) -> Belongings:
     repos = _repos(user).filter(kind="lora")
-    public = _for_the_community(user).count()
+    public, gated = _for_the_community(user).count(), _by_their_word(user).count()
     space = Namespace.objects.filter(user=user).first()
     return Belongings(
         tasks=user.tasks.count(),
@@ -38,7 +39,8 @@ def belongings(user: User) -> Belongings:
         searches=user.jobs.filter(kind="compose").count(),
         recipes=user.recipes.filter(published_at__isnull=False).count(),
         public_modules=public,
-        other_modules=repos.count() - public,
+        gated_modules=gated,
+        other_modules=repos.count() - public - gated,
         collections=space.collections.count() if space else 0,
         tokens=user.tokens.filter(revoked_at=None).count(),
     )
@@ -113,4 +115,9 @@ def _repos(user: User) -> QuerySet:
 
 def _for_the_community(user: User) -> QuerySet:
     """What everybody sees in lists: public, not hidden by a moderator, not refused by checks."""
-    return _repos(user).filter(kind="lora", lora_module__is_listed=True)
+    return _repos(user).filter(kind="lora", lora_module__is_listed=True).exclude(gated="manual")
+
+
+def _by_their_word(user: User) -> QuerySet:
+    """Gated modules whose owner answers every request: without them, nobody could any more."""
+    return _repos(user).filter(kind="lora", lora_module__is_listed=True, gated="manual")

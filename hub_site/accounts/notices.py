@@ -19,15 +19,18 @@ KEPT_AFTER_READING = timedelta(days=90)
 MOST_COUNTED = 100  # the menu says "99+" beyond
 
 
-def notify(user: User | None, text: str, address: str = "") -> None:
+def notify(user: User | None, text: str, address: str = "", *, once: bool = False) -> None:
     """Tell a user one thing. `address` is a path of this site where it can be looked at.
 
     Call it in the transaction of what is told; the e-mail goes out when that is sure. Nobody
-    (an organisation's module, say) hears nothing.
+    (an organisation's module, say) hears nothing. `once` is for what somebody else can bring
+    about again and again: nothing is added while the same line is unread.
     """
     if user is None:
         return
     line = Truncator(" ".join(text.split())).chars(300)
+    if once and unread(user).filter(text=line).exists():
+        return
     Notice.objects.create(user=user, text=line, address=address[:300])
     if user.notify_by_email and not user.is_guest:
         transaction.on_commit(lambda: _send(user, line, address), robust=True)

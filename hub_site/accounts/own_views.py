@@ -109,6 +109,7 @@ def _settings_page(request: HttpRequest, forms: dict[str, Any], status: int = 20
         "tokens_count": user.tokens.filter(revoked_at=None).count(),
         "has_password": user.has_usable_password(),
         "hugging_face": hugging_face(),
+        "hub_account": getattr(user, "hub_account", None),
         "connected": list(user.socialaccount_set.all()) if hugging_face() else [],
     }
     return render(request, "account/settings.html", context, status=status)

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from allauth.account import views as allauth_views
 from allauth.socialaccount import views as social_views
+from allauth.socialaccount.providers.openid_connect import views as oidc
 from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
 from django.http import (
@@ -20,7 +21,7 @@ from django.http import (
 from django.shortcuts import redirect, render
 from requests import RequestException
 
-from hub_site.accounts.adapter import address_problem, name_problem
+from hub_site.accounts.adapter import ASKED_FOR_MORE, address_problem, name_problem
 from hub_site.headers import POLICY
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class _OffersHuggingFace:
 
     def render_to_response(self, context: dict[str, Any], **options: Any) -> HttpResponse:
         response: HttpResponse = super().render_to_response(context, **options)  # type: ignore[misc]
-        return _may_lead_to_hugging_face(response)
+        return may_lead_to_hugging_face(response)
 
 
 def hugging_face() -> dict[str, Any] | None:
@@ -56,7 +57,7 @@ def hugging_face() -> dict[str, Any] | None:
     return apps[0] if apps else None
 
 
-def _may_lead_to_hugging_face(response: HttpResponse) -> HttpResponse:
+def may_lead_to_hugging_face(response: HttpResponse) -> HttpResponse:
     """Chromium holds a form to the policy even where the answer to it leads elsewhere."""
     if app := hugging_face():
         there = urlsplit(app["settings"]["server_url"])
@@ -116,6 +117,17 @@ def account_only(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpRes
         return view(request, *args, **options)
 
     return guarded
+
+
+def connect_at_hugging_face(request: HttpRequest, scope: str) -> HttpResponseBase:
+    """To the other site's page, to be asked for one right more than signing in needs. What comes
+    back is looked at by `SocialAccountAdapter.pre_social_login`."""
+    request.GET = request.GET.copy()  # where allauth looks for more scopes
+    request.GET["scope"] = scope
+    request.session[ASKED_FOR_MORE] = True
+    provider = hugging_face()
+    assert provider is not None
+    return when_reachable(oidc.login)(request, provider_id=provider["provider_id"])
 
 
 @account_only

@@ -9,6 +9,7 @@ import json
 import logging
 import secrets
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -31,6 +32,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 DatabaseLost = (OperationalError, InterfaceError)
 NEXT = ("-priority", "crashes", "created_at", "id")
+# Celery's queues: one bell for every worker, one for those that have the site's store.
+BELL, STORE_BELL = "celery", "store"
 
 
 class LeaseLost(Exception):
@@ -103,7 +106,8 @@ def submit(
 ) -> Job:
     """Put a job in the queue; a worker is woken when the caller's transaction commits.
 
-    The same key of the same user gives the same job again, with `is_new` false.
+    The same key of the same user gives the same job again, with `is_new` false. `needs` with a
+    "store" leaves this one job to workers that share the site's disk.
     """
     if not registry.is_known(kind):
         raise LookupError(f"No handler is registered for the job kind {kind!r}.")
@@ -117,7 +121,7 @@ def submit(
             )
         if is_new:
             _log(job, "submitted")
-            ring()
+            ring(job)
         elif (job.kind, job.params) != (kind, json.loads(json.dumps(params))):
             raise KeyUsedTwice(
                 f'The idempotency key "{idempotency_key}" was used before for something else. '
@@ -127,11 +131,19 @@ def submit(
     return job
 
 
-def ring() -> None:
-    """Wake a worker on commit. Sending may fail: the workers look after waiting jobs themselves."""
+def ring(job: Job) -> None:
+    """Wake a worker that can do this job, on commit; the message itself carries nothing.
+
+    Sending may fail: the workers look after waiting jobs themselves.
+    """
     from hub_site.jobs.tasks import wake
 
-    transaction.on_commit(lambda: wake.delay(), robust=True)
+    bell = STORE_BELL if needs_store(job) else BELL
+    transaction.on_commit(lambda: wake.apply_async(queue=bell), robust=True)
+
+
+def needs_store(job: Job) -> bool:
+    return bool(job.needs.get("store")) or job.kind in registry.store_kinds()
 
 
 def position(job: Job) -> int | None:
@@ -185,6 +197,20 @@ def heartbeat(job: Job) -> None:
     renewed = _held(job).filter(cancel_requested=False).update(lease_until=_lease_end())
     if not renewed:
         raise _why_not(job)
+
+
+def held(pk: uuid.UUID, fence: int) -> Job | None:
+    """The job, while this very claim of it holds and nobody asked for its end."""
+    return _held(Job(pk=pk, fence=fence)).filter(cancel_requested=False).first()
+
+
+def note(job: Job, name: str, **detail: Any) -> None:
+    """An event of a job that runs, written under its fence."""
+    with transaction.atomic():
+        rows = _held(job).filter(cancel_requested=False).select_for_update(of=("self",))
+        if rows.first() is None:
+            raise _why_not(job)
+        _log(job, name, **detail)
 
 
 @contextmanager
@@ -286,7 +312,11 @@ def reap() -> int:
 
 
 def waiting() -> QuerySet[Job]:
-    return Job.objects.filter(state="queued").order_by(*NEXT)
+    """What this worker could claim: one without the site's store leaves alone what needs it."""
+    queued = Job.objects.filter(state="queued").order_by(*NEXT)
+    if settings.FETCH_FROM:
+        queued = queued.exclude(kind__in=registry.store_kinds()).exclude(needs__has_key="store")
+    return queued
 
 
 def running_on(worker: str) -> QuerySet[Job]:
@@ -306,7 +336,7 @@ def _leave(job: Job, row: QuerySet[Job], event: str, *, reason: str, **counts: i
         back = row.filter(cancel_requested=False)
         if back.update(state="queued", owner="", lease_until=None, **counts):
             _log(job, event, reason=reason, **counts)
-            ring()
+            ring(job)
             job.state = "queued"
         else:
             _end(job, row.filter(cancel_requested=True), "cancelled")

@@ -61,7 +61,19 @@ class Reaper(bootsteps.StartStopStep):
             hub.call_repeatedly(0.5, parent.pool.maintain_pool)
         worker_shutting_down.connect(self._shutting_down)
         task_failure.connect(self._task_failed)
+        if settings.FETCH_FROM:
+            self._say_what_is_left_to_others()
         self._thread.start()
+
+    def _say_what_is_left_to_others(self) -> None:
+        from hub_site.jobs import registry
+
+        logger.info(
+            "This worker has not the site's disk: its files come from %s. Jobs that need the disk "
+            "are left to a worker beside the site: %s, and whatever reads a base model's folder.",
+            settings.FETCH_FROM,
+            ", ".join(registry.store_kinds()),
+        )
 
     def stop(self, parent: Any) -> None:
         """Wait until the children have let go of their jobs, and only then let the pool close.
@@ -165,20 +177,20 @@ class Reaper(bootsteps.StartStopStep):
 
         busy = {pid_of(job.owner) for job in queue.running_on(self.name)}
         free = self._children() - busy
-        first = queue.waiting().values_list("pk", flat=True).first()
+        first = queue.waiting().first()
         if not free or first is None:
             self._unheard = None
             return
         now = time.monotonic()
-        if self._unheard is None or self._unheard[0] != first:
-            self._unheard = (first, now)
+        if self._unheard is None or self._unheard[0] != first.pk:
+            self._unheard = (first.pk, now)
         elif now - self._unheard[1] > settings.JOB_DEAF_SECONDS:
             logger.error("No free child answers; ending %s", ", ".join(map(str, sorted(free))))
             self._unheard = None
             for pid in free:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-        queue.ring()
+        queue.ring(first)
 
     def _see_off(self) -> None:
         from django.db import Error

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 OUR_FAULT = "Something broke on our side, and we have a note of it. Your input was not the reason."
 _stop = threading.Event()
 _stopped_at = 0.0
+_rest_until = 0.0
 
 
 class Stepping(Exception):
@@ -36,17 +37,34 @@ class GivingWay(Stepping):
     """A job of higher priority waits."""
 
 
+class OutOfReach(Stepping):
+    """The site, where all files of this worker come from, does not answer. That is no job's fault,
+    and another worker may reach it: this one rests before it claims again."""
+
+
+class Hindered(Exception):
+    """Something outside failed, perhaps for this job alone: it goes back to the queue like one
+    whose lease ran out, and not for ever."""
+
+
 def work_until_idle() -> None:
     """Run waiting jobs, one after the other."""
     name = name_of_this_process()
     if _stop.is_set() and time.monotonic() - _stopped_at > 2 * settings.JOB_LEASE_SECONDS:
         _stop.clear()  # the main process lives and still rings, so only this child was meant
     with _sigterm_stops():
-        while not _stop.is_set():
+        while not _stop.is_set() and time.monotonic() >= _rest_until:
             job = queue.claim_next(name)
             if job is None:
                 return
             run(job)
+
+
+def _rest(why: str) -> None:
+    """The main process rings again while jobs wait; until then others may have them."""
+    global _rest_until
+    logger.error("%s This worker claims nothing for a while.", why)
+    _rest_until = time.monotonic() + settings.JOB_REWAKE_SECONDS
 
 
 def ask_to_stop() -> None:
@@ -100,7 +118,12 @@ def _run(job: Job, lease: "Lease") -> None:
     except JobCancelled:
         queue.stop_cancelled(job)
     except Stepping as reason:
+        if isinstance(reason, OutOfReach):
+            _rest(str(reason))
         queue.release(job, str(reason) or type(reason).__name__)
+    except Hindered as reason:
+        logger.warning("Job %s: %s", job.pk, reason)
+        queue.interrupt(job, str(reason))
     except DatabaseLost as error:
         logger.warning("Job %s: database lost (%s)", job.pk, error)
         connection.close()

@@ -28,7 +28,8 @@ from modules.api.serializers import (
 )
 from modules.community import likes
 from modules.models import LoraModule, Repo
-from modules.repos import ownership
+from modules.on_hub import keeping
+from modules.repos import gate, ownership
 from modules.upload import intake, receiving, staging
 from modules.upload.forms import EditForm
 from modules.upload.views import ENVELOPE
@@ -130,6 +131,7 @@ class CreatesModules(TakesFiles):
             visibility=data["visibility"],
             facts=cards.Facts(),
             message=data["message"],
+            place=data.get("place", ""),
         )
         return _uploaded(request, module, staged)
 
@@ -150,6 +152,10 @@ class ChangesModules(generics.GenericAPIView):
         data = given.validated_data
         with transaction.atomic():
             _edit_card(request.user, module, data)
+            if data.get("gated", module.repo.gated) != module.repo.gated:
+                gate.set_gate(module.repo, data["gated"])
+            if "place" in data:
+                keeping.choose(module.repo, data["place"])
             if data.get("visibility", module.repo.visibility) != module.repo.visibility:
                 ownership.set_visibility(module.repo, data["visibility"])
             if data.get("name", module.repo.name) != module.repo.name:

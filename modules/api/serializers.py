@@ -11,7 +11,9 @@ from rest_framework import serializers
 
 from hub_site.api import Given
 from modules.checks.checking import checks_shown, sees_reasons
-from modules.models import BaseModel, Commit, LoraModule, Repo, Tag
+from modules.models import BaseModel, Commit, HubHome, LoraModule, Repo, Tag
+from modules.on_hub import keeping
+from modules.repos import gate
 from modules.storage import local
 
 OFFERED = [Repo.PUBLIC, Repo.PRIVATE]
@@ -21,6 +23,11 @@ class LoraModuleSerializer(serializers.ModelSerializer):
     name = serializers.CharField(source="repo.__str__", read_only=True)
     owner = serializers.CharField(source="repo.owner.name", read_only=True)
     visibility = serializers.CharField(source="repo.visibility", read_only=True)
+    gated = serializers.CharField(
+        source="repo.gated",
+        read_only=True,
+        help_text="How access is given: auto, manual, or empty where nobody needs to ask.",
+    )
     downloads = serializers.IntegerField(source="repo.downloads", read_only=True)
     revision = serializers.CharField(source="commit.sha", read_only=True)
     base_model = serializers.CharField(source="base_model_name", read_only=True)
@@ -34,10 +41,10 @@ class LoraModuleSerializer(serializers.ModelSerializer):
     class Meta:
         model = LoraModule
         fields = [
-            "name", "owner", "url", "visibility", "status", "rejected_reason", "is_composable",
-            "revision", "published_at", "summary", "base_model", "r", "lora_alpha", "use_rslora",
-            "task_type", "target_modules", "parameters", "weights_size", "weights_sha256",
-            "licence", "language", "tags", "downloads", "likes", "recipe_count",
+            "name", "owner", "url", "visibility", "gated", "status", "rejected_reason",
+            "is_composable", "revision", "published_at", "summary", "base_model", "r", "lora_alpha",
+            "use_rslora", "task_type", "target_modules", "parameters", "weights_size",
+            "weights_sha256", "licence", "language", "tags", "downloads", "likes", "recipe_count",
         ]  # fmt: skip
         read_only_fields = fields
 
@@ -67,23 +74,46 @@ class FileSerializer(serializers.Serializer):
     url = serializers.URLField()
 
 
+class OnHubSerializer(serializers.Serializer):
+    """Where else its files are kept. What goes wrong there is its owner's to read."""
+
+    place = serializers.ChoiceField([HubHome.SITE, HubHome.OWN])
+    state = serializers.ChoiceField([HubHome.WAITING, HubHome.KEPT, HubHome.TROUBLE])
+    id = serializers.CharField(source="hub_id")
+    sha = serializers.CharField()
+    url = serializers.CharField()
+    reason = serializers.CharField()
+
+
 class LoraModulePageSerializer(LoraModuleSerializer):
     """One module with everything that its page shows."""
 
+    has_access = serializers.SerializerMethodField(
+        help_text="Whether its files are for you. POST to the page's address + /ask-access asks."
+    )
     checks = serializers.SerializerMethodField()
     files = serializers.SerializerMethodField()
+    hub = serializers.SerializerMethodField()
 
     class Meta(LoraModuleSerializer.Meta):
         fields = [
             *LoraModuleSerializer.Meta.fields, "not_composable", "variant", "tensors_sha256",
-            "checks", "files",
+            "has_access", "checks", "files", "hub",
         ]  # fmt: skip
         read_only_fields = fields
+
+    def get_has_access(self, module: LoraModule) -> bool:
+        return gate.may_read(module.repo, self.context["request"].user)
 
     @extend_schema_field(CheckSerializer(many=True))
     def get_checks(self, module: LoraModule) -> Any:
         lines = checks_shown(module, self.context["request"].user)
         return CheckSerializer(lines, many=True).data
+
+    @extend_schema_field(OnHubSerializer(allow_null=True))
+    def get_hub(self, module: LoraModule) -> Any:
+        home = keeping.shown_to(module.repo, self.context["request"].user)
+        return OnHubSerializer(home).data if home else None
 
     @extend_schema_field(FileSerializer(many=True))
     def get_files(self, module: LoraModule) -> list[dict[str, Any]]:
@@ -117,6 +147,12 @@ class NewVersionSerializer(Given):
 class NewModuleSerializer(NewVersionSerializer):
     name = serializers.CharField(max_length=96, help_text="The last part of its address.")
     visibility = serializers.ChoiceField(OFFERED, default=Repo.PUBLIC)
+    place = serializers.ChoiceField(
+        keeping.PLACES,
+        required=False,
+        help_text="Where its files are: here, in a repo of the site's organisation on the Hub, "
+        "or in one of your own account there.",
+    )
 
 
 class UploadedSerializer(LoraModulePageSerializer):
@@ -138,6 +174,17 @@ class ModuleChangeSerializer(Given):
         max_length=96, help_text="A new name. The old address leads to the new one."
     )
     visibility = serializers.ChoiceField(OFFERED)
+    place = serializers.ChoiceField(
+        keeping.PLACES,
+        help_text="Where its files are: here, in a repo of the site's organisation on the Hub, "
+        "or in one of your own account there.",
+    )
+    gated = serializers.ChoiceField(
+        [Repo.AUTO, Repo.MANUAL],
+        allow_blank=True,
+        help_text="Whoever wants its files must ask: auto lets them in at once, manual when you "
+        "say so. Empty: nobody needs to ask.",
+    )
     description = serializers.CharField(max_length=300, allow_blank=True, help_text="In one line.")
     tags = serializers.ListField(child=serializers.CharField(max_length=60))
     task = serializers.CharField(max_length=60, allow_blank=True)

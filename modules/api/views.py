@@ -13,6 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from modules.api import collections as collections_api
+from modules.api import job_files
 from modules.api.authors import ChangesModules, CreatesModules, Liked, Versions, page, visible
 from modules.api.pages import KeysetPagination
 from modules.api.serializers import (
@@ -50,6 +51,9 @@ FILTERS = [
     ),
     OpenApiParameter("licence", OpenApiTypes.STR, description="An SPDX identifier."),
     OpenApiParameter("language", OpenApiTypes.STR),
+    OpenApiParameter(
+        "gated", OpenApiTypes.BOOL, description="Only modules that are gated, or that are not."
+    ),
     OpenApiParameter("tag", OpenApiTypes.STR, many=True, description="Every one of these."),
     OpenApiParameter("target", OpenApiTypes.STR, many=True, description="Target modules."),
     OpenApiParameter(
@@ -131,4 +135,5 @@ urlpatterns = [
     path("tags/", TagList.as_view(), name="api-tags"),
     path("base-models/", BaseModelList.as_view(), name="api-base-models"),
     *collections_api.urlpatterns,
+    *job_files.urlpatterns,
 ]

@@ -39,7 +39,7 @@ def keep_base_model(
         Ref.objects.update_or_create(
             repo=repo, kind=Ref.TAG, name=revision, defaults={"commit": made}
         )
-    return _write_base_model(
+    return write_base_model(
         str(repo), facts, aliases, repo=repo, source=BaseModel.SITE, revision=revision or made.sha,
         folder="", summary=summary,
     )  # fmt: skip
@@ -55,20 +55,20 @@ def point_to_base_model(
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         revision.update(f"{digest}  {path.relative_to(folder).as_posix()}\n".encode())
-    return _write_base_model(
+    return write_base_model(
         name, read_base_model(folder), aliases, repo=None, source=BaseModel.FOLDER,
         revision=revision.hexdigest()[:40], folder=str(folder), summary=summary,
     )  # fmt: skip
 
 
-def _write_base_model(
+def write_base_model(
     name: str, facts: dict[str, Any], aliases: Iterable[str], **fields: Any
 ) -> BaseModel:
+    """Its row, new or as it is now; modules that came before it are checked against it."""
     lowered = sorted({alias.strip().lower() for alias in aliases if alias.strip()})
     base_model, _ = BaseModel.objects.update_or_create(
-        name=name, defaults={**facts, **fields, "aliases": lowered}
+        name=name, defaults={"files": {}, **facts, **fields, "aliases": lowered}
     )
-    # Modules that came before their base model are found now, and checked against it.
     waiting = LoraModule.objects.filter(base_model=None).select_related("commit", "repo__owner")
     for module in waiting.by_base_name([name, *lowered]):
         recheck(module)
@@ -92,12 +92,22 @@ def read_base_model(folder: Path) -> dict[str, Any]:
     tensors = {name: info.shape for path in weights for name, info in read_header(path).items()}
     with (folder / "tokenizer.json").open("rb") as file:
         tokenizer = hashlib.file_digest(file, "sha256").hexdigest()
+    return facts_of(config, _json(folder / "tokenizer_config.json"), tokenizer, tensors)
+
+
+def facts_of(
+    config: Mapping[str, Any],
+    tokenizer_config: Mapping[str, Any],
+    tokenizer_sha256: str,
+    tensors: Mapping[str, tuple[int, ...]],
+) -> dict[str, Any]:
+    """The columns of a base model that its files say, the weights by their shapes alone."""
     return {
-        "config": config,
-        "tokenizer_sha256": tokenizer,
+        "config": dict(config),
+        "tokenizer_sha256": tokenizer_sha256,
         "parameters": sum(math.prod(shape) for shape in tensors.values()),
         "is_encoder_decoder": bool(config.get("is_encoder_decoder")),
-        "max_tokens": _max_tokens(config, _json(folder / "tokenizer_config.json")),
+        "max_tokens": _max_tokens(config, tokenizer_config),
         "layers": {
             name.removesuffix(".weight"): list(shape)
             for name, shape in tensors.items()

@@ -17,7 +17,8 @@ from modules.checks import quick
 from modules.checks.quick import Found
 from modules.finding import tags
 from modules.models import BaseModel, LoraModule, Repo
-from modules.storage import local
+from modules.on_hub import keeping
+from modules.storage import bytes_back
 
 if TYPE_CHECKING:
     from modules.querysets import Visitor
@@ -60,7 +61,8 @@ def check(module: LoraModule) -> None:
     """The full check in this very process, for operators' own files: ready, or rejected."""
     from modules.checks import full  # numpy: the web process has no need of it
 
-    apply_checks(module, run_checks(module, full.check))
+    folder = bytes_back.materialise(module.commit)
+    apply_checks(module, run_checks(module, full.check, folder), folder)
 
 
 def check_again(repo: Repo, author: User | None) -> None:
@@ -90,19 +92,19 @@ def _start(module: LoraModule) -> None:
     update_listed(module)
 
 
-def run_checks(module: LoraModule, how: Checker) -> Found:
-    """Read everything there is to read; writes nothing."""
+def run_checks(module: LoraModule, how: Checker, folder: Path) -> Found:
+    """Read everything there is to read in the folder of its files; writes nothing."""
     base = BaseShapes.of(module.base_model) if module.base_model else None
-    return how(local.materialise(module.commit), base, module.base_model_name)
+    return how(folder, base, module.base_model_name)
 
 
-def apply_checks(module: LoraModule, found: Found) -> None:
+def apply_checks(module: LoraModule, found: Found, folder: Path) -> None:
     """Write down what was found, and what config and header say by today's rules."""
     facts: dict[str, Any] = {"tensors_sha256": found.tensors_sha256}
     lines = [check.to_json() for check in found.checks]
     failed = [check.detail for check in found.checks if check.state == quick.FAILED]
     if not failed:
-        reading = _reading(module)
+        reading = quick.read(folder / CONFIG_NAME, folder / WEIGHTS_NAME)
         facts |= facts_of(reading)
         if module.base_model is None:
             hint = matching.suggestion(reading.facts.layers)
@@ -136,11 +138,6 @@ def unfinished() -> QuerySet[LoraModule]:
     """Whose last check died, whatever an earlier one found."""
     noted = Q(checks__contains=[{"name": UNFINISHED}])
     return LoraModule.objects.filter(noted | DIED)
-
-
-def _reading(module: LoraModule) -> quick.Reading:
-    files = dict(module.commit.files.values_list("path", "blob_id"))
-    return quick.read(local.local_path(files[CONFIG_NAME]), local.local_path(files[WEIGHTS_NAME]))
 
 
 def twins(module: LoraModule, user: Visitor) -> QuerySet[LoraModule]:
@@ -181,9 +178,12 @@ def sees_reasons(module: LoraModule, user: Visitor) -> bool:
 
 
 def update_listed(module: LoraModule) -> None:
-    """Call it after every change of a module's status, or of its repo's visibility or hiding."""
+    """Call it after every change of a module's status, or of its repo's visibility or hiding: lists
+    and the Hub, where it is kept there, show another thing then."""
     public = Repo.objects.filter(pk=OuterRef("repo_id"), visibility=Repo.PUBLIC, hidden_at=None)
     shown = When(~Q(status=LoraModule.REJECTED) & Exists(public), then=True)
     LoraModule.objects.filter(pk=module.pk).update(is_listed=Case(shown, default=False))
     module.refresh_from_db(fields=["is_listed"])
     tags.recount(module.tags.all())
+    if module.is_ready:
+        keeping.ask(module.repo)

@@ -27,6 +27,7 @@ SIZES = {
     "1": "under 1 MB", "2": "1 to 10 MB", "3": "10 to 100 MB", "4": "100 MB to 1 GB",
     "5": "over 1 GB",
 }  # fmt: skip
+GATED = {"true": "gated", "false": "not gated"}
 # In the order of the page: title, its term, how many values are shown.
 FACETS = {
     "base_model": ("Base model", "base model", 10),
@@ -103,7 +104,8 @@ class Counts:
 def count(form: ModuleFilterForm, found: Found) -> Counts:
     words = form.words
     kept = None
-    if not form.has_words and not form.cleaned_data["owner"] and len(words) < 2:
+    others = form.cleaned_data["owner"] or form.cleaned_data["gated"]
+    if not form.has_words and not others and len(words) < 2:
         kept = FacetCounts.objects.order_by("pk").first()
         if kept is not None and kept.modules > COUNTED and not words:
             return Counts(kept.counts, kept.modules)
@@ -168,7 +170,8 @@ def facets(form: ModuleFilterForm, counts: Counts) -> list[Facet]:
 
 
 def label(name: str, value: str) -> str:
-    return SIZES.get(value, value) if name == "size" else value
+    words = {"size": SIZES, "gated": GATED}.get(name, {})
+    return words.get(value, value)
 
 
 def _only(form: ModuleFilterForm, counts: Counts) -> Facet:

@@ -35,7 +35,7 @@ ORDERS = {
 SEVERAL = ("tag", "target")  # a module can have several of these, and all can be asked for
 FILTERS = (
     "base_model", "composable_with", "checked", "task", "r", "size", "tag", "target", "licence",
-    "language", "owner",
+    "language", "gated", "owner",
 )  # fmt: skip
 EXACT = ("base_model", "target")  # the others are kept in small letters
 
@@ -68,6 +68,7 @@ class ModuleFilterForm(forms.Form):
     size = forms.ChoiceField(required=False, choices=list(facets.SIZES.items()))
     licence = forms.CharField(required=False, max_length=60)
     language = forms.CharField(required=False, max_length=40)
+    gated = forms.ChoiceField(required=False, choices=list(facets.GATED.items()))
     tag = NamesField(required=False)
     target = NamesField(required=False)
     sort = forms.ChoiceField(required=False, choices=list(SORTS.items()))
@@ -113,7 +114,8 @@ class ModuleFilterForm(forms.Form):
     def narrow(self, modules: LoraModuleQuerySet) -> LoraModuleQuerySet:
         """These modules, as far as the filters let them through."""
         found = modules.with_facets(*self.words)
-        owner = self.cleaned_data["owner"]
+        owner, gated = self.cleaned_data["owner"], self.cleaned_data["gated"]
+        found = found.gated(gated == "true") if gated else found
         return found.of_owner(owner) if owner else found
 
     def chosen(self, name: str) -> list[str]:

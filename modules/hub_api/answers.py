@@ -24,7 +24,10 @@ from composer.engine.errors import CommonsError
 from hub_site.accounts import tokens
 from hub_site.accounts.models import AccessToken, User
 from hub_site.errors import status_of
+from hub_site.jobs import job_tokens
+from modules.hub_api.job_reader import JobReader
 from modules.models import Commit, Repo
+from modules.repos import gate
 
 if TYPE_CHECKING:
     from modules.querysets import Visitor
@@ -67,9 +70,12 @@ def not_offered(what: str) -> HubError:
     return HubError(501, f"LoRA Commons does not offer {what}.")
 
 
-def hub_view(*methods: str, is_public: bool = False) -> Callable[[View[P]], View[P]]:
+def hub_view(
+    *methods: str, is_public: bool = False, for_jobs: bool = False
+) -> Callable[[View[P]], View[P]]:
     """A view of the protocol: these methods, errors as clients expect them, no cookie. A public
-    one looks at no token, because what it needs stands elsewhere in the request."""
+    one looks at no token, because what it needs stands elsewhere in the request. A job's token is
+    taken only where its worker has something to fetch."""
 
     def decorate(view: View[P]) -> View[P]:
         @csrf_exempt
@@ -79,6 +85,8 @@ def hub_view(*methods: str, is_public: bool = False) -> Callable[[View[P]], View
                 if request.method not in methods:
                     raise HubError(405, f"{request.method} is not possible here.")
                 request.user = AnonymousUser() if is_public else visitor(request)
+                if not for_jobs:
+                    refuse_jobs(request.user)
                 return view(request, *args, **kwargs)
             except CommonsError as error:
                 return told(error)
@@ -110,6 +118,8 @@ def visitor(request: HttpRequest) -> Any:
     sent = tokens.sent_with(request)
     if sent is None:
         return AnonymousUser()
+    if job := job_tokens.find(sent):
+        return JobReader(job)
     token = tokens.find(sent)
     if token is None:
         # The words that clients know: with others they would say that the repo is missing.
@@ -117,6 +127,11 @@ def visitor(request: HttpRequest) -> Any:
         raise error
     token.user.hub_token = token
     return token.user
+
+
+def refuse_jobs(user: Visitor) -> None:
+    if isinstance(user, JobReader):
+        raise HubError(403, "A job's token fetches the files of its job, and does nothing else")
 
 
 def signed_in(request: HttpRequest) -> User:
@@ -139,10 +154,20 @@ def writer(request: HttpRequest) -> User:
 
 
 def find_repo(user: Visitor, owner: str, name: str) -> Repo:
-    repo = Repo.objects.visible_to(user).named(owner, name).first()
+    repos = user.repos() if isinstance(user, JobReader) else Repo.objects.visible_to(user)
+    repo = repos.named(owner, name).first()
     if repo is None:
         raise repo_not_found(f"{owner}/{name}")
     return repo
+
+
+def refuse_gated(request: HttpRequest, repo: Repo, user: Visitor) -> None:
+    """Before the bytes of a repo are handed out, and before it is said whether they are there. What
+    a job may have of gated repos is decided where its kind says what it reads."""
+    if not isinstance(user, JobReader) and not gate.may_read(repo, user):
+        address = request.build_absolute_uri(repo.get_absolute_url())
+        status = 403 if user.is_authenticated else 401
+        raise HubError(status, gate.why_not(repo, user, address), "GatedRepo")
 
 
 def own_repo(request: HttpRequest, owner: str, name: str) -> tuple[User, Repo]:
@@ -154,10 +179,25 @@ def own_repo(request: HttpRequest, owner: str, name: str) -> tuple[User, Repo]:
     return user, repo
 
 
-def find_commit(repo: Repo, revision: str) -> Commit | None:
+def find_commit(repo: Repo, revision: str, user: Visitor | None = None) -> Commit | None:
     """The commit that a revision names; None for what an empty repo shows."""
     commit = repo.at_revision(revision)
+    if isinstance(user, JobReader):
+        return _pinned(repo, commit, revision, user)
     if commit is None and not (revision in (MAIN, EMPTY) and not repo.commits.exists()):
+        raise revision_not_found(repo, revision)
+    return commit
+
+
+def newest(repo: Repo, user: Visitor) -> Commit | None:
+    """What the repo shows to whom nothing else is said."""
+    head = repo.head()
+    return _pinned(repo, head, MAIN, user) if isinstance(user, JobReader) else head
+
+
+def _pinned(repo: Repo, commit: Commit | None, revision: str, user: JobReader) -> Commit:
+    """A job reads the commits that it pins, and no others of their repos."""
+    if commit is None or not user.may_read(commit):
         raise revision_not_found(repo, revision)
     return commit
 

@@ -54,6 +54,8 @@ def models(request: HttpRequest) -> HttpResponseBase:
     wanted["owner"] = request.GET.get("author", "")
     wanted["sort"] = SORTS.get(sort, "")
     wanted["task"] = request.GET.get("pipeline_tag", "")
+    if "gated" in request.GET:
+        wanted["gated"] = "true" if is_true(request.GET["gated"]) else "false"
     for tag in asked(request, "filter"):
         for one in tag.split(","):
             _add_filter(wanted, one.strip())
@@ -124,13 +126,13 @@ def shown(
         "lastModified": iso(commit.created_at if commit else repo.created_at),
         "createdAt": iso(repo.created_at),
         "private": repo.is_private,
-        "gated": False,
+        "gated": repo.gated or False,
         "disabled": repo.is_hidden,
         "downloads": module.downloads if module else repo.downloads,
         "downloadsAllTime": module.downloads if module else repo.downloads,
         "likes": module.likes if module else 0,
         "trendingScore": round(module.trending) if module else 0,
-        "library_name": "peft" if repo.kind == Repo.LORA else "transformers",
+        "library_name": _library(repo, module),
         "pipeline_tag": _pipeline(module),
         "tags": _tags(repo, module),
     }
@@ -172,6 +174,12 @@ def _tags(repo: Repo, module: LoraModule | None) -> list[str]:
     found += [f"license:{module.licence}"] * bool(module.licence)
     found += [word for word in module.language.split(", ") if word]
     return list(dict.fromkeys(found))
+
+
+def _library(repo: Repo, module: LoraModule | None) -> str | None:
+    if repo.kind == Repo.BASE:
+        return "transformers"
+    return "peft" if module else None  # files that are no adapter, or none yet
 
 
 def _pipeline(module: LoraModule | None) -> str | None:

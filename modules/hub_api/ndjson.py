@@ -36,10 +36,14 @@ class BadBody(HubError):
 
 
 def lines(
-    read: Callable[[int], bytes], new_file: Callable[[], IO[bytes]], limit: int
+    read: Callable[[int], bytes],
+    new_file: Callable[[], IO[bytes]],
+    limit: int,
+    announced: int | None = None,
 ) -> Iterator[Line]:
-    """Each line with its file. `limit` bounds the bytes of all files together."""
-    source = _Source(read)
+    """Each line with its file. `limit` bounds the bytes of all files together; `announced` is how
+    long the body should be, because one that ends between two lines looks whole."""
+    source = _Source(read, announced)
     left = limit
     while not source.is_at_end():
         rest, content = bytearray(), None
@@ -72,8 +76,9 @@ def _parsed(rest: bytes, content: IO[bytes] | None) -> Line:
 class _Source:
     """The request's stream with what was read too far."""
 
-    def __init__(self, read: Callable[[int], bytes]) -> None:
+    def __init__(self, read: Callable[[int], bytes], announced: int | None) -> None:
         self._read, self._held, self._ended = read, b"", False
+        self._announced, self._came = announced, 0
 
     def is_at_end(self) -> bool:
         return not self._held and not self._more()
@@ -140,4 +145,7 @@ class _Source:
             raise BadBody("the connection broke") from error
         self._ended = not chunk
         self._held += chunk
+        self._came += len(chunk)
+        if self._ended and self._announced is not None and self._came < self._announced:
+            raise BadBody("the connection broke")
         return bool(chunk)

@@ -19,8 +19,11 @@ from modules.hub_api.answers import (
     hub_view,
     is_true,
     iso,
+    newest,
     not_offered,
     number,
+    own_repo,
+    refuse_gated,
     repo_not_found,
     signed_in,
     split_revision,
@@ -65,10 +68,11 @@ def whoami(request: HttpRequest) -> HttpResponseBase:
     )
 
 
-@hub_view("GET", "HEAD")
+@hub_view("GET", "HEAD", for_jobs=True)
 def model_info(request: HttpRequest, owner: str, name: str, revision: str = "") -> HttpResponseBase:
     repo = find_repo(request.user, owner, name)
-    commit = find_commit(repo, revision) if revision else repo.head()
+    user = request.user
+    commit = find_commit(repo, revision, user) if revision else newest(repo, user)
     expand = asked(request, "expand")
     found = listing.shown(
         repo,
@@ -83,12 +87,12 @@ def model_info(request: HttpRequest, owner: str, name: str, revision: str = "") 
     return JsonResponse(found)
 
 
-@hub_view("GET")
+@hub_view("GET", for_jobs=True)
 def tree(request: HttpRequest, owner: str, name: str, rest: str) -> HttpResponseBase:
     """One folder, or all below it (`recursive`). Folders stand beside what is in them."""
     repo = find_repo(request.user, owner, name)
     revision, folder = split_revision(repo, rest)
-    commit = find_commit(repo, revision)
+    commit = find_commit(repo, revision, request.user)
     is_deep = is_true(request.GET.get("recursive", ""))
     is_expanded = is_true(request.GET.get("expand", ""))
     entries = _entries(commit, folder.strip("/"), is_deep)
@@ -163,7 +167,11 @@ def commits(request: HttpRequest, owner: str, name: str, revision: str) -> HttpR
 
 @hub_view("GET")
 def auth_check(request: HttpRequest, owner: str, name: str, what: str = "") -> HttpResponseBase:
-    find_repo(request.user, owner, name)
+    """May the caller have the files (or, at `/write`, change them)?"""
+    repo = find_repo(request.user, owner, name)
+    refuse_gated(request, repo, request.user)
+    if what == "write":
+        own_repo(request, owner, name)
     return HttpResponse()
 
 
@@ -180,7 +188,7 @@ def validate_yaml(request: HttpRequest) -> HttpResponseBase:
 
 
 @hub_view("GET", "POST", "PUT", "HEAD")
-def noise(request: HttpRequest) -> HttpResponseBase:
+def noise(request: HttpRequest, rest: str = "") -> HttpResponseBase:
     """What clients ask on the side and can do without."""
     return JsonResponse({})
 
@@ -189,7 +197,7 @@ def noise(request: HttpRequest) -> HttpResponseBase:
 def nothing_here(request: HttpRequest, rest: str = "") -> HttpResponseBase:
     """Any other address of the Hub's: never a page, whatever the client asked for."""
     first, _, more = rest.partition("/")
-    if first in ("models", "datasets", "spaces", "kernels"):
+    if more and first in ("models", "datasets", "spaces", "kernels"):
         words = more.split("/")
         if first != "models" or len(words) < 3 or words[1] in OF_A_REPO:
             raise repo_not_found("/".join(w for w in words[:2] if w not in OF_A_REPO))

@@ -2,10 +2,11 @@
 
 from django.urls import path, re_path
 
-from modules.hub_api import lfs, listing, pages, read, write, xet
+from modules.hub_api import access, lfs, listing, pages, read, write, xet
 
 REPO = "<owner:owner>/<repo:name>"
 MODEL = f"api/models/{REPO}"
+ACCESS = f"{MODEL}/user-access-request"
 urlpatterns = [
     path("api/whoami-v2", read.whoami),
     path("api/validate-yaml", read.validate_yaml),
@@ -25,6 +26,10 @@ urlpatterns = [
     path(f"{MODEL}/auth-check", read.auth_check, name="hub_auth_check"),
     path(f"{MODEL}/auth-check/<str:what>", read.auth_check, name="hub_auth_check_for"),
     path(f"{MODEL}/settings", write.repo_settings, name="hub_settings"),
+    path(f"{ACCESS}/handle", access.handle, name="hub_access_handle"),
+    path(f"{ACCESS}/grant", access.grant, name="hub_access_grant"),
+    path(f"{ACCESS}/cancel", access.cancel, name="hub_access_cancel"),
+    path(f"{ACCESS}/<str:state>", access.requests, name="hub_access_requests"),
     path(f"{MODEL}/branch/<path:ref>", write.branch, name="hub_branch"),
     path(f"{MODEL}/tag/<path:ref>", write.tag, name="hub_tag"),
     path(f"{MODEL}/preupload/<path:revision>", write.preupload, name="hub_preupload"),

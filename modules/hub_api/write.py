@@ -29,7 +29,7 @@ from modules.hub_api.answers import (
 )
 from modules.locks import hold_repo
 from modules.models import Blob, Commit, Ref, Repo
-from modules.repos import ownership
+from modules.repos import gate, ownership
 from modules.upload import intake
 from modules.upload.receiving import nameless
 
@@ -84,12 +84,19 @@ def move_repo(request: HttpRequest) -> HttpResponseBase:
 def repo_settings(request: HttpRequest, owner: str, name: str) -> HttpResponseBase:
     _, repo = own_repo(request, owner, name)
     given = body(request)
-    visibility = _visibility(given)
-    if is_true(given.get("gated", False)) or given.get("gated") in ("auto", "manual"):
-        raise not_offered("gated repos; a repo is public or private")
-    if visibility:
-        ownership.set_visibility(repo, visibility)
-    return JsonResponse({"private": repo.is_private, "visibility": repo.visibility, "gated": False})
+    visibility, gated = _visibility(given), _gated(given)
+    with transaction.atomic():
+        if gated is not None:  # first: a repo that is shown at the same time is shown gated
+            gate.set_gate(repo, gated)
+        if visibility:
+            ownership.set_visibility(repo, visibility)
+    return JsonResponse(
+        {
+            "private": repo.is_private,
+            "visibility": repo.visibility,
+            "gated": repo.gated or False,
+        }
+    )
 
 
 # --- branches and tags -------------------------------------------------------------------------
@@ -180,8 +187,9 @@ def commit(request: HttpRequest, owner: str, name: str, revision: str) -> HttpRe
     head = _branch_head(repo, revision)
     intake.check(user)
     change = _Change()
+    announced = int(request.META.get("CONTENT_LENGTH") or 0)
     try:
-        for line in ndjson.lines(request.read, nameless, settings.MAX_MODULE_BYTES):
+        for line in ndjson.lines(request.read, nameless, settings.MAX_MODULE_BYTES, announced):
             change.add(line, user, repo, head)
         made = _commit(repo, user, change, revision, head)
     finally:
@@ -242,8 +250,9 @@ class _Change:
 
 def _commit(repo: Repo, user: User, change: _Change, branch: str, head: Commit | None) -> Commit:
     parent = change.parent
-    if parent is not None and head is not None and head.sha.startswith(parent.lower()):
-        parent = head.sha  # clients may cut it short
+    for known in (head, head.parent if head else None):
+        if parent is not None and known is not None and known.sha.startswith(parent.lower()):
+            parent = known.sha  # clients may cut it short
     try:
         return services.commit(
             repo=repo,
@@ -260,13 +269,16 @@ def _commit(repo: Repo, user: User, change: _Change, branch: str, head: Commit |
 
 
 def _inside(repo: Repo, head: Commit | None, path: str, *, is_folder: bool) -> Iterable[str]:
+    """The files to delete. What the newest version no longer has, the one before may have had: a
+    change sent again deletes the same files, and the service knows it by that."""
     path = path.strip("/") if is_folder else path
-    every = head.files.values_list("path", flat=True) if head else []
     start = f"{path}/" if path else ""
-    found = [one for one in every if (one.startswith(start) if is_folder else one == path)]
-    if not found:
-        raise entry_not_found(repo, path, head)
-    return found
+    for commit in (head, head.parent if head else None):
+        every = commit.files.values_list("path", flat=True) if commit else []
+        found = [one for one in every if (one.startswith(start) if is_folder else one == path)]
+        if found:
+            return found
+    raise entry_not_found(repo, path, head)
 
 
 def _blob(user: User, repo: Repo, path: str, value: dict[str, Any]) -> Blob:
@@ -316,6 +328,16 @@ def _visibility(given: dict[str, Any]) -> str | None:
     if wanted not in (None, Repo.PUBLIC, Repo.PRIVATE):
         raise HubError(400, f"visibility must be public or private; {str(wanted)[:40]!r} is not")
     return wanted
+
+
+def _gated(given: dict[str, Any]) -> str | None:
+    """None when nothing was said; False opens the gate."""
+    wanted = given.get("gated")
+    if wanted is None or wanted is False:
+        return None if wanted is None else gate.OPEN
+    if wanted not in (Repo.AUTO, Repo.MANUAL):
+        raise HubError(400, f"gated must be auto, manual or false; {str(wanted)[:40]!r} is not")
+    return str(wanted)
 
 
 def _id(owner: str, given: dict[str, Any]) -> tuple[str, str]:

@@ -12,8 +12,8 @@ from django.utils import timezone
 from composer.engine.errors import CommonsError
 from hub_site.accounts.models import Namespace
 from modules.importing import asking
-from modules.importing.accounts import token_for
 from modules.models import HubOrigin, Import
+from modules.on_hub.accounts import token_for
 from modules.storage.hub import Hub, HubFault
 
 EVERY = timedelta(days=1)

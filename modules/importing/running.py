@@ -17,10 +17,10 @@ from hub_site.jobs import queue
 from hub_site.jobs.models import Job
 from hub_site.jobs.worker import Lease
 from modules.importing import importing, patience
-from modules.importing.accounts import token_for
 from modules.importing.addresses import Address
 from modules.importing.importing import Done, Plan
 from modules.models import Import
+from modules.on_hub.accounts import token_for
 from modules.storage.hub import Hub, HubFault
 
 JUST_NOW = timedelta(minutes=10)

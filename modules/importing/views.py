@@ -24,9 +24,9 @@ from hub_site.errors import status_of
 from hub_site.jobs.models import Worker
 from hub_site.pages import page_or_part, part_id
 from modules.importing import addresses, asking, presets
-from modules.importing.accounts import token_for
 from modules.importing.forms import FindForm, ImportForm, as_lines
 from modules.models import HubOrigin, Import, Repo
+from modules.on_hub.accounts import token_for
 from modules.storage.hub import Hub
 from modules.upload import intake
 

@@ -11,7 +11,7 @@ class Migration(migrations.Migration):
     dependencies = [
         ('accounts', '0003_limits_shared'),
         ('jobs', '0002_scheduled_jobs'),
-        ('modules', '0007_upload_tickets'),
+        ('modules', '0008_gated'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

@@ -8,6 +8,8 @@ from modules.models.community import (
     ModerationEvent,
     Report,
 )
+from modules.models.gate import AccessRequest
+from modules.models.hub import BlobOnHub, HubAccount, HubHome, ModuleOnHub
 from modules.models.imports import HubOrigin, Import
 from modules.models.library import BaseModel, FacetCounts, LoraModule, Tag, TagAlias
 from modules.models.repos import (
@@ -22,8 +24,10 @@ from modules.models.repos import (
 )
 
 __all__ = [
+    "AccessRequest",
     "BaseModel",
     "Blob",
+    "BlobOnHub",
     "Collection",
     "CollectionItem",
     "Commit",
@@ -31,11 +35,14 @@ __all__ = [
     "Download",
     "FacetCounts",
     "Grant",
+    "HubAccount",
+    "HubHome",
     "HubOrigin",
     "Import",
     "Like",
     "LoraModule",
     "ModerationEvent",
+    "ModuleOnHub",
     "OldAddress",
     "Ref",
     "Repo",

@@ -32,6 +32,8 @@ class BaseModel(models.Model):
         Repo, models.PROTECT, null=True, blank=True, related_name="base_model"
     )
     folder = models.CharField(max_length=500, blank=True)
+    # {path: sha256} of what workers fetch, where the Hub keeps it.
+    files = models.JSONField(default=dict, blank=True)
     aliases = models.JSONField(default=list, blank=True)
     config = models.JSONField(default=dict, blank=True)
     tokenizer_sha256 = models.CharField(max_length=64, blank=True)

@@ -14,6 +14,7 @@ class Repo(models.Model):
 
     LORA, BASE = "lora", "base"
     PUBLIC, LINK, PRIVATE = "public", "link", "private"
+    AUTO, MANUAL = "auto", "manual"
 
     owner = models.ForeignKey(Namespace, models.CASCADE, related_name="repos")
     name = models.CharField(max_length=96)
@@ -25,6 +26,10 @@ class Repo(models.Model):
         default=PUBLIC,
     )
     link_key = models.CharField(max_length=43, blank=True)
+    # Everybody sees a gated repo; its bytes are for whoever was let in (see `repos/gate.py`).
+    gated = models.CharField(
+        max_length=6, choices=[(AUTO, "at once"), (MANUAL, "by its owner")], blank=True
+    )
     # A moderator took it from everybody's sight but the owner's.
     hidden_at = models.DateTimeField(null=True, blank=True)
     hidden_reason = models.CharField(max_length=500, blank=True)
@@ -36,7 +41,10 @@ class Repo(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint("owner", Lower("name"), name="repo_name_ci")]
-        indexes = [models.Index(Lower("name"), "id", name="repo_by_name")]
+        indexes = [
+            models.Index(Lower("name"), "id", name="repo_by_name"),
+            models.Index(fields=["id"], condition=~models.Q(gated=""), name="repo_gated"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.owner.name}/{self.name}"
@@ -47,6 +55,11 @@ class Repo(models.Model):
     @property
     def is_private(self) -> bool:
         return self.visibility == self.PRIVATE
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether a program must say who asks before it may have the files."""
+        return self.is_private or bool(self.gated)
 
     @property
     def is_hidden(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from modules.models import Commit, CommitFile
-from modules.storage import local
+from modules.storage import bytes_back
 
 
 class _Sink(io.RawIOBase):
@@ -43,7 +43,7 @@ def _zipped(files: Iterable[CommitFile], when: Any) -> Iterator[bytes]:
             info.external_attr = 0o644 << 16
             large = file.blob.size >= zipfile.ZIP64_LIMIT // 2
             with archive.open(info, "w", force_zip64=large) as entry:
-                for chunk in local.open(file.blob_id):
+                for chunk in bytes_back.chunks(file.blob_id):
                     entry.write(chunk)
                     yield sink.take()
     yield sink.take()

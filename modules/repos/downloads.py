@@ -13,6 +13,7 @@ from django.http import (
     HttpRequest,
     HttpResponse,
     HttpResponseBase,
+    HttpResponseRedirect,
     StreamingHttpResponse,
 )
 from django.utils.http import content_disposition_header
@@ -20,11 +21,14 @@ from django.views.decorators.http import require_safe
 
 from composer.engine.errors import CommonsError
 from hub_site.accounts import tokens
+from hub_site.addresses import address_of
 from modules.community import counting
 from modules.hub_api import answers, files
+from modules.hub_api.job_reader import JobReader
 from modules.models import CommitFile, Repo
 from modules.repos import archive as zips
-from modules.storage import local
+from modules.repos import gate
+from modules.storage import bytes_back
 
 if TYPE_CHECKING:
     from modules.querysets import Visitor
@@ -57,12 +61,15 @@ def _told_to_programs(view: Callable[..., HttpResponseBase]) -> Callable[..., Ht
 def resolve(request: HttpRequest, user: Visitor, repo: Repo, rest: str) -> HttpResponseBase:
     """`resolve/{revision}/{path}`: a branch's name may hold slashes, so known names go first."""
     revision, path = answers.split_revision(repo, rest)
-    commit = answers.find_commit(repo, revision)
+    if path not in gate.OPEN_FILES:
+        answers.refuse_gated(request, repo, user)
+    commit = answers.find_commit(repo, revision, user)
     files_here = commit.files.select_related("blob") if commit else CommitFile.objects.none()
     file = files_here.filter(path=path.replace("\0", "")).first()
     if commit is None or file is None:
         raise answers.entry_not_found(repo, path, commit)
-    answer = _answer(request, user, file)
+    address = bytes_back.address_of(file.blob_id)
+    answer = _led_on(request, user, file, address) if address else _answer(request, user, file)
     answer["X-Repo-Commit"] = answers.told_as(commit, revision)
     answer["X-Linked-ETag"] = answer["ETag"]
     answer["X-Linked-Size"] = str(file.blob.size)
@@ -73,6 +80,8 @@ def resolve(request: HttpRequest, user: Visitor, repo: Repo, rest: str) -> HttpR
 @_told_to_programs
 def archive(request: HttpRequest, user: Visitor, repo: Repo) -> HttpResponseBase:
     """All files of a version, `?revision=…` or the newest."""
+    answers.refuse_jobs(user)
+    answers.refuse_gated(request, repo, user)
     commit = answers.find_commit(repo, request.GET.get("revision") or answers.MAIN)
     if commit is None:
         raise answers.revision_not_found(repo, answers.MAIN)
@@ -98,6 +107,17 @@ def _or_cut(chunks: Iterable[bytes], repo: Repo) -> Iterator[bytes]:
         raise ConnectionResetError(errno.ECONNRESET, "the download broke off") from None
 
 
+def _led_on(
+    request: HttpRequest, user: Visitor, file: CommitFile, address: str
+) -> HttpResponseBase:
+    """The bytes are on the Hub: whoever asks fetches them there, and knows them by our headers."""
+    if request.method == "GET" and _counts(user, file):
+        counting.count_download(file.commit, user, address_of(request))
+    answer = HttpResponseRedirect(address)
+    answer["ETag"] = f'"{files.etag(file.path, file.blob)}"'
+    return answer
+
+
 def _answer(request: HttpRequest, user: Visitor, file: CommitFile) -> HttpResponseBase:
     sha256, size = file.blob_id, file.blob.size
     etag = f'"{files.etag(file.path, file.blob)}"'
@@ -117,8 +137,8 @@ def _answer(request: HttpRequest, user: Visitor, file: CommitFile) -> HttpRespon
         if request.method == "HEAD":
             answer = HttpResponse()
         else:
-            chunks = local.open(sha256, start, end)
-            if not _is_range(wanted) and file.path in COUNTED:
+            chunks = _or_cut(bytes_back.chunks(sha256, start, end), file.commit.repo)
+            if _counts(user, file) and not _is_range(wanted):
                 chunks = counting.when_read(chunks, request, user, file.commit)
             answer = StreamingHttpResponse(chunks)
         answer["Content-Length"] = str(end - start)
@@ -132,6 +152,11 @@ def _answer(request: HttpRequest, user: Visitor, file: CommitFile) -> HttpRespon
     filename = file.path.rpartition("/")[2]
     answer["Content-Disposition"] = content_disposition_header(not is_text, filename) or ""
     return answer
+
+
+def _counts(user: Visitor, file: CommitFile) -> bool:
+    """What a worker fetches for a job is nobody's download."""
+    return file.path in COUNTED and not isinstance(user, JobReader)
 
 
 def _is_range(header: str) -> bool:
@@ -151,7 +176,7 @@ def _range(header: str, size: int) -> tuple[int, int]:
 def _guarded(answer: HttpResponseBase, repo: Repo) -> HttpResponseBase:
     answer["X-Content-Type-Options"] = "nosniff"
     answer["Content-Security-Policy"] = POLICY
-    for_all = not (repo.is_private or repo.is_hidden)
+    for_all = not (repo.needs_token or repo.is_hidden)
     answer["Cache-Control"] = "no-cache" if for_all else "private, no-cache"
     answer["Vary"] = "Authorization, Cookie"
     return answer

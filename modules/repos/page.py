@@ -17,8 +17,16 @@ from modules import cards, services
 from modules.checks import checking
 from modules.community import collections, likes
 from modules.finding import keyset
-from modules.models import BaseModel, CollectionItem, Commit, HubOrigin, LoraModule, Repo
-from modules.repos import snippets
+from modules.models import (
+    BaseModel,
+    CollectionItem,
+    Commit,
+    HubOrigin,
+    LoraModule,
+    Repo,
+)
+from modules.on_hub import keeping
+from modules.repos import gate, snippets
 from modules.repos.similar import similar_to
 from modules.storage import local
 
@@ -47,7 +55,13 @@ def repo(request: HttpRequest, owner: str, name: str) -> HttpResponse:
         "site": site_address(request),
         "is_owner": is_owner,
         "is_insider": is_owner or request.user.is_staff,
+        "has_access": gate.may_read(found, request.user),
     }
+    if found.gated:
+        context |= {
+            "my_request": gate.request_of(found, request.user),
+            "waiting_count": gate.waiting(found) if is_owner else 0,
+        }
     if found.kind == Repo.BASE:
         return _base_model_page(request, found, context)
     return _module_page(request, found, context)
@@ -74,7 +88,15 @@ def _files(found: Repo, commit: Commit | None) -> dict[str, Any]:
     if text is not None:
         card = cards.read(b"".join(local.open(text.blob_id, 0, cards.LIMIT)))
     return {
-        "files": [{"file": file, "blob": file.blob, "url": local.url(file)} for file in files],
+        "files": [
+            {
+                "file": file,
+                "blob": file.blob,
+                "url": local.url(file),
+                "is_open": file.path in gate.OPEN_FILES,
+            }
+            for file in files
+        ],
         "size": sum(file.blob.size for file in files),
         "card": card,
         "versions": found.commits.select_related("author")[:VERSIONS],
@@ -95,6 +117,7 @@ def _module_page(request: HttpRequest, found: Repo, context: dict[str, Any]) -> 
             "checks": checking.checks_shown(module, request.user),
             "snippets": snippets.for_module(module, commit, context["site"]),
             "similar": similar_to(module),
+            "home": keeping.shown_to(found, request.user),
             "likes_it": likes.likes(module, request.user),
             "collected": _collections(module),
             **_origin(found, module),

@@ -65,7 +65,7 @@ def for_module(module: LoraModule, commit: Commit, site: str) -> list[Snippet]:
         base_name=module.base_model_name,
         task_type=module.task_type,
         adapter=f'fetch("{repo}", "{commit.sha}")',
-        private=repo.is_private,
+        needs_token=repo.needs_token,
     )
     found = [Snippet("peft", "PEFT", python(loading))]
     # load_adapter puts LoRA layers in and nothing else: no DoRA, no retrained layers.
@@ -79,7 +79,7 @@ def for_module(module: LoraModule, commit: Commit, site: str) -> list[Snippet]:
 
 def for_base_model(base: BaseModel, repo: Repo, commit: Commit, site: str) -> list[Snippet]:
     loading = Loading(
-        site=site, base=base, fetch_base=(str(repo), commit.sha), private=repo.is_private
+        site=site, base=base, fetch_base=(str(repo), commit.sha), needs_token=repo.needs_token
     )
     return [
         Snippet("transformers", "transformers", python(loading)),
@@ -89,7 +89,7 @@ def for_base_model(base: BaseModel, repo: Repo, commit: Commit, site: str) -> li
 
 def for_shell(repo: Repo, commit: Commit, site: str) -> str:
     """The same download without Python."""
-    token = '-H "Authorization: Bearer $COMMONS_TOKEN" ' if repo.is_private else ""
+    token = '-H "Authorization: Bearer $COMMONS_TOKEN" ' if repo.needs_token else ""
     return (
         f'curl {token}-o {repo.name}.zip "{_zip(site, str(repo), commit.sha)}"\n'
         f"unzip {repo.name}.zip -d {repo.name}"
@@ -111,7 +111,7 @@ class Loading:
     task_type: str = ""
     adapter: str = ""  # a Python expression: where its folder is
     template: str = ""
-    private: bool = False
+    needs_token: bool = False
 
     @property
     def model_class(self) -> str:
@@ -182,9 +182,9 @@ def _head(loading: Loading, imports: Iterable[str], *, fetches: bool) -> str:
     """The imports, and the function `fetch(name, revision)` where something is fetched."""
     if not fetches:
         return "\n".join([*imports, "", ""])
-    token = 'environ["COMMONS_TOKEN"]' if loading.private else "False"
+    token = 'environ["COMMONS_TOKEN"]' if loading.needs_token else "False"
     lines = [
-        *(["from os import environ", ""] if loading.private else []),
+        *(["from os import environ", ""] if loading.needs_token else []),
         "from huggingface_hub import snapshot_download",
         *imports,
         "",
@@ -200,7 +200,7 @@ def _head(loading: Loading, imports: Iterable[str], *, fetches: bool) -> str:
 
 def _hf(repo: Repo, commit: Commit, site: str) -> str:
     lines = [f"export HF_ENDPOINT={shlex.quote(site.rstrip('/'))}"]
-    if repo.is_private:
+    if repo.needs_token:
         lines.append('export HF_TOKEN="$COMMONS_TOKEN"')
     lines.append(f"hf download {repo} --revision {commit.sha} --local-dir {repo.name}")
     return "\n".join(lines)

@@ -7,7 +7,6 @@ words, and with whether trying again can help.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,6 +45,7 @@ ERRORS = (httpx2.HTTPError, httpx2.InvalidURL, OSError, RuntimeError, ValueError
 class HubFault(CommonsError):
     """Something is wrong between us and the Hub. `helps` says that trying again can mend it."""
 
+    status = 503
     helps = False
     wait: float | None = None  # seconds that the Hub asked for
 
@@ -121,7 +121,7 @@ class Hub:
     """The Hub as one account sees it; without a token, as everybody does."""
 
     def __init__(self, token: str = "") -> None:
-        _prepare()
+        prepare()
         self._token: str | bool = token or False
         self._api = HfApi(
             endpoint=settings.HUB_ENDPOINT, token=self._token, library_name="lora-commons"
@@ -158,13 +158,13 @@ class Hub:
         )
 
     def exists(self, repo_id: str) -> bool:
+        """Whether a repo has this very name; one that had it before is no hindrance."""
         try:
-            self.facts(repo_id)
+            return self.facts(repo_id).repo_id.lower() == repo_id.lower()
         except NotOnHub:
             return False
         except GatedOnHub:
             return True
-        return True
 
     def names(
         self, *, author: str = "", search: str = "", limit: int | None = None
@@ -196,6 +196,17 @@ class Hub:
         ):
             hf_raise_for_status(answer)
             yield answer.iter_bytes()
+
+    def address(self, repo_id: str, sha: str, path: str) -> str | None:
+        """Where the Hub leads on for these bytes, for some minutes and without a token; None when
+        it hands them out itself."""
+        url = self.url(repo_id, sha, path)
+        with _faults(f"{repo_id}: {path}"):
+            found = self._api.get_hf_file_metadata(
+                url=url, token=self._token, timeout=settings.HUB_TIMEOUT_SECONDS
+            )
+        there, here = httpx2.URL(found.location), httpx2.URL(url)
+        return None if there.host == here.host and there.port == here.port else found.location
 
     @staticmethod
     def url(repo_id: str, sha: str, path: str) -> str:
@@ -244,34 +255,27 @@ def _content(given: Path | bytes) -> str | bytes:
 
 
 @cache
-def _prepare() -> None:
-    """Once a process: answers that take for ever are given up, no bars and no chatter."""
+def prepare() -> None:
+    """Once a process: answers that take for ever are given up, and no bars on our terminal."""
     disable_progress_bars()
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line a request, signed URLs and all
     set_client_factory(_client)
 
 
 def _client() -> httpx2.Client:
     client = default_client_factory()
-    client.timeout = httpx2.Timeout(settings.HUB_TIMEOUT_SECONDS)
-    client.event_hooks = {
-        "request": [*client.event_hooks["request"], _never_for_ever],
-        "response": [_do_not_wait],
-    }
+    asks = [*client.event_hooks["request"], _do_not_wait_for_ever]
+    client.event_hooks = {"request": asks, "response": [_do_not_wait_as_told]}
     return client
 
 
-def _never_for_ever(request: httpx2.Request) -> None:
-    """The client's own calls say "no timeout" where their caller named none."""
-    most = settings.HUB_TIMEOUT_SECONDS
-    said = request.extensions.get("timeout") or {}
-    names = ("connect", "read", "write", "pool")
-    request.extensions["timeout"] = {
-        name: most if said.get(name) is None else said[name] for name in names
-    }
+def _do_not_wait_for_ever(request: httpx2.Request) -> None:
+    """Some of the client's calls say that they would, so its own timeout is not enough."""
+    said = request.extensions.get("timeout", {})
+    most = dict.fromkeys(("connect", "read", "write", "pool"), settings.HUB_TIMEOUT_SECONDS)
+    request.extensions["timeout"] = most | {n: v for n, v in said.items() if v is not None}
 
 
-def _do_not_wait(response: httpx2.Response) -> None:
+def _do_not_wait_as_told(response: httpx2.Response) -> None:
     """The client would sleep as long as a busy Hub says, and a worker with it."""
     if response.status_code == 429:
         said = response.headers.get("Retry-After", "")
@@ -340,7 +344,7 @@ def _of_answer(error: HfHubHTTPError, what: str) -> HubFault:
         return HubDown(f"{_host()} has trouble of its own (status {status}).")
     if status == 401:
         return BadHubToken(
-            f"{_host()} does not take the token (any longer): it was revoked, or it has expired."
+            f"{_host()} does not take this token: it is mistyped, revoked or has expired."
         )
     if status == 403:
         return NotAllowedOnHub(f"{_host()} does not allow this with {what}: {said}")

@@ -90,9 +90,13 @@ def put(
 
 def put_aside(stream: IO[bytes], path: Path, size: int) -> str:
     """Keep a part of a larger file until all parts are there; exactly `size` bytes."""
+    incoming = (
+        settings.BLOB_DIR / "incoming"
+    )  # half a part is cleared away in a day, like half files
     with told_when_full():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        for folder in (incoming, path.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=incoming, delete=False) as file:
             try:
                 digest, came = _copy(stream, file, size)
                 if came != size:
@@ -172,14 +176,32 @@ def base_folder(base_model: BaseModel) -> Path:
 
 
 def tokenizer_path(base_model: BaseModel) -> Path | None:
-    """The base model's tokenizer.json, where this machine has it."""
+    """The base model's tokenizer.json, where this machine has it. Nothing is fetched for this."""
     if base_model.source == base_model.FOLDER:
         path = Path(base_model.folder) / "tokenizer.json"
-    elif base_model.tokenizer_sha256:
-        path = local_path(base_model.tokenizer_sha256)
-    else:
+    elif not base_model.tokenizer_sha256:
         return None
+    elif base_model.source == base_model.HUB:
+        path = _kept_tokenizer(base_model.tokenizer_sha256)
+    else:
+        path = local_path(base_model.tokenizer_sha256)
     return path if path.is_file() else None
+
+
+def keep_tokenizer(data: bytes) -> str:
+    """Keep the tokenizer of a base model whose other files stay on the Hub; says its hash."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    path = _kept_tokenizer(sha256)
+    with told_when_full():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(data)
+        Path(file.name).replace(path)
+    return sha256
+
+
+def _kept_tokenizer(sha256: str) -> Path:
+    return settings.CACHE_DIR / "tokenizers" / sha256
 
 
 def _copy(stream: IO[bytes], file: IO[bytes], limit: int) -> tuple[str, int]:

@@ -14,18 +14,22 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from django.conf import settings
 from django.db import connection, models, transaction
+from django.db.models import Exists, OuterRef
 
 from composer.engine.errors import CommonsError
-from modules.models import Blob, Commit, Grant
+from modules.models import Blob, BlobOnHub, Commit, CommitFile, Grant, HubHome
 from modules.storage import local
 from modules.upload import intake
 
 # A client remembers for three weeks which xorbs it sent, and does not send them again.
 XORBS_AFTER = timedelta(days=30)
+T = TypeVar("T")
 BATCH = 500
+LEAST_EVICTED = 64 * 1024  # configs and cards are read for every page
 RUN_LOCK = intake.STORE_LOCK + 1
 
 
@@ -36,6 +40,7 @@ class AlreadyPruning(CommonsError):
 @dataclass
 class Pruned:
     blobs: int = 0
+    evicted: int = 0
     size: int = 0
     leftovers: int = 0
     folders: int = 0
@@ -47,6 +52,7 @@ def prune(before: float | None = None) -> Pruned:
     before = time.time() - intake.GRACE.total_seconds() if before is None else before
     found = Pruned()
     with _only_one():
+        _evict(found)
         found.leftovers = _leftovers(settings.BLOB_DIR / "incoming", before)
         for folder in (settings.BLOB_DIR / "xorbs").glob("*"):
             found.leftovers += _leftovers(folder, before - XORBS_AFTER.total_seconds())
@@ -55,6 +61,40 @@ def prune(before: float | None = None) -> Pruned:
             _prune_batch(paths, before, found)
         found.folders = _commit_folders(before)
     return found
+
+
+def _evict(found: Pruned) -> None:
+    """Weights that the Hub keeps for us, and that nobody wanted for some days, need no room here.
+
+    Only what stands in nothing but versions of modules that are kept there, each of which was seen
+    to hold these very bytes.
+    """
+    before = time.time() - timedelta(days=settings.HUB_CACHE_DAYS).total_seconds()
+    for batch in _batches(_kept_on_hub(), BATCH):
+        with _alone():
+            hashes = [sha256 for sha256 in batch if _is_older(local.local_path(sha256), before)]
+            for sha256 in _kept_nowhere_else(hashes):
+                found.size += local.local_path(sha256).stat().st_size
+                found.evicted += 1
+                for sha in Commit.objects.filter(files__blob=sha256).values_list("sha", flat=True):
+                    shutil.rmtree(settings.CACHE_DIR / "commits" / sha, ignore_errors=True)
+                local.delete(sha256)
+
+
+def _kept_on_hub() -> Iterator[str]:
+    rows = BlobOnHub.objects.filter(home__place=HubHome.SITE).exclude(home__repo=None)
+    rows = rows.filter(home__state=HubHome.KEPT, home__move_to="", blob__size__gte=LEAST_EVICTED)
+    yield from rows.order_by("pk").values_list("blob_id", flat=True).iterator(chunk_size=BATCH)
+
+
+def _kept_nowhere_else(hashes: Iterable[str]) -> set[str]:
+    held = set(hashes)
+    elsewhere = CommitFile.objects.filter(blob__in=held).exclude(
+        Exists(BlobOnHub.objects.filter(blob=OuterRef("blob"), home__repo=OuterRef("commit__repo"),
+                                        home__place=HubHome.SITE))
+    )  # fmt: skip
+    held -= set(elsewhere.values_list("blob_id", flat=True))
+    return held - _referenced(held, besides=(Grant, BlobOnHub, CommitFile))
 
 
 def _prune_batch(paths: tuple[Path, ...], before: float, found: Pruned) -> None:
@@ -73,11 +113,13 @@ def _prune_batch(paths: tuple[Path, ...], before: float, found: Pruned) -> None:
                 local.delete(path.name)
 
 
-def _referenced(hashes: list[str]) -> set[str]:
-    """Those that anything but a grant refers to, whichever app's row it is."""
+def _referenced(
+    hashes: Iterable[str], besides: tuple[type[models.Model], ...] = (Grant, BlobOnHub)
+) -> set[str]:
+    """Those that anything but these refers to, whichever app's row it is."""
     used: set[str] = set()
     for relation in Blob._meta.get_fields(include_hidden=True):
-        if isinstance(relation, models.ManyToOneRel) and relation.related_model is not Grant:
+        if isinstance(relation, models.ManyToOneRel) and relation.related_model not in besides:
             field = relation.field
             rows = field.model._base_manager.filter(**{f"{field.name}__in": hashes})
             used.update(rows.values_list(field.attname, flat=True))
@@ -110,8 +152,8 @@ def _commit_folders(before: float) -> int:
     return count
 
 
-def _batches(paths: Iterable[Path], size: int) -> Iterator[tuple[Path, ...]]:
-    rest = iter(paths)
+def _batches(things: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
+    rest = iter(things)
     while batch := tuple(islice(rest, size)):
         yield batch
 

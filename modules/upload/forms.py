@@ -13,11 +13,20 @@ from hub_site.accounts.models import User
 from modules import cards, licences, services
 from modules.cards import Card, Facts
 from modules.models import Repo
+from modules.on_hub import keeping
+from modules.on_hub.forms import add_place
+from modules.repos import gate
 from modules.upload.staging import Staged
 
 VISIBILITY = [
-    (Repo.PUBLIC, "Public: everybody may find, download and mix it"),
+    (Repo.PUBLIC, "Public: everybody may find, download and mix it, unless you gate it"),
     (Repo.PRIVATE, "Private: only you see it"),
+]
+OPEN = "open"
+GATES = [
+    (OPEN, "everybody who sees it"),
+    (Repo.AUTO, "whoever asks: they have access at once, and you see who they are"),
+    (Repo.MANUAL, "whom you let in: you answer every request"),
 ]
 LANGUAGE_HELP = "As a code: en, de, zh. Several with commas between them."
 
@@ -113,12 +122,22 @@ class NewModuleForm(FactsForm):
         choices=VISIBILITY, initial=Repo.PUBLIC, widget=forms.RadioSelect
     )
 
+    place = forms.ChoiceField(label="Where its files are kept", widget=forms.RadioSelect)
+
     def __init__(self, data: Any, *, user: User, staged: Staged) -> None:
         super().__init__(data, initial={"name": suggested_name(staged)})
         self.user, self.staged = user, staged
+        if len(places := keeping.places(user)) > 1:
+            add_place(self, places, keeping.default_place())
+        else:
+            del self.fields["place"]
         self.fields["name"].help_text = (
             f"The last part of its address, /{user.namespace.name}/…: letters, digits, dots and "
             "dashes."
+        )
+        self.fields["visibility"].help_text = (
+            "Should people ask before they download it? Upload it as private, gate it in its "
+            "settings, and make it public there."
         )
         self.ask_only(cards.missing(staged.card))
 
@@ -213,6 +232,24 @@ class RenameForm(forms.Form):
 
 class VisibilityForm(forms.Form):
     visibility = forms.ChoiceField(choices=VISIBILITY, widget=forms.RadioSelect)
+
+
+class GateForm(forms.Form):
+    """A form that came without an answer opens no gate: open has a word of its own here."""
+
+    gated = forms.ChoiceField(choices=GATES, widget=forms.RadioSelect)
+
+    def clean_gated(self) -> str:
+        gated: str = self.cleaned_data["gated"]
+        return gate.OPEN if gated == OPEN else gated
+
+
+class GrantForm(forms.Form):
+    user = forms.CharField(
+        max_length=150,
+        label="User name",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+    )
 
 
 class DeleteForm(forms.Form):

@@ -25,7 +25,8 @@ from modules.bases import matching
 from modules.cards import Card, Facts
 from modules.checks import quick
 from modules.models import Blob, Commit, Grant, LoraModule, Repo
-from modules.storage import local
+from modules.on_hub import keeping
+from modules.storage import bytes_back, local
 from modules.upload import intake, receiving, unzip
 
 CARD_NAME = services.CARD_NAME
@@ -191,7 +192,7 @@ def _read(files: Mapping[str, IO[bytes]], head: Commit | None) -> quick.Reading:
     try:
         reading = quick.read(
             config.read(CONFIG_LIMIT + 1) if config else local.local_path(before[CONFIG_NAME]),
-            cast(BinaryIO, weights) if weights else local.local_path(before[WEIGHTS_NAME]),
+            cast(BinaryIO, weights) if weights else bytes_back.path_of(before[WEIGHTS_NAME]),
         )
         matching.match(reading)
     except BadAdapter as error:
@@ -274,7 +275,7 @@ def find(token: str, user: User, repo: Repo | None = None) -> Staged | None:
         card=cards.read(text.encode()),
         card_text=text,
         reading=quick.read(
-            local.local_path(after[CONFIG_NAME]), local.local_path(after[WEIGHTS_NAME])
+            local.local_path(after[CONFIG_NAME]), bytes_back.path_of(after[WEIGHTS_NAME])
         ),
     )
 
@@ -289,16 +290,26 @@ def on_newest(staged: Staged, user: User, repo: Repo) -> str:
 
 
 def publish(
-    *, user: User, staged: Staged, name: str, visibility: str, facts: Facts, message: str = ""
+    *,
+    user: User,
+    staged: Staged,
+    name: str,
+    visibility: str,
+    facts: Facts,
+    message: str = "",
+    place: str = "",
 ) -> LoraModule:
     """A new module: its repo, with everything in its first version."""
     with transaction.atomic():  # a module that is refused leaves no empty repo
         repo = services.create_repo(
             owner=user.namespace, name=name, kind=Repo.LORA, visibility=visibility
         )
-        return add_version(
+        module = add_version(
             user=user, staged=staged, repo=repo, facts=facts, message=message or "First version"
         )
+        if place:
+            keeping.choose(repo, place)
+        return module
 
 
 def add_version(

@@ -20,12 +20,17 @@ from composer.engine.errors import CommonsError
 from hub_site.errors import status_of, told
 from modules import cards, services
 from modules.bases import matching
-from modules.models import LoraModule, Repo
-from modules.repos import ownership, page, versions
+from modules.models import LoraModule, ModuleOnHub, Repo
+from modules.on_hub import keeping
+from modules.on_hub.forms import PlaceForm
+from modules.repos import gate, ownership, page, versions
 from modules.upload import intake, receiving, staging
 from modules.upload.forms import (
+    OPEN,
     DeleteForm,
     EditForm,
+    GateForm,
+    GrantForm,
     NewModuleForm,
     NewVersionForm,
     RenameForm,
@@ -164,6 +169,7 @@ def _publish(
             staged=staged,
             name=given["name"],
             visibility=given["visibility"],
+            place=given.get("place") or keeping.default_place(),
             facts=form.facts,
         )
         messages.success(request, f"{module.repo.name} is uploaded. Its files are being checked.")
@@ -215,6 +221,7 @@ def commits(request: HttpRequest, owner: str, name: str) -> HttpResponse:
         "versions": versions.with_changes(shown),
         "head": repo.head(),
         "count": repo.commits.count(),
+        "has_access": gate.may_read(repo, request.user),
         "older": shown[-1].pk if len(found) > VERSIONS_A_PAGE else None,
         "is_owner": Repo.objects.editable_by(request.user).filter(pk=repo.pk).exists(),
     }
@@ -249,7 +256,12 @@ def _settings(request: HttpRequest, repo: Repo, status: int = 200, **forms: Any)
         "card_problem": card_problem,
         "rename": RenameForm(initial={"name": repo.name}),
         "visibility": VisibilityForm(initial={"visibility": repo.visibility}),
+        "gate": GateForm(initial={"gated": repo.gated or OPEN}),
+        "grant": GrantForm(),
+        **gate.summary(repo),
         "delete": DeleteForm(repo=repo),
+        "home": ModuleOnHub.objects.filter(repo=repo).first(),
+        "place": PlaceForm(user=request.user, now=keeping.place_of(repo)),
         "versions_count": repo.commits.count(),
         "old_addresses": list(repo.old_addresses.select_related("owner")),
         **forms,
@@ -308,6 +320,22 @@ def set_visibility(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     ownership.set_visibility(repo, form.cleaned_data["visibility"])
     seen = "Only you see it now." if repo.is_private else "Everybody may see it now."
     messages.success(request, seen)
+    return redirect("modules:settings", repo.owner.name, repo.name)
+
+
+@_from_settings
+def set_gate(request: HttpRequest, owner: str, name: str) -> HttpResponse:
+    repo = _own_repo(request, owner, name)
+    form = GateForm(request.POST)
+    if not form.is_valid():
+        return _settings(request, repo, 422, gate=form)
+    gate.set_gate(repo, form.cleaned_data["gated"])
+    said = {
+        gate.OPEN: "Everybody who sees it may download it now.",
+        Repo.AUTO: "Whoever asks may download it from now on.",
+        Repo.MANUAL: "From now on, only whom you let in may download it.",
+    }
+    messages.success(request, said[repo.gated])
     return redirect("modules:settings", repo.owner.name, repo.name)
 
 

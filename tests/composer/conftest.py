@@ -11,6 +11,7 @@ from composer.models import FewShotTask
 from hub_site.accounts.models import Namespace, User
 from modules.models import BaseModel, LoraModule
 from tests import tiny
+from tests.keepsake import Keepsake, keep
 
 SHOTS = [Example("big", "small"), Example("hot", "cold"), Example("the old", "new")]
 HELD_OUT = [Example("up", "down"), Example("a good", "bad"), Example("left", "right")]
@@ -42,12 +43,25 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make_library(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture(scope="session")
+def kept_library(
+    tiny_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    django_db_setup: None,
+    django_db_blocker: Any,
+) -> Keepsake:
+    """The library as an operator's command commits it: done once, because it takes a while."""
+    with django_db_blocker.unblock():
+        return keep(tmp_path_factory.mktemp("store"), lambda: tiny.load_library(tiny_folder))
+
+
 @pytest.fixture
 def library(
-    db: None, settings: Any, tmp_path: Path, tiny_folder: Path
+    db: None, settings: Any, tmp_path: Path, kept_library: Keepsake
 ) -> tuple[BaseModel, list[LoraModule]]:
     settings.BLOB_DIR, settings.CACHE_DIR = tmp_path / "blobs", tmp_path / "cache"
-    return tiny.load_library(tiny_folder)
+    kept_library.put_back()
+    return tiny.loaded_library()
 
 
 @pytest.fixture

@@ -75,6 +75,7 @@ RULES: dict[str, list[tuple[str, Rule]]] = {
     "recipe": [("get", lambda kind, visitor: IN if visitor == "owner" else GONE)],
     "recipe_json": [("get", lambda kind, visitor: IN if visitor == "owner" else GONE)],
     "recipe_adapter": [("get", lambda kind, visitor: IN if visitor == "owner" else GONE)],
+    "recipe_hub": [("post", lambda kind, visitor: IN if visitor == "owner" else GONE)],
     # for programs
     "api-tasks": [("get", anybody), ("post", with_account)],
     "api-task": [("get", who_sees_it), ("put", its_owner), ("delete", its_owner)],

@@ -3,11 +3,13 @@
 import io
 import json
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import close_session
 
 from composer import artifacts, model_cache, publishing, services
 from composer.artifacts import AdapterDiffers
@@ -19,7 +21,7 @@ from composer.engine.prompt import Template
 from composer.models import FewShotTask, Recipe, Search
 from hub_site.accounts.models import User
 from hub_site.jobs import queue
-from hub_site.jobs.worker import run
+from hub_site.jobs.worker import Lease, run
 from modules.models import BaseModel
 from modules.services import commit
 from modules.storage import local
@@ -67,8 +69,15 @@ def test_a_large_zip_comes_in_pieces(search: Search) -> None:
     assert files_of(b"".join(pieces)) == {"a.txt": b"a", "b.bin": b"x" * 50_000}
 
 
+@pytest.fixture
+def hub(live_server: Any) -> Iterator[str]:
+    """This site as the Hub of a client in this process."""
+    yield live_server.url
+    close_session()  # or its connections would hold the server's, and these the database
+
+
 def test_the_snippet_runs_as_it_stands(
-    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live_server: Any
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: str
 ) -> None:
     """Only the word "your input here" is strange to the tiny model; it answers all the same."""
     assert search.recipe is not None
@@ -76,7 +85,7 @@ def test_the_snippet_runs_as_it_stands(
     (tmp_path / "adapter").mkdir()
     for name, data in files_of(b"".join(artifacts.zip_adapter(search.recipe))).items():
         (tmp_path / "adapter" / name).write_bytes(data)
-    code = artifacts.snippet(search.recipe, live_server.url)
+    code = artifacts.snippet(search.recipe, hub)
     said: list[str] = []
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -113,7 +122,8 @@ def test_an_adapter_that_differs_from_the_search_is_not_handed_out(
     search: Search, tmp_path: Path
 ) -> None:
     assert search.recipe is not None
-    base, stack = model_cache.base_of(search), model_cache.stack_of(search)
+    lease = Lease(search.job)
+    base, stack = model_cache.base_of(search, lease), model_cache.stack_of(search, lease)
     shots = [Example(*pair) for pair in search.examples["shots"]]
     batch = encode(shots, Template(search.spec["template"]), base.tokenizer)
     recipe = engine_recipe.check(search.recipe.document)

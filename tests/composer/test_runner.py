@@ -129,7 +129,10 @@ def test_the_downloaded_zip_loads_in_peft_and_computes_the_same(
     base = engine_base.load(tiny_folder / "base")
     inputs = base.tokenizer("opposite of hot :", return_tensors="pt")
     start = torch.tensor([[0]])
-    stack, weights = model_cache.stack_of(search), search.recipe.document["weights"]
+    stack, weights = (
+        model_cache.stack_of(search, Lease(search.job)),
+        search.recipe.document["weights"],
+    )
     with torch.inference_mode():
         factors = engine_compose.compose([weights], stack, "sum")
         with attached(base, factors, rows=1):
@@ -147,7 +150,7 @@ def test_the_downloaded_zip_loads_in_peft_and_computes_the_same(
 
 def test_checking_the_adapter_leaves_the_warm_base_model_as_it_was(job: Job) -> None:
     search = work(job)
-    base = model_cache.base_of(search)
+    base = model_cache.base_of(search, Lease(search.job))
     assert not any("lora" in name for name, _ in base.model.named_parameters())
     assert type(base.model).__name__ == "T5ForConditionalGeneration"
     assert not getattr(base.model, "peft_config", None)
@@ -156,10 +159,10 @@ def test_checking_the_adapter_leaves_the_warm_base_model_as_it_was(job: Job) -> 
 def test_small_models_get_one_thread(job: Job, settings: Any) -> None:
     torch.set_num_threads(2)
     search = Search.objects.get(pk=job.pk)
-    assert model_cache.base_of(search).fingerprint()["threads"] == 1
+    assert model_cache.base_of(search, Lease(search.job)).fingerprint()["threads"] == 1
     model_cache.forget()
     settings.ENGINE_THREADS = 2
-    assert model_cache.base_of(search).fingerprint()["threads"] == 2
+    assert model_cache.base_of(search, Lease(search.job)).fingerprint()["threads"] == 2
 
 
 class Dying:

@@ -148,16 +148,16 @@ def test_a_worker_knows_a_module_by_its_version_whatever_it_is_called_by_now(
     repo, old = lora_modules[1].repo, lora_modules[1].repo.name
     model_cache.forget()
     ownership.rename(repo, "renamed")
-    stack = model_cache.stack_of(search)
+    stack = model_cache.stack_of(search, worker.Lease(search.job))
     moderation.hide(repo, moderator=moderator, reason="Not theirs.")
     with pytest.raises(model_cache.ModuleGone, match="has hidden"):
-        model_cache.stack_of(search)  # though it keeps the stack
+        model_cache.stack_of(search, worker.Lease(search.job))  # though it keeps the stack
     moderation.restore(repo, moderator=moderator)
-    assert model_cache.stack_of(search) is stack
+    assert model_cache.stack_of(search, worker.Lease(search.job)) is stack
     # Another one takes the name: that is not the one that was chosen.
     library.create_repo(owner=repo.owner, name=old, kind=Repo.LORA)
     with pytest.raises(model_cache.ModuleGone, match="no longer here"):
-        model_cache.stack_of(search)
+        model_cache.stack_of(search, worker.Lease(search.job))
 
 
 def test_the_modules_page_names_its_recipes_with_signed_weights(

@@ -3,126 +3,23 @@
 import http.client
 import os
 import shutil
-import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from django.conf import settings
 from django.test import Client
 
 from hub_site.accounts.models import Namespace, User
 from modules.models import Blob, Repo
+from tests.faults.conftest import Web
 from tests.modules.conftest import config_bytes, weights_bytes
-from tests.workers import ROOT, wait_until
+from tests.workers import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 TOKEN = "a" * 32
 BOUNDARY = "----what-a-browser-makes-up"
 LARGE = 4_000_000
-# Root keeps its rights over the database's socket; others get to mount only as a root of their own.
-OWN_MOUNTS = ["unshare", "-m" if os.geteuid() == 0 else "-Urm"]
-
-
-@dataclass
-class Web:
-    """A gunicorn as `make run` starts it, and the folders it writes to."""
-
-    process: "subprocess.Popen[bytes]"
-    port: int
-    var: Path
-    log: Path
-
-    @property
-    def pids(self) -> list[int]:
-        found = subprocess.run(
-            ["pgrep", "-g", str(self.process.pid)], capture_output=True, text=True, check=False
-        )
-        return [int(pid) for pid in found.stdout.split()]
-
-    def answers(self) -> bool:
-        if self.process.poll() is not None:
-            pytest.fail(f"The web process ended at once:\n{self.log.read_text()}")
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-            connection.request("GET", "/accounts/login/")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-
-    def receiving(self) -> int:
-        """Bytes of uploads under way: in files that have no name."""
-        size = 0
-        for pid in self.pids:
-            for link in Path(f"/proc/{pid}/fd").glob("*"):
-                try:
-                    if str(self.var / "tmp") in str(link.readlink()):
-                        size += link.stat().st_size
-                except OSError:
-                    continue
-        return size
-
-    def left_behind(self) -> list[str]:
-        """Files under var/, as the web process sees them."""
-        var = Path(f"/proc/{self.process.pid}/root{self.var}") if self.pids else self.var
-        return sorted(
-            path.relative_to(var).as_posix()
-            for path in var.rglob("*")
-            if path.is_file() and path.name != "secret-key"
-        )
-
-
-@pytest.fixture
-def start_web(transactional_db: None, tmp_path: Path) -> Iterator[Callable[..., Web]]:
-    started: list[Web] = []
-
-    def start(*, before: str = "") -> Web:
-        """`before` is a shell line that runs first, in file systems of the process's own."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        var = tmp_path / f"var-{len(started)}"
-        (var / "tmp").mkdir(parents=True)
-        (var / "blobs").mkdir()
-        environment = {
-            **os.environ,
-            "DJANGO_SETTINGS_MODULE": "tests.web_settings",
-            "PYTHONPATH": str(ROOT),
-            "SECRET_KEY": settings.SECRET_KEY,
-            "VAR_DIR": str(var),
-            "TMPDIR": str(var / "tmp"),
-        }
-        command = [
-            *(sys.executable, "-m", "gunicorn", "hub_site.wsgi:application"),
-            *("--bind", f"127.0.0.1:{port}", "--threads", "4"),
-            *("--worker-class", "hub_site.slow_clients.PatientWorker"),
-            *("--no-control-socket", "--log-level", "warning"),
-            *("--worker-tmp-dir", str(tmp_path)),
-        ]
-        if before:
-            script = f'{before.format(var=var)} && exec "$@"'
-            command = [*OWN_MOUNTS, "sh", "-c", script, "sh", *command]
-        log = tmp_path / f"web-{len(started)}.log"
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )  # fmt: skip
-        web = Web(process, port, var, log)
-        started.append(web)
-        wait_until(web.answers, "the web process")
-        return web
-
-    yield start
-    for web in started:
-        if web.process.poll() is None:
-            os.killpg(web.process.pid, signal.SIGKILL)
-        web.process.wait()
-        print(f"--- {web.log.name}\n{web.log.read_text()}")  # shown when the test failed
 
 
 @pytest.fixture
@@ -204,8 +101,7 @@ def test_what_is_announced_too_large_is_answered_before_it_is_sent(
 def test_a_killed_web_process_leaves_nothing(start_web: Callable[..., Web], session: str) -> None:
     web = start_web()
     half_sent(web, session, body({"adapter_model.safetensors": os.urandom(LARGE)}))
-    os.killpg(web.process.pid, signal.SIGKILL)
-    web.process.wait()
+    web.kill()
     assert web.left_behind() == []
     assert not Blob.objects.exists() and not Repo.objects.exists()
 

@@ -1,4 +1,7 @@
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,11 @@ from hub_site.env import (
     env_list,
     env_secret,
     env_str,
+    env_url,
     read_env_file,
 )
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -48,6 +54,49 @@ def test_it_refuses_a_number_that_cannot_be(monkeypatch: pytest.MonkeyPatch, tex
 def test_it_splits_a_list_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOSTS", "a.example, b.example,")
     assert env_list("HOSTS", []) == ["a.example", "b.example"]
+
+
+def test_it_takes_an_address_without_its_last_slash(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert env_url("SITE") == ""
+    monkeypatch.setenv("SITE", " https://commons.example/hub/ ")
+    assert env_url("SITE") == "https://commons.example/hub"
+
+
+@pytest.mark.parametrize(
+    "text", ["web:8000", "ftp://web", "http://", "http://web/?a=b", "http://me:word@web"]
+)
+def test_it_refuses_what_is_no_address(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("SITE", text)
+    with pytest.raises(BadSetting, match="SITE"):
+        env_url("SITE")
+
+
+@pytest.mark.parametrize(
+    ("given", "is_enough"),
+    [
+        ({}, False),
+        ({"SECRET_KEY": "k"}, False),
+        ({"DATABASE_URL": "postgresql://u:p@db/x"}, False),
+        ({"SECRET_KEY": "k", "DATABASE_URL": "postgresql://u:p@db/x"}, True),
+    ],
+)
+def test_a_worker_elsewhere_is_told_what_it_needs(
+    tmp_path: Path, given: dict[str, str], is_enough: bool
+) -> None:
+    environment = {
+        "FETCH_FROM": "http://web:8000",
+        "VAR_DIR": str(tmp_path),
+        "ENV_FILE": os.devnull,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", "import hub_site.settings"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **environment, **given},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode == 0) == is_enough
+    assert ("BROKER_URL and SECRET_KEY. Set them" in done.stderr) != is_enough
 
 
 def test_it_reads_a_secret_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -97,13 +146,14 @@ def test_it_names_the_line_of_an_env_file_that_it_cannot_read(tmp_path: Path) ->
 
 
 def test_the_example_file_names_every_variable_that_is_read() -> None:
-    root = Path(__file__).resolve().parents[2]
-    example = (root / ".env.example").read_text()
+    example = (ROOT / ".env.example").read_text()
     read = {
         name
         for app in ("composer", "hub_site", "modules")
-        for path in (root / app).rglob("*.py")
-        for name in re.findall(r'\benv_(?:bool|int|list|secret|str)\("([A-Z_]+)"', path.read_text())
+        for path in (ROOT / app).rglob("*.py")
+        for name in re.findall(
+            r'\benv_(?:bool|int|list|secret|str|url)\("([A-Z_]+)"', path.read_text()
+        )
     }
     assert len(read) > 20
     assert {name for name in read if f"# {name}=" not in example} == set()

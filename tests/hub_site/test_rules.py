@@ -24,7 +24,7 @@ MAY_USE_THE_WHOLE_ENGINE = (
     *("composer/cli.py", "composer/demo/", "composer/engine/"),
     "modules/importing/process.py",  # a process of its own
 )
-MAY_USE_HUGGINGFACE_HUB = ("modules/storage/hub.py", "composer/model_cache.py")
+MAY_USE_HUGGINGFACE_HUB = ("modules/storage/hub.py", "modules/storage/hub_cache.py")
 HEAVY = ("torch", "transformers", "peft", "cma", "scipy")
 
 

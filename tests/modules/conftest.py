@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from hub_site.accounts.models import Namespace, User
 from modules import services
 from modules.bases import base_models
 from modules.models import BaseModel, LoraModule, Repo
+from tests.gate import Gate, gate_to
+from tests.keepsake import Keepsake, keep
 
 WIDTH, RANK = 8, 2
 LAYERS = ["encoder.block.0.layer.0.SelfAttention.q", "encoder.block.0.layer.0.SelfAttention.v"]
@@ -92,10 +94,8 @@ def adapter(seed: int = 0, card: str = CARD, **config: Any) -> dict[str, io.Byte
     return {path: io.BytesIO(data) for path, data in files.items()}
 
 
-@pytest.fixture
-def base_folder(tmp_path: Path) -> Path:
+def make_base(folder: Path) -> Path:
     """A base model's folder with the shapes that the modules here are made for."""
-    folder = tmp_path / "base"
     folder.mkdir()
     config = {"model_type": "t5", "is_encoder_decoder": True, "n_positions": 64}
     (folder / "config.json").write_text(json.dumps(config))
@@ -110,10 +110,29 @@ def base_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def base_model(db: None, base_folder: Path) -> BaseModel:
-    owner = base_models.organisation("lora-commons")
-    repo = base_models.repo_of(owner, "tiny-t5", Repo.BASE)
-    return base_models.keep_base_model(repo=repo, folder=base_folder, summary="Tiny.")
+def base_folder(tmp_path: Path) -> Path:
+    return make_base(tmp_path / "base")
+
+
+@pytest.fixture(scope="session")
+def kept_base_model(
+    tmp_path_factory: pytest.TempPathFactory, django_db_setup: None, django_db_blocker: Any
+) -> Keepsake:
+    folder = make_base(tmp_path_factory.mktemp("base") / "base")
+
+    def commit() -> None:
+        owner = base_models.organisation("lora-commons")
+        repo = base_models.repo_of(owner, "tiny-t5", Repo.BASE)
+        base_models.keep_base_model(repo=repo, folder=folder, summary="Tiny.")
+
+    with django_db_blocker.unblock():
+        return keep(tmp_path_factory.mktemp("store"), commit)
+
+
+@pytest.fixture
+def base_model(db: None, kept_base_model: Keepsake) -> BaseModel:
+    kept_base_model.put_back()
+    return BaseModel.objects.get(repo__name="tiny-t5")
 
 
 Publisher = Callable[..., LoraModule]
@@ -170,3 +189,25 @@ def run_job() -> Any:
         return job
 
     return run
+
+
+# --- what goes by HTTP, with the stock client in this very process ------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the client keeps what it fetched. A token in the environment must not matter."""
+    from huggingface_hub import constants
+
+    folder = tmp_path / "hf"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_else")
+    return folder
+
+
+@pytest.fixture
+def gate(live_server: Any) -> Iterator[Gate]:
+    """A door to this site, which can be shut."""
+    with gate_to(live_server.url) as gate:
+        yield gate

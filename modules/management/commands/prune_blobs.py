@@ -20,5 +20,6 @@ class Command(BaseCommand):
             raise CommandError(error.user_message) from error
         self.stdout.write(
             f"{done.blobs} files ({size(done.size)}), {done.leftovers} leftovers of uploads and "
-            f"{done.folders} unpacked versions were deleted."
+            f"{done.folders} unpacked versions were deleted; {done.evicted} files are on the Hub "
+            "alone now."
         )

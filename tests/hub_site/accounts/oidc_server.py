@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import jwt
 
+SCOPES = {"manage-repos"}
 CLIENT = {"client_id": "commons", "client_secret": "a secret of the site"}
 
 
@@ -57,9 +58,14 @@ class Handler(BaseHTTPRequestHandler):
             )
         elif here.path == "/oauth/authorize":
             assert query["client_id"] == CLIENT["client_id"]
-            assert set(query["scope"].split()) == {"openid", "profile", "email"}
+            asked = set(query["scope"].split())
+            assert asked - SCOPES == {"openid", "profile", "email"}
             code = secrets.token_hex(8)
-            self.server.codes[code] = {"person": self.server.person, "to": query["redirect_uri"]}
+            self.server.codes[code] = {
+                "person": self.server.person,
+                "to": query["redirect_uri"],
+                "may_push": asked >= SCOPES,
+            }
             answer = urlencode({"code": code, "state": query["state"]})
             self.send_response(302)
             self.send_header("Location", f"{query['redirect_uri']}?{answer}")
@@ -68,6 +74,11 @@ class Handler(BaseHTTPRequestHandler):
             token = (self.headers["Authorization"] or "").removeprefix("Bearer ")
             person = self.server.tokens.get(token)
             self._say(200 if person else 401, person or {"error": "invalid_token"})
+        elif here.path == "/api/whoami-v2":
+            token = (self.headers["Authorization"] or "").removeprefix("Bearer ")
+            person = self.server.tokens.get(token)
+            name = person["preferred_username"] if person else ""
+            self._say(200 if person else 401, {"name": name, "auth": {"type": "oauth"}})
         else:
             self._say(404, {})
 
@@ -77,6 +88,9 @@ class Handler(BaseHTTPRequestHandler):
         if basic := (self.headers["Authorization"] or "").removeprefix("Basic "):
             name, _, secret = base64.b64decode(basic).decode().partition(":")
             given |= {"client_id": name, "client_secret": secret}
+        if given.get("grant_type") == "refresh_token":
+            self._renew(given)
+            return
         grant = self.server.codes.pop(given.get("code", ""), None)  # good for one time
         known = all(given.get(key) == value for key, value in CLIENT.items())
         if not known or grant is None or grant["to"] != given["redirect_uri"]:
@@ -87,7 +101,20 @@ class Handler(BaseHTTPRequestHandler):
         now = int(time.time())
         claims = {"iss": self.server.url, "aud": CLIENT["client_id"], "iat": now, "exp": now + 600}
         signed = jwt.encode(claims | grant["person"], "k" * 32, algorithm="HS256")
-        self._say(200, {"access_token": token, "token_type": "bearer", "id_token": signed})
+        said = {"access_token": token, "token_type": "bearer", "id_token": signed}
+        if grant["may_push"]:
+            said |= {"refresh_token": f"renew-{token}", "expires_in": 60}
+        self._say(200, said)
+
+    def _renew(self, given: dict[str, str]) -> None:
+        old = given["refresh_token"].removeprefix("renew-")
+        person = self.server.tokens.pop(old, None)
+        if person is None or given["client_secret"] != CLIENT["client_secret"]:
+            self._say(400, {"error": "invalid_grant"})
+            return
+        token = secrets.token_hex(8)
+        self.server.tokens[token] = person
+        self._say(200, {"access_token": token, "refresh_token": f"renew-{token}", "expires_in": 60})
 
     def _say(self, status: int, body: dict[str, Any]) -> None:
         data = json.dumps(body).encode()

@@ -15,9 +15,12 @@ from django.contrib.auth import SESSION_KEY
 from django.core.cache import cache
 from django.test import Client
 
+from composer.engine.errors import CommonsError
 from composer.models import FewShotTask
+from hub_site import sealed
 from hub_site.accounts.models import Namespace, User
-from modules.models import BaseModel
+from modules.models import BaseModel, HubAccount
+from modules.on_hub import accounts
 from tests.hub_site.accounts import oidc_server
 
 pytestmark = pytest.mark.django_db
@@ -235,6 +238,50 @@ def test_a_guest_connects_nothing(client: Client, there: oidc_server.Provider) -
     go(client, process="connect")
     assert not SocialAccount.objects.exists()
     assert User.objects.get().is_guest
+
+
+# --- pushing -----------------------------------------------------------------------------------
+def test_signing_in_there_can_also_let_the_site_push(
+    client: Client,
+    there: oidc_server.Provider,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    settings.HUB_ENDPOINT = there.url
+    settings.HF_OAUTH_CLIENT_ID = oidc_server.CLIENT["client_id"]
+    settings.HF_OAUTH_CLIENT_SECRET = oidc_server.CLIENT["client_secret"]
+    go(client)
+    ada = User.objects.get()
+    assert not HubAccount.objects.exists()  # signing in asks for no such right
+    page = client.get("/accounts/hugging-face/")
+    assert "Connect with Hugging Face" in page.text
+    assert there.url in page.headers["Content-Security-Policy"]
+    leaving = client.post("/accounts/hugging-face/connect/", {"process": "connect"})
+    back = requests.get(leaving.headers["Location"], allow_redirects=False, timeout=10)
+    home = urlsplit(back.headers["Location"])
+    answer = client.get(f"{home.path}?{home.query}", follow=True)
+    assert answer.redirect_chain[-1][0] == "/accounts/hugging-face/"
+    assert "Connected" in answer.text and who(client) == ada
+    account = HubAccount.objects.get()
+    assert account.name == "ada" and not any(t in account.token for t in there.tokens)
+    # It ends within the minute, so it is renewed before it is used.
+    before = set(there.tokens)
+    assert accounts.token_for(ada) in set(there.tokens) - before
+    there.tokens.clear()  # taken back there
+    with pytest.raises(CommonsError, match="ended there"):
+        accounts.of_user(ada)
+    client.post("/accounts/hugging-face/disconnect/")
+    assert not HubAccount.objects.exists()
+
+
+def test_a_token_cannot_be_read_with_another_secret_key(db: None, settings: Any) -> None:
+    ada = User.objects.create_user("ada")
+    HubAccount.objects.create(user=ada, name="ada", token=sealed.seal("hf_hers"))
+    assert accounts.token_for(ada) == "hf_hers"
+    settings.SECRET_KEY = "another"
+    with pytest.raises(CommonsError, match="secret key has changed"):
+        accounts.of_user(ada)
 
 
 # --- what goes wrong ---------------------------------------------------------------------------

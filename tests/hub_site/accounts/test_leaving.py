@@ -24,6 +24,7 @@ from hub_site.jobs import queue
 from hub_site.jobs.models import Job
 from modules.community import likes
 from modules.models import BaseModel, Collection, CollectionItem, LoraModule, Repo
+from modules.repos import gate
 from modules.services import update_listed
 from tests.composer import finished
 
@@ -93,6 +94,25 @@ def test_the_page_says_what_happens_and_lets_choose(
     assert f"Your {len(adas_modules) - 1} public module" in page.text
     assert "1 module that nobody else sees" in page.text
     assert "checked" not in page.text.split("<form")[-1]
+
+
+def test_gated_modules_that_nobody_could_open_any_more_go_too(
+    client: Client, ada: User, bob: User, adas_modules: list[LoraModule]
+) -> None:
+    """Where people are let in at once, nobody needs to answer: those stay as they are."""
+    by_word, at_once = adas_modules[0].repo, adas_modules[1].repo
+    gate.set_gate(by_word, Repo.MANUAL)
+    gate.set_gate(at_once, Repo.AUTO)
+    gate.ask(by_word, bob)
+    client.force_login(ada)
+    page = client.get(PAGE)
+    assert f"Your {len(adas_modules) - 2} public module" in page.text
+    assert "1 gated module where you answer the requests" in page.text
+    assert "1 module that nobody else sees" in page.text
+    assert delete(client, ada, modules="keep").status_code == 302
+    assert not Repo.objects.filter(pk=by_word.pk).exists()
+    assert gate.ask(Repo.objects.get(pk=at_once.pk), bob).state == "accepted"
+    assert bob.notices.count() == 0
 
 
 def test_nothing_happens_without_a_choice(
@@ -382,6 +402,8 @@ def test_the_export_has_everything_and_no_secret(
         collection=collection, lora_module=adas_modules[1], position=0, note="strong"
     )
     notify(bob, "Not hers.")
+    gate.set_gate(adas_modules[1].repo, Repo.MANUAL)
+    gate.ask(adas_modules[1].repo, bob, "Not hers, either.")
     client.force_login(ada)
     answer = client.get(EXPORT)
     assert 'filename="lora-commons-ada.zip"' in answer.headers["Content-Disposition"]
@@ -395,7 +417,8 @@ def test_the_export_has_everything_and_no_secret(
     assert found["recipes.json"][0]["title"] == "Turns around"
     assert found["collections.json"][0]["modules"][0]["note"] == "strong"
     assert found["likes.json"][0]["name"] == str(adas_modules[0].repo)
-    assert [each["text"] for each in found["notices.json"]] == ["Something ended."]
+    notices = [each["text"] for each in found["notices.json"]]
+    assert notices == ["bob asks for access to ada/module-1.", "Something ended."]
     assert found["tokens.json"][0]["name"] == "laptop"
     everything = "".join(texts.values())
     ada.refresh_from_db()
@@ -411,8 +434,10 @@ def test_the_export_has_everything_and_no_secret(
 def test_the_export_tells_no_names_that_others_made_private(
     client: Client, bob: User, adas_modules: list[LoraModule]
 ) -> None:
-    """What bob liked and collected while everybody saw it."""
+    """What bob liked, collected and asked access to while everybody saw it."""
     repo = adas_modules[0].repo
+    gate.set_gate(repo, Repo.MANUAL)
+    gate.ask(repo, bob, "For a study.")
     likes.set_like(adas_modules[0], bob, True)
     collection = Collection.objects.create(owner=bob.namespace, name="best", title="The best")
     CollectionItem.objects.create(collection=collection, lora_module=adas_modules[0], position=0)
@@ -421,6 +446,8 @@ def test_the_export_tells_no_names_that_others_made_private(
     archive = zipfile.ZipFile(io.BytesIO(b"".join(client.get(EXPORT).streaming_content)))
     assert json.loads(archive.read("likes.json")) == []
     assert json.loads(archive.read("collections.json"))[0]["modules"] == []
+    (asked,) = json.loads(archive.read("access.json"))
+    assert (asked["name"], asked["message"]) == (None, "For a study.")
 
 
 def test_the_export_of_an_empty_account_is_whole(client: Client, ada: User) -> None:

@@ -21,8 +21,8 @@ Body = Callable[[Job, Lease], None]
 
 
 @pytest.fixture(autouse=True)
-def short_leases(settings: Any) -> Iterator[None]:
-    settings.JOB_LEASE_SECONDS, settings.JOB_HEARTBEAT_SECONDS = 2.0, 0.1
+def quick_heartbeat(settings: Any) -> Iterator[None]:
+    settings.JOB_LEASE_SECONDS, settings.JOB_HEARTBEAT_SECONDS = 60.0, 0.1
     yield
     worker._stop.clear()
 

@@ -167,7 +167,8 @@ def test_it_dies_with_the_one_who_asked(stuck: Path) -> None:
         "from modules.checks import runner\n"
         "runner.check(Path(sys.argv[1]), None, '')"
     )
-    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"}
+    settings = {"DJANGO_SETTINGS_MODULE": "tests.settings", "TMPDIR": str(stuck.parent)}
+    environment = os.environ | settings  # it is killed and leaves its folders where pytest tidies
     parent = subprocess.Popen([sys.executable, "-c", program, str(stuck)], env=environment)
     try:
         wait_until(lambda: checkers(parent.pid), "the check to start")

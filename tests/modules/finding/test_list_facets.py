@@ -224,23 +224,24 @@ def test_a_few_letters_begin_a_word_of_the_name_but_not_of_the_card(
     assert len(rows(client.get(LIST, {"q": "on eighty"}))) == 4
 
 
-@pytest.mark.parametrize(
-    "address", [LIST, "/api/v1/modules/", f"{LIST}?q=alice&x=", "/tags/words/"]
-)
 def test_it_costs_the_same_for_10_rows_and_50(
-    client: Client, alice: User, base_model: Any, publish: Publisher, address: str,
+    client: Client, alice: User, base_model: Any, publish: Publisher,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     from modules.finding import keyset
 
     monkeypatch.setattr(keyset.cut, "__defaults__", ("", 50, None))
-    counts = []
+    counts: dict[str, list[int]] = {
+        address: [] for address in (LIST, "/api/v1/modules/", f"{LIST}?q=alice&x=", "/tags/words/")
+    }
     for start, end in ((0, 10), (10, 50)):
         for n in range(start, end):
             publish(alice, f"m{n}", seed=n)
-        with CaptureQueriesContext(connection) as queries:
-            answer = client.get(address)
-        shown = len(rows(answer)) or len(answer.json()["results"])
-        assert shown == end
-        counts.append(len(queries))
-    assert counts[0] == counts[1] <= 10
+        for address, asked in counts.items():
+            with CaptureQueriesContext(connection) as queries:
+                answer = client.get(address)
+            shown = len(rows(answer)) or len(answer.json()["results"])
+            assert shown == end, address
+            asked.append(len(queries))
+    for address, (few, many) in counts.items():
+        assert few == many <= 10, address
