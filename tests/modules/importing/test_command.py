@@ -115,7 +115,7 @@ def test_it_stops_when_the_hub_is_down_and_goes_on_when_it_is_back(
 @pytest.mark.slow
 def test_a_revoked_token_is_told_once(import_modules: Command, library: OtherSite) -> None:
     done = import_modules("otto", HF_TOKEN="lc_wrong")
-    assert done.returncode == 1 and "does not take the token" in done.stderr
+    assert done.returncode == 1 and "does not take this token" in done.stderr
     done = import_modules("otto/flan-1", "otto/flan-2", "--jobs", "1", HF_TOKEN="lc_wrong")
     assert "1 refused, 1 not tried" in done.stdout and not Repo.objects.exists()
 

@@ -294,5 +294,5 @@ def test_all_of_an_authors_are_listed_to_look_through_first(
     assert find(hub_settings, "a b").startswith("422")
     our_hub.kill()
     text = find(hub_settings | {"HUB_TIMEOUT_SECONDS": "2"}, "otto")
-    assert text.startswith("422") and "cannot be reached" in text
+    assert text.startswith("503") and "cannot be reached" in text
     assert not Import.objects.exists()
