@@ -90,12 +90,12 @@ def tell_owner(job: Job, state: str) -> None:
     from hub_site.accounts.notices import notify
     from modules.models import LoraModule
 
-    checked = LoraModule.objects.select_related("repo__owner__user").filter(
+    checked = LoraModule.objects.select_related("repo__owner__user", "repo__hub_origin").filter(
         pk=job.params["lora_module"], commit__sha=job.params["commit"]
     )
     for module in checked.exclude(status=LoraModule.CHECKING):
-        if job.user_id is None and module.is_ready:
-            continue  # nobody asked, and nothing is wrong
+        if module.is_ready and (job.user_id is None or module.is_as_imported):
+            continue  # nothing is wrong; nobody asked, or the end of the import is told
         found = "passed its checks" if module.is_ready else "did not pass its checks"
         notify(module.repo.owner.user, f"{module} {found}.", module.get_absolute_url())
 

@@ -161,13 +161,22 @@ for name, folder in {[(name, str(folder)) for name, folder in folders.items()]!r
     # --- what it does wrong --------------------------------------------------------------------
 
     def misbehave(
-        self, path: str, *, status: int | None = None, times: int | None = None, **more: Any
+        self,
+        path: str,
+        *,
+        status: int | None = None,
+        times: int | None = None,
+        cut: bool = False,
+        **more: Any,
     ) -> None:
         """To requests whose path holds `path`: answer with this status (and `headers=`,
-        `message=`), or, without one, send half of the bytes and wait for `behave()`."""
+        `message=`); or, without one, send half of the bytes and wait for `behave()`, or `cut`
+        the connection there."""
         wanted: dict[str, Any] = {"path": path, **more}
         wanted |= {} if times is None else {"times": times}
-        if status is None:
+        if cut:
+            wanted["cut"] = True
+        elif status is None:
             (self.var / "hold").touch()
             wanted["hold"] = str(self.var / "hold")
         else:

@@ -27,6 +27,7 @@ StartResponse = Callable[..., Any]
 def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     path = environ["PATH_INFO"]
     line = {"method": environ["REQUEST_METHOD"], "path": path}
+    line["range"] = environ.get("HTTP_RANGE", "")
     line["token"] = environ.get("HTTP_AUTHORIZATION", "").removeprefix("Bearer ")
     with ASKED.open("a") as file:
         file.write(json.dumps(line) + "\n")
@@ -38,6 +39,8 @@ def application(environ: Environ, start_response: StartResponse) -> Iterable[byt
         start_response(f"{wanted['status']} On purpose", list(headers.items()))
         return [body]
     answer = ours(environ, start_response)
+    if "cut" in wanted:
+        return _cut(answer)
     return _held(answer, Path(wanted["hold"])) if "hold" in wanted else answer
 
 
@@ -55,6 +58,13 @@ def _wanted(path: str) -> dict[str, Any]:
         else:
             MISBEHAVE.unlink()
     return wanted
+
+
+def _cut(answer: Iterable[bytes]) -> Iterator[bytes]:
+    """The first half of the bytes, and then the connection breaks."""
+    data = b"".join(answer)
+    yield data[: len(data) // 2]
+    raise ConnectionResetError("cut on purpose")
 
 
 def _held(answer: Iterable[bytes], until_gone: Path) -> Iterator[bytes]:

@@ -22,6 +22,7 @@ searches.json     what you searched for on them, and every figure and answer tha
 trials.json       what you tried on composed adapters
 recipes.json      recipes that you published
 modules.json      your modules, their versions, and where to download every file
+imports.json      what you imported from the Hub, or tried to
 collections.json  your collections, in order
 likes.json        modules that you like
 access.json       modules that you asked access to, and what came of it
@@ -65,6 +66,7 @@ def _parts(user: User, site: str) -> Iterator[tuple[str, Iterable[Any]]]:
     yield "trials", _trials(user)
     yield "recipes", _recipes(user, site)
     yield "modules", _modules(user, site)
+    yield "imports", _imports(user)
     yield "collections", _collections(user, site)
     yield "likes", _likes(user, site)
     yield "access", _access(user)
@@ -188,6 +190,11 @@ def _modules(user: User, site: str) -> Iterator[dict[str, Any]]:
             "created_at": repo.created_at,
             "versions": versions,
         }
+
+
+def _imports(user: User) -> Iterable[dict[str, Any]]:
+    fields = ("hub_id", "revision", "hub_sha", "state", "outcome", "reason", "created_at")
+    return user.imports.order_by("pk").values(*fields)
 
 
 def _collections(user: User, site: str) -> Iterator[dict[str, Any]]:

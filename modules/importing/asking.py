@@ -56,7 +56,7 @@ def ask(
                 namespace=owner,
                 hub_id=address.hub_id,
                 revision=address.revision,
-                name=address.name[:96],
+                name=address.name,
                 visibility=visibility,
             )
             for address in wanted

@@ -7,6 +7,7 @@ from typing import Any
 from django import forms
 
 from composer.engine.errors import CommonsError
+from modules import services
 from modules.importing import addresses
 from modules.importing.addresses import Address
 from modules.importing.asking import MOST_AT_ONCE
@@ -39,6 +40,8 @@ class ImportForm(forms.Form):
         for line in lines:
             try:
                 address = addresses.parse(line)
+                if address.name:
+                    services.check_repo_name(address.name)
                 found.setdefault(address.hub_id.lower(), address)
             except CommonsError as error:
                 wrong.append(error.user_message)

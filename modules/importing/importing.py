@@ -159,8 +159,8 @@ def _check_visibility(origin: HubOrigin | None, facts: Facts) -> None:
         return
     how = "private" if facts.is_private else "gated"
     raise NotImported(
-        f"{facts.repo_id} is {how} on {addresses.site_of_hub()} now, and {origin.repo} is public "
-        "here. Its newer versions are not imported; what was imported before stays."
+        f"{facts.repo_id} is {how} on {addresses.site_of_hub()} now, and {origin.repo} is not "
+        "private here. Its newer versions are not imported; what was imported before stays."
     )
 
 

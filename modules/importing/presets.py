@@ -20,7 +20,7 @@ PRESETS = (
         author="lorahub",
         search="flan_t5_large",
         base_model="google/flan-t5-large",
-        about="the modules of the LoraHub paper, one for each task of FLAN",
+        about="the published modules of the LoraHub paper, for tasks of FLAN",
     ),
     Preset(
         name="lots-of-loras",

@@ -19,8 +19,8 @@ from hub_site.jobs.worker import Lease
 from modules.importing import importing, patience
 from modules.importing.addresses import Address
 from modules.importing.importing import Done, Plan
-from modules.models import Import
-from modules.on_hub.accounts import token_for
+from modules.models import HubHome, Import
+from modules.on_hub.accounts import noting_broken, token_for
 from modules.storage.hub import Hub, HubFault
 
 JUST_NOW = timedelta(minutes=10)
@@ -37,7 +37,8 @@ def run(job: Job, lease: Lease) -> None:
                 return
         _wait(row, lease)
         try:
-            _try(row, job, lease)
+            with noting_broken(HubHome.OWN, row.user):
+                _try(row, job, lease)
             return
         except CommonsError as error:
             if not patience.helps(error) or row.tries + 1 >= _tries():

@@ -22,7 +22,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from composer.engine.errors import CommonsError
 from hub_site.errors import status_of
 from hub_site.jobs.models import Worker
-from hub_site.pages import page_or_part
+from hub_site.pages import page_or_part, part_id
 from modules.importing import addresses, asking, presets
 from modules.importing.forms import FindForm, ImportForm, as_lines
 from modules.models import HubOrigin, Import, Repo
@@ -33,6 +33,22 @@ from modules.upload import intake
 ROWS_PART = "modules/_import_rows.html"
 RECENT = 10
 GET_AND_POST = ["GET", "HEAD", "POST"]
+ONE = {
+    Import.WAITING: "It waits for a worker.",
+    Import.RUNNING: "It is being fetched.",
+    Import.DONE: "It is here.",
+    Import.REFUSED: "It was refused.",
+    Import.FAILED: "It could not be fetched.",
+    Import.CANCELLED: "It was cancelled.",
+}
+MANY = {
+    Import.DONE: "here",
+    Import.RUNNING: "being fetched",
+    Import.WAITING: "waiting",
+    Import.REFUSED: "refused",
+    Import.FAILED: "not fetched",
+    Import.CANCELLED: "cancelled",
+}
 View: TypeAlias = Callable[..., HttpResponse]
 
 
@@ -108,19 +124,23 @@ def _page(request: HttpRequest, form: ImportForm, status: int = 200, **more: Any
     return render(request, "modules/import.html", context, status=status)
 
 
-def _recent(request: HttpRequest) -> Any:
-    """What this user asked for before, each list as one line."""
-    open_ones = Count("pk", filter=Q(state__in=Import.OPEN))
-    done = Count("pk", filter=Q(state=Import.DONE))
-    return (
-        Import.objects.visible_to(request.user)
-        .order_by()
+def _recent(request: HttpRequest) -> list[dict[str, Any]]:
+    """What this user asked for before, each list as one line that is called by its first."""
+    own = Import.objects.visible_to(request.user)
+    lists = list(
+        own.order_by()
         .values("batch")
         .annotate(
-            count=Count("pk"), done=done, open=open_ones, first=Min("hub_id"), at=Min("created_at")
+            count=Count("pk"),
+            done=Count("pk", filter=Q(state=Import.DONE)),
+            open=Count("pk", filter=Q(state__in=Import.OPEN)),
+            first=Min("pk"),
+            at=Min("created_at"),
         )
-        .order_by("-at")[:RECENT]
+        .order_by("-first")[:RECENT]
     )
+    names = dict(own.filter(pk__in=[each["first"] for each in lists]).values_list("pk", "hub_id"))
+    return [each | {"name": names.get(each["first"], "")} for each in lists]
 
 
 # --- see them come -----------------------------------------------------------------------------
@@ -140,10 +160,14 @@ def import_batch(request: HttpRequest, batch: UUID) -> HttpResponse:
         "ended": len(rows) - open_ones,
         "not_come": counts[Import.REFUSED] + counts[Import.FAILED] + counts[Import.CANCELLED],
         "words": _in_words(counts),
+        "hub": addresses.site_of_hub(),
         "hub_url": settings.HUB_ENDPOINT,
         "worker_is_missing": open_ones and _worker_is_missing(),
     }
-    return page_or_part(request, "modules/import_batch.html", ROWS_PART, context)
+    response = page_or_part(request, "modules/import_batch.html", ROWS_PART, context)
+    if not open_ones and request.headers.get("HX-Target") == part_id(ROWS_PART):
+        response.headers["HX-Refresh"] = "true"  # the page's head offers to cancel no more
+    return response
 
 
 def _worker_is_missing() -> bool:
@@ -159,26 +183,12 @@ def _rows(request: HttpRequest, batch: UUID) -> QuerySet[Import]:
 
 
 def _in_words(counts: dict[str, int]) -> str:
-    """3 of 12 modules are here, 1 is being fetched, 8 wait."""
+    """Of 12 modules, 3 are here, 1 is being fetched, 8 are waiting."""
     count = sum(counts.values())
-    here = counts[Import.DONE]
-    parts = [f"{here} of {count} module{'' if count == 1 else 's'} {_is(here)} here"]
     if count == 1:
-        parts = ["The module is here"] if here else []
-    for state, words in {
-        Import.RUNNING: "being fetched",
-        Import.WAITING: "waiting",
-        Import.REFUSED: "refused",
-        Import.FAILED: "not fetched",
-        Import.CANCELLED: "cancelled",
-    }.items():
-        if n := counts[state]:
-            parts.append(f"{n} {_is(n)} {words}" if count > 1 else f"The module is {words}")
-    return ", ".join(parts) + "."
-
-
-def _is(count: int) -> str:
-    return "is" if count == 1 else "are"
+        return next(ONE[state] for state, n in counts.items() if n)
+    parts = [f"{n} {'is' if n == 1 else 'are'} {MANY[s]}" for s in MANY if (n := counts[s])]
+    return f"Of {count} modules, {', '.join(parts)}."
 
 
 @require_POST

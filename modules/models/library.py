@@ -11,6 +11,7 @@ from django.db import models
 from django.db.models.functions import Lower
 from django.urls import reverse
 
+from composer.engine.adapter_file import WEIGHTS_NAME
 from composer.engine.errors import CommonsError
 from hub_site.jobs.models import Job
 from modules.models.repos import Commit, Repo
@@ -231,6 +232,13 @@ class LoraModule(models.Model):
     @property
     def is_ready(self) -> bool:
         return self.status == self.READY
+
+    @property
+    def is_as_imported(self) -> bool:
+        """Whether these very weights came from the Hub."""
+        origin = getattr(self.repo, "hub_origin", None)
+        weights = origin.files.get(WEIGHTS_NAME, {}) if origin else {}
+        return bool(weights.get("here") == self.weights_sha256)
 
     @property
     def is_composable(self) -> bool:

@@ -77,7 +77,8 @@ def hub_settings(our_hub: OtherSite, settings: Any) -> dict[str, str]:
 def importing_worker(
     start_worker: Callable[..., WorkerProcess], hub_settings: dict[str, str]
 ) -> Callable[..., WorkerProcess]:
-    return lambda **more: start_worker(**(hub_settings | more))
+    """Its leases are long: what ends one here is a death, not a machine that is slow."""
+    return lambda **more: start_worker(**({"JOB_LEASE_MS": "60000"} | hub_settings | more))
 
 
 def ask(user: User, *lines: str) -> list[Import]:
