@@ -33,6 +33,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils import logging as hf_logging
 from huggingface_hub.utils._http import default_client_factory, get_session, hf_raise_for_status
 
 from composer.engine.errors import CommonsError
@@ -256,8 +257,9 @@ def _content(given: Path | bytes) -> str | bytes:
 
 @cache
 def prepare() -> None:
-    """Once a process: answers that take for ever are given up, and no bars on our terminal."""
+    """Once a process: answers that take for ever are given up, no bars and no chatter."""
     disable_progress_bars()
+    hf_logging.set_verbosity_error()  # its own handler would print each retry beside ours
     set_client_factory(_client)
 
 

@@ -26,6 +26,7 @@ WORDS = {
     many.FAILED: "failed",
     many.STOPPED: "not tried",
 }
+WRONG = (many.REFUSED, many.FAILED, many.STOPPED)
 
 
 class Command(BaseCommand):
@@ -103,9 +104,9 @@ class Command(BaseCommand):
         if result.plan is not None and result.outcome != many.SAME:
             words.append(f"({size(result.plan.size)}{', pickle' if result.plan.converts else ''})")
             words.append(f"as {result.name}")
-        if result.reason:
-            words.append(f": {result.reason}")
-        return f"{'would be ' if dry_run and result.plan else ''}{' '.join(words)}"
+        line = f"{'would be ' if dry_run and result.plan else ''}{' '.join(words)}"
+        # Why something did not come stands below, where nothing runs past it.
+        return line if result.outcome in WRONG or not result.reason else f"{line}. {result.reason}"
 
     def summary(self, results: list[Result], interrupted: bool, *, dry_run: bool) -> None:
         counts = Counter(result.outcome for result in results)
@@ -113,7 +114,7 @@ class Command(BaseCommand):
             f"{counts[name]} {words}" for name, words in WORDS.items() if counts[name]
         )
         self.stdout.write(f"{'Dry run: ' if dry_run else ''}{total or 'nothing was done'}.")
-        wrong = [r for r in results if r.outcome in (many.REFUSED, many.FAILED, many.STOPPED)]
+        wrong = [result for result in results if result.outcome in WRONG]
         for result in wrong:
             self.stdout.write(f"  {WORDS[result.outcome]} {result.address}: {result.reason}")
         if interrupted:
