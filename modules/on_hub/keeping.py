@@ -95,6 +95,12 @@ def ask(repo: Repo) -> None:
             ask_for(home)
 
 
+def ask_to_close(repo: Repo) -> None:
+    """The same where nothing can be pushed now: what is seen there may be for nobody any more."""
+    if ModuleOnHub.objects.filter(repo=repo, is_made=True, is_private=False).exists():
+        ask(repo)
+
+
 def ask_for(home: HubHome) -> None:
     """A job for this home, whose row is held; one that runs already goes on to another."""
     if home.job is not None and not home.job.is_over:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 Home = TypeVar("Home", bound=HubHome)
 MOST_NAMES = 9
+SAVED = ("hub_id", "is_made", "is_private")  # what `save` of a push keeps
 CARD = services.CARD_NAME
 THEIRS = ".gitattributes"  # the Hub's own, in every repo
 
@@ -57,7 +59,8 @@ class Content:
     name: str
     files: Mapping[str, Path | bytes]
     kept: frozenset[str] = frozenset()  # paths that the Hub holds already, and we perhaps not
-    is_private: bool = True
+    # Asked anew before each step that shows something: who sees it may change meanwhile.
+    is_open: Callable[[], bool] = lambda: False
     title: str = "Update"
     message: str = ""
     blobs: Mapping[str, Blob] = field(default_factory=dict)  # to compare with what arrived
@@ -68,7 +71,7 @@ def push(
 ) -> hub.Facts:
     """Make the Hub hold this content. `save` keeps what `home` says; `step` may end the work."""
     there = _open(home, account, content, save, step)
-    if content.is_private and not there.is_private:
+    if not there.is_private and not content.is_open():
         account.hub.set_private(home.hub_id, True)  # before anything new can be seen
     step()
     stale = {f.path for f in there.files} - {*content.files, *content.kept, THEIRS}
@@ -78,9 +81,21 @@ def push(
     step()
     found = account.hub.facts(home.hub_id, sha)
     _compare(found, content)
-    if not content.is_private and there.is_private:
+    _show(home, account, found, content, save)
+    return replace(found, is_private=home.is_private)
+
+
+def _show(
+    home: HubHome, account: Account, found: hub.Facts, content: Content, save: Callable[[], None]
+) -> None:
+    """To everybody, or to nobody. Written down so that dying in between leaves it to be closed."""
+    is_private = not content.is_open()
+    if is_private and not found.is_private:
+        account.hub.set_private(home.hub_id, True)
+    home.is_private = is_private
+    save()
+    if not is_private and found.is_private:
         account.hub.set_private(home.hub_id, False)
-    return found
 
 
 def _open(
@@ -90,10 +105,11 @@ def _open(
     if not home.is_made:
         home.hub_id = _free_name(home, account, content.name)
         home.is_made = True
+        home.is_private = not content.is_open()
         save()
         step()
     if not home.sha:
-        account.hub.create(home.hub_id, is_private=content.is_private)
+        account.hub.create(home.hub_id, is_private=home.is_private or not content.is_open())
     found = account.hub.facts(home.hub_id)
     if found.repo_id != home.hub_id:  # renamed there
         home.hub_id = found.repo_id
@@ -156,6 +172,7 @@ class _Keeping:
         repo = self.home.repo
         if repo is None or self.home.move_to:
             return self._leave(repo)
+        self._close(repo)
         module = LoraModule.objects.select_related("commit").filter(repo=repo).first()
         if module is None or not module.is_ready:
             return self._rest  # asked for again when its checks are done
@@ -163,7 +180,20 @@ class _Keeping:
         account = accounts.account_for(self.home.place, self.owner)
         content = self._content(repo, module, files)
         found = push(self.home, account, content, self._save, self.lease.check)
-        return lambda: self._kept(module.commit, files, found, content.is_private)
+        return lambda: self._kept(module.commit, files, found)
+
+    def _close(self, repo: Repo) -> None:
+        """First of all, and also where nothing can be pushed now: what is not for everybody here is
+        not shown there either."""
+        if self.home.is_private or not self.home.is_made or is_open(repo):
+            return
+        account = accounts.account_for(self.home.place, self.owner)
+        try:
+            account.hub.set_private(self.home.hub_id, True)
+        except hub.NotOnHub:
+            return  # never made, or gone: the push says so
+        self.home.is_private = True
+        self._save()
 
     def _content(self, repo: Repo, module: LoraModule, files: Mapping[str, Blob]) -> Content:
         there = dict(self.home.blobs.values_list("blob_id", "path"))
@@ -185,7 +215,7 @@ class _Keeping:
             name=hub_name(name),
             files=sent,
             kept=frozenset(kept),
-            is_private=not is_open(repo),
+            is_open=partial(is_open, repo),
             title=module.commit.title,
             message=module.commit.message,
             blobs={path: files[path] for path in (*sent, *kept) if path != CARD},
@@ -193,19 +223,17 @@ class _Keeping:
 
     def _save(self) -> None:
         with queue.checkpoint(self.job):
-            self.home.save(update_fields=["hub_id", "is_made"])
+            self.home.save(update_fields=SAVED)
 
     def _rest(self) -> None:
         if home := held(self.home):
             settle(home, HubHome.WAITING)
 
-    def _kept(
-        self, commit: Commit, files: Mapping[str, Blob], found: hub.Facts, is_private: bool
-    ) -> None:
+    def _kept(self, commit: Commit, files: Mapping[str, Blob], found: hub.Facts) -> None:
         home = held(self.home)
         if home is None:
             return
-        home.sha, home.commit, home.is_private = found.sha, commit, is_private
+        home.sha, home.commit, home.is_private = found.sha, commit, found.is_private
         home.pushed_at = timezone.now()
         home.save(update_fields=["sha", "commit", "is_private", "pushed_at"])
         rows = {
@@ -234,7 +262,7 @@ class _Keeping:
         home = held(self.home)
         if home is None:
             return
-        repo, place = home.repo, home.move_to
+        repo, place = home.repo, home.move_to or home.place  # empty: it is to stay after all
         home.delete()
         if repo is not None and place != keeping.HERE:
             ModuleOnHub.objects.create(repo=repo, place=place)
@@ -246,10 +274,16 @@ def _blobs_of(repo: Repo) -> QuerySet:
 
 
 def begin(job: Job, rows: QuerySet[Home]) -> Home | None:
-    """The job's home, held for a moment to say that whatever changes from now on comes too late."""
+    """The job's home, held for a moment to say that whatever changes from now on comes too late.
+
+    What stands beside it is read once it is held: in the same query it would be as it was before
+    the change that was waited for.
+    """
+    home: Home | None = None
     with queue.checkpoint(job):
-        home = rows.select_for_update(of=("self",)).filter(pk=job.params["home"]).first()
-        if home is not None:
+        of_job = rows.filter(pk=job.params["home"])
+        if of_job.select_related(None).select_for_update(of=("self",)).first() is not None:
+            home = of_job.get()
             home.job, home.again = job, False
             home.save(update_fields=["job", "again"])
     return home
@@ -304,8 +338,9 @@ def stopped(job: Job) -> hub.HubFault:
 
 
 def is_open(repo: Repo) -> bool:
-    """Whether everybody may have its bytes; then they may stand in a public repo there, too."""
-    return not (repo.needs_token or repo.is_hidden)
+    """Whether everybody may have its bytes now; then they may stand in a public repo there, too."""
+    now = Repo.objects.filter(pk=repo.pk).first()
+    return now is not None and not (now.needs_token or now.is_hidden)
 
 
 def hub_name(name: str) -> str:
