@@ -23,7 +23,6 @@ from modules.models import (
     Blob,
     BlobOnHub,
     Commit,
-    CommitFile,
     HubHome,
     LoraModule,
     ModuleOnHub,
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 
 Home = TypeVar("Home", bound=HubHome)
 MOST_NAMES = 9
-SAVED = ("hub_id", "is_made", "is_private")  # what `save` of a push keeps
+SAVED = ("hub_id", "is_made", "is_private", "sha")  # what `save` of a push keeps
 CARD = services.CARD_NAME
 THEIRS = ".gitattributes"  # the Hub's own, in every repo
 
@@ -57,7 +56,7 @@ class Content:
     """What a repo on the Hub should hold, and be called."""
 
     name: str
-    files: Mapping[str, Path | bytes]
+    files: dict[str, Path | bytes]
     kept: frozenset[str] = frozenset()  # paths that the Hub holds already, and we perhaps not
     # Asked anew before each step that shows something: who sees it may change meanwhile.
     is_open: Callable[[], bool] = lambda: False
@@ -74,15 +73,25 @@ def push(
     if not there.is_private and not content.is_open():
         account.hub.set_private(home.hub_id, True)  # before anything new can be seen
     step()
-    stale = {f.path for f in there.files} - {*content.files, *content.kept, THEIRS}
+    files = content.files | _gone_there(there, content)
+    stale = {f.path for f in there.files} - {*files, *content.kept, THEIRS}
     sha = account.hub.commit(
-        home.hub_id, content.files, sorted(stale), title=content.title, message=content.message
+        home.hub_id, files, sorted(stale), title=content.title, message=content.message
     )
     step()
     found = account.hub.facts(home.hub_id, sha)
     _compare(found, content)
     _show(home, account, found, content, save)
     return replace(found, is_private=home.is_private)
+
+
+def _gone_there(there: hub.Facts, content: Content) -> dict[str, Path | bytes]:
+    """What the Hub's newest version holds no more, though an older one of it may."""
+    return {
+        path: bytes_back.path_of(content.blobs[path].pk)
+        for path in content.kept
+        if (file := there.file(path)) is None or not hub.is_same(file, content.blobs[path])
+    }
 
 
 def _show(
@@ -102,6 +111,24 @@ def _open(
     home: HubHome, account: Account, content: Content, save: Callable[[], None], step: Callable
 ) -> hub.Facts:
     """The repo as it is there, made if it never was."""
+    try:
+        found = _found(home, account, content, save, step)
+    except hub.NotOnHub:
+        if not keeping.may_be_made_anew(home):
+            raise
+        home.hub_id, home.is_made, home.sha = "", False, ""
+        if isinstance(home, ModuleOnHub):
+            home.blobs.all().delete()  # the next repo holds none of it yet
+        found = _found(home, account, content, save, step)
+    if found.repo_id != home.hub_id:  # renamed there
+        home.hub_id = found.repo_id
+        save()
+    return found
+
+
+def _found(
+    home: HubHome, account: Account, content: Content, save: Callable[[], None], step: Callable
+) -> hub.Facts:
     if not home.is_made:
         home.hub_id = _free_name(home, account, content.name)
         home.is_made = True
@@ -110,11 +137,7 @@ def _open(
         step()
     if not home.sha:
         account.hub.create(home.hub_id, is_private=home.is_private or not content.is_open())
-    found = account.hub.facts(home.hub_id)
-    if found.repo_id != home.hub_id:  # renamed there
-        home.hub_id = found.repo_id
-        save()
-    return found
+    return account.hub.facts(home.hub_id)
 
 
 def _free_name(home: HubHome, account: Account, name: str) -> str:
@@ -135,8 +158,7 @@ def _free_name(home: HubHome, account: Account, name: str) -> str:
 def _compare(found: hub.Facts, content: Content) -> None:
     for path, blob in content.blobs.items():
         there = found.file(path)
-        # A small file has git's id of its bytes there; a large one the hash that we know it by.
-        if there is None or blob.sha256 != there.sha256 and blob.git_sha1 != there.git_sha1:
+        if there is None or not hub.is_same(there, blob):
             raise WrongOnHub(f"{path} on the Hub is not the file that was sent. It is sent again.")
 
 
@@ -252,9 +274,10 @@ class _Keeping:
     def _leave(self, repo: Repo | None) -> Callable[[], None]:
         """Have every byte here again, then let go of the repo there; a user's own stays theirs."""
         if self.home.place == HubHome.SITE and self.home.is_made:
-            for blob in Blob.objects.filter(pk__in=_blobs_of(repo)) if repo else ():
+            for row in self.home.needed_blobs().select_related("home"):
                 self.lease.check()
-                bytes_back.path_of(blob.pk)
+                if not bytes_back.is_here(row.blob_id):
+                    bytes_back.fetch(row)
             accounts.of_site().hub.delete(self.home.hub_id)
         return self._left
 
@@ -267,10 +290,6 @@ class _Keeping:
         if repo is not None and place != keeping.HERE:
             ModuleOnHub.objects.create(repo=repo, place=place)
             keeping.ask(repo)
-
-
-def _blobs_of(repo: Repo) -> QuerySet:
-    return CommitFile.objects.filter(commit__repo=repo).values("blob")
 
 
 def begin(job: Job, rows: QuerySet[Home]) -> Home | None:
@@ -350,7 +369,7 @@ def hub_name(name: str) -> str:
 
 def card_for_hub(module: LoraModule, blob: Blob | None) -> str:
     """README.md with everything that the Hub's own pages read in its front matter."""
-    text = local.local_path(blob.pk).read_bytes().decode("utf-8", "replace") if blob else ""
+    text = bytes_back.path_of(blob.pk).read_bytes().decode("utf-8", "replace") if blob else ""
     try:
         said = cards.front_matter(cards.with_front_matter(text, {}))
         return cards.with_front_matter(text, _front(module, said))
