@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from django.conf import settings
@@ -32,7 +33,7 @@ def push_recipe(job: Job, lease: Lease) -> None:
 
     def save() -> None:
         with queue.checkpoint(job):
-            home.save(update_fields=["hub_id", "is_made"])
+            home.save(update_fields=pushing.SAVED)
 
     content = content_of(home.recipe, home)
     try:
@@ -47,7 +48,7 @@ def push_recipe(job: Job, lease: Lease) -> None:
     with queue.finish(job, {"outcome": "done"}):
         now = pushing.held(home)
         if now is not None:
-            now.sha, now.is_private, now.pushed_at = found.sha, content.is_private, timezone.now()
+            now.sha, now.is_private, now.pushed_at = found.sha, found.is_private, timezone.now()
             pushing.settle(now, RecipeOnHub.KEPT)
 
 
@@ -79,12 +80,14 @@ def content_of(recipe: Recipe, home: RecipeOnHub) -> pushing.Content:
         name=pushing.hub_name(f"{recipe.title}-{recipe.digest[:8]}"),
         files={path: text.encode() for path, text in texts.items()}
         | {artifacts.WEIGHTS_NAME: bytes_back.path_of(recipe.adapter_id)},
-        is_private=not is_open(recipe),
+        is_open=partial(is_open, recipe),
         title=f"Recipe {recipe.digest[:12]}",
         blobs={artifacts.WEIGHTS_NAME: recipe.adapter},
     )
 
 
 def is_open(recipe: Recipe) -> bool:
+    """As it stands now."""
+    recipe = Recipe.objects.get(pk=recipe.pk)
     withdrawn = recipe.withdrawn and not recipe.adapter_allowed
     return recipe.published_at is not None and not withdrawn

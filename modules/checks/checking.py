@@ -187,3 +187,5 @@ def update_listed(module: LoraModule) -> None:
     tags.recount(module.tags.all())
     if module.is_ready:
         keeping.ask(module.repo)
+    elif not module.is_listed:
+        keeping.ask_to_close(module.repo)

@@ -6,7 +6,7 @@ from django.conf import settings
 from django.db import models
 
 from hub_site.jobs.models import Job
-from modules.models.repos import Blob, Commit, Repo
+from modules.models.repos import Blob, Commit, CommitFile, Repo
 from modules.querysets import HubHomeQuerySet
 
 
@@ -106,6 +106,12 @@ class ModuleOnHub(HubHome):
     @property
     def address(self) -> str:  # type: ignore[override]
         return self.repo.get_absolute_url() if self.repo else ""
+
+    def needed_blobs(self) -> models.QuerySet[BlobOnHub]:
+        """What stands there of any version that is here: of this module, or of another one with
+        the same bytes."""
+        files = CommitFile.objects.filter(blob=models.OuterRef("blob"))
+        return self.blobs.filter(models.Exists(files))
 
 
 class BlobOnHub(models.Model):

@@ -16,8 +16,9 @@ from django.db.models.functions import Now
 from composer.engine.errors import CommonsError
 from hub_site.jobs import queue
 from modules.locks import hold_repo
-from modules.models import HubAccount, HubHome, ModuleOnHub, Repo
+from modules.models import BlobOnHub, HubAccount, HubHome, ModuleOnHub, Repo
 from modules.on_hub import accounts
+from modules.storage import bytes_back
 
 if TYPE_CHECKING:
     from hub_site.accounts.models import User
@@ -95,6 +96,12 @@ def ask(repo: Repo) -> None:
             ask_for(home)
 
 
+def ask_to_close(repo: Repo) -> None:
+    """The same where nothing can be pushed now: what is seen there may be for nobody any more."""
+    if ModuleOnHub.objects.filter(repo=repo, is_made=True, is_private=False).exists():
+        ask(repo)
+
+
 def ask_for(home: HubHome) -> None:
     """A job for this home, whose row is held; one that runs already goes on to another."""
     if home.job is not None and not home.job.is_over:
@@ -119,11 +126,18 @@ def try_again(repo: Repo) -> None:
 
 
 def start_over(home: HubHome) -> None:
-    """After trouble that waiting does not mend; the repo on the Hub may be another one then."""
-    if home.code == "not_on_hub":
-        home.hub_id, home.is_made, home.sha = "", False, ""
+    """After trouble that waiting does not mend: what is found to be gone may be made anew."""
     home.tries = 0
-    home.save(update_fields=["hub_id", "is_made", "sha", "tries"])
+    home.save(update_fields=["tries"])
+
+
+def may_be_made_anew(home: HubHome) -> bool:
+    """Its owner has said so since it was missed. Not while bytes are only there: the Hub says "not
+    found" to a wrong token, too, and whoever forgets the place does not find them again."""
+    if home.code != "not_on_hub" or home.tries:
+        return False
+    needed = home.needed_blobs() if isinstance(home, ModuleOnHub) else BlobOnHub.objects.none()
+    return all(map(bytes_back.is_here, needed.values_list("blob_id", flat=True)))
 
 
 def retry_due() -> int:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,7 +23,6 @@ from modules.models import (
     Blob,
     BlobOnHub,
     Commit,
-    CommitFile,
     HubHome,
     LoraModule,
     ModuleOnHub,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 Home = TypeVar("Home", bound=HubHome)
 MOST_NAMES = 9
+SAVED = ("hub_id", "is_made", "is_private", "sha")  # what `save` of a push keeps
 CARD = services.CARD_NAME
 THEIRS = ".gitattributes"  # the Hub's own, in every repo
 
@@ -55,9 +56,10 @@ class Content:
     """What a repo on the Hub should hold, and be called."""
 
     name: str
-    files: Mapping[str, Path | bytes]
+    files: dict[str, Path | bytes]
     kept: frozenset[str] = frozenset()  # paths that the Hub holds already, and we perhaps not
-    is_private: bool = True
+    # Asked anew before each step that shows something: who sees it may change meanwhile.
+    is_open: Callable[[], bool] = lambda: False
     title: str = "Update"
     message: str = ""
     blobs: Mapping[str, Blob] = field(default_factory=dict)  # to compare with what arrived
@@ -68,37 +70,74 @@ def push(
 ) -> hub.Facts:
     """Make the Hub hold this content. `save` keeps what `home` says; `step` may end the work."""
     there = _open(home, account, content, save, step)
-    if content.is_private and not there.is_private:
+    if not there.is_private and not content.is_open():
         account.hub.set_private(home.hub_id, True)  # before anything new can be seen
     step()
-    stale = {f.path for f in there.files} - {*content.files, *content.kept, THEIRS}
+    files = content.files | _gone_there(there, content)
+    stale = {f.path for f in there.files} - {*files, *content.kept, THEIRS}
     sha = account.hub.commit(
-        home.hub_id, content.files, sorted(stale), title=content.title, message=content.message
+        home.hub_id, files, sorted(stale), title=content.title, message=content.message
     )
     step()
     found = account.hub.facts(home.hub_id, sha)
     _compare(found, content)
-    if not content.is_private and there.is_private:
+    _show(home, account, found, content, save)
+    return replace(found, is_private=home.is_private)
+
+
+def _gone_there(there: hub.Facts, content: Content) -> dict[str, Path | bytes]:
+    """What the Hub's newest version holds no more, though an older one of it may."""
+    return {
+        path: bytes_back.path_of(content.blobs[path].pk)
+        for path in content.kept
+        if (file := there.file(path)) is None or not hub.is_same(file, content.blobs[path])
+    }
+
+
+def _show(
+    home: HubHome, account: Account, found: hub.Facts, content: Content, save: Callable[[], None]
+) -> None:
+    """To everybody, or to nobody. Written down so that dying in between leaves it to be closed."""
+    is_private = not content.is_open()
+    if is_private and not found.is_private:
+        account.hub.set_private(home.hub_id, True)
+    home.is_private = is_private
+    save()
+    if not is_private and found.is_private:
         account.hub.set_private(home.hub_id, False)
-    return found
 
 
 def _open(
     home: HubHome, account: Account, content: Content, save: Callable[[], None], step: Callable
 ) -> hub.Facts:
     """The repo as it is there, made if it never was."""
-    if not home.is_made:
-        home.hub_id = _free_name(home, account, content.name)
-        home.is_made = True
-        save()
-        step()
-    if not home.sha:
-        account.hub.create(home.hub_id, is_private=content.is_private)
-    found = account.hub.facts(home.hub_id)
+    try:
+        found = _found(home, account, content, save, step)
+    except hub.NotOnHub:
+        if not keeping.may_be_made_anew(home):
+            raise
+        home.hub_id, home.is_made, home.sha = "", False, ""
+        if isinstance(home, ModuleOnHub):
+            home.blobs.all().delete()  # the next repo holds none of it yet
+        found = _found(home, account, content, save, step)
     if found.repo_id != home.hub_id:  # renamed there
         home.hub_id = found.repo_id
         save()
     return found
+
+
+def _found(
+    home: HubHome, account: Account, content: Content, save: Callable[[], None], step: Callable
+) -> hub.Facts:
+    if not home.is_made:
+        home.hub_id = _free_name(home, account, content.name)
+        home.is_made = True
+        home.is_private = not content.is_open()
+        save()
+        step()
+    if not home.sha:
+        account.hub.create(home.hub_id, is_private=home.is_private or not content.is_open())
+    return account.hub.facts(home.hub_id)
 
 
 def _free_name(home: HubHome, account: Account, name: str) -> str:
@@ -119,8 +158,7 @@ def _free_name(home: HubHome, account: Account, name: str) -> str:
 def _compare(found: hub.Facts, content: Content) -> None:
     for path, blob in content.blobs.items():
         there = found.file(path)
-        # A small file has git's id of its bytes there; a large one the hash that we know it by.
-        if there is None or blob.sha256 != there.sha256 and blob.git_sha1 != there.git_sha1:
+        if there is None or not hub.is_same(there, blob):
             raise WrongOnHub(f"{path} on the Hub is not the file that was sent. It is sent again.")
 
 
@@ -156,6 +194,7 @@ class _Keeping:
         repo = self.home.repo
         if repo is None or self.home.move_to:
             return self._leave(repo)
+        self._close(repo)
         module = LoraModule.objects.select_related("commit").filter(repo=repo).first()
         if module is None or not module.is_ready:
             return self._rest  # asked for again when its checks are done
@@ -163,7 +202,20 @@ class _Keeping:
         account = accounts.account_for(self.home.place, self.owner)
         content = self._content(repo, module, files)
         found = push(self.home, account, content, self._save, self.lease.check)
-        return lambda: self._kept(module.commit, files, found, content.is_private)
+        return lambda: self._kept(module.commit, files, found)
+
+    def _close(self, repo: Repo) -> None:
+        """First of all, and also where nothing can be pushed now: what is not for everybody here is
+        not shown there either."""
+        if self.home.is_private or not self.home.is_made or is_open(repo):
+            return
+        account = accounts.account_for(self.home.place, self.owner)
+        try:
+            account.hub.set_private(self.home.hub_id, True)
+        except hub.NotOnHub:
+            return  # never made, or gone: the push says so
+        self.home.is_private = True
+        self._save()
 
     def _content(self, repo: Repo, module: LoraModule, files: Mapping[str, Blob]) -> Content:
         there = dict(self.home.blobs.values_list("blob_id", "path"))
@@ -185,7 +237,7 @@ class _Keeping:
             name=hub_name(name),
             files=sent,
             kept=frozenset(kept),
-            is_private=not is_open(repo),
+            is_open=partial(is_open, repo),
             title=module.commit.title,
             message=module.commit.message,
             blobs={path: files[path] for path in (*sent, *kept) if path != CARD},
@@ -193,19 +245,17 @@ class _Keeping:
 
     def _save(self) -> None:
         with queue.checkpoint(self.job):
-            self.home.save(update_fields=["hub_id", "is_made"])
+            self.home.save(update_fields=SAVED)
 
     def _rest(self) -> None:
         if home := held(self.home):
             settle(home, HubHome.WAITING)
 
-    def _kept(
-        self, commit: Commit, files: Mapping[str, Blob], found: hub.Facts, is_private: bool
-    ) -> None:
+    def _kept(self, commit: Commit, files: Mapping[str, Blob], found: hub.Facts) -> None:
         home = held(self.home)
         if home is None:
             return
-        home.sha, home.commit, home.is_private = found.sha, commit, is_private
+        home.sha, home.commit, home.is_private = found.sha, commit, found.is_private
         home.pushed_at = timezone.now()
         home.save(update_fields=["sha", "commit", "is_private", "pushed_at"])
         rows = {
@@ -224,9 +274,10 @@ class _Keeping:
     def _leave(self, repo: Repo | None) -> Callable[[], None]:
         """Have every byte here again, then let go of the repo there; a user's own stays theirs."""
         if self.home.place == HubHome.SITE and self.home.is_made:
-            for blob in Blob.objects.filter(pk__in=_blobs_of(repo)) if repo else ():
+            for row in self.home.needed_blobs().select_related("home"):
                 self.lease.check()
-                bytes_back.path_of(blob.pk)
+                if not bytes_back.is_here(row.blob_id):
+                    bytes_back.fetch(row)
             accounts.of_site().hub.delete(self.home.hub_id)
         return self._left
 
@@ -234,22 +285,24 @@ class _Keeping:
         home = held(self.home)
         if home is None:
             return
-        repo, place = home.repo, home.move_to
+        repo, place = home.repo, home.move_to or home.place  # empty: it is to stay after all
         home.delete()
         if repo is not None and place != keeping.HERE:
             ModuleOnHub.objects.create(repo=repo, place=place)
             keeping.ask(repo)
 
 
-def _blobs_of(repo: Repo) -> QuerySet:
-    return CommitFile.objects.filter(commit__repo=repo).values("blob")
-
-
 def begin(job: Job, rows: QuerySet[Home]) -> Home | None:
-    """The job's home, held for a moment to say that whatever changes from now on comes too late."""
+    """The job's home, held for a moment to say that whatever changes from now on comes too late.
+
+    What stands beside it is read once it is held: in the same query it would be as it was before
+    the change that was waited for.
+    """
+    home: Home | None = None
     with queue.checkpoint(job):
-        home = rows.select_for_update(of=("self",)).filter(pk=job.params["home"]).first()
-        if home is not None:
+        of_job = rows.filter(pk=job.params["home"])
+        if of_job.select_related(None).select_for_update(of=("self",)).first() is not None:
+            home = of_job.get()
             home.job, home.again = job, False
             home.save(update_fields=["job", "again"])
     return home
@@ -304,8 +357,9 @@ def stopped(job: Job) -> hub.HubFault:
 
 
 def is_open(repo: Repo) -> bool:
-    """Whether everybody may have its bytes; then they may stand in a public repo there, too."""
-    return not (repo.needs_token or repo.is_hidden)
+    """Whether everybody may have its bytes now; then they may stand in a public repo there, too."""
+    now = Repo.objects.filter(pk=repo.pk).first()
+    return now is not None and not (now.needs_token or now.is_hidden)
 
 
 def hub_name(name: str) -> str:
@@ -315,7 +369,7 @@ def hub_name(name: str) -> str:
 
 def card_for_hub(module: LoraModule, blob: Blob | None) -> str:
     """README.md with everything that the Hub's own pages read in its front matter."""
-    text = local.local_path(blob.pk).read_bytes().decode("utf-8", "replace") if blob else ""
+    text = bytes_back.path_of(blob.pk).read_bytes().decode("utf-8", "replace") if blob else ""
     try:
         said = cards.front_matter(cards.with_front_matter(text, {}))
         return cards.with_front_matter(text, _front(module, said))

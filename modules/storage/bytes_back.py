@@ -35,7 +35,7 @@ def path_of(sha256: str) -> Path:
     """The bytes as a file of the store, fetched from the Hub first where they are only there."""
     path = local.local_path(sha256)
     if not path.exists() and (there := place_of(sha256)) is not None:
-        _fetch(there)
+        fetch(there)
     return path
 
 
@@ -63,7 +63,8 @@ def address_of(sha256: str) -> str | None:
     return hub.Hub(settings.HF_TOKEN).address(there.home.hub_id, there.sha, there.path)
 
 
-def _fetch(there: BlobOnHub) -> None:
+def fetch(there: BlobOnHub) -> None:
+    """Have these bytes in the store, from this very place on the Hub."""
     from modules.storage import hub
 
     with local.told_when_full():

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx2  # what huggingface_hub itself speaks with
 from django.conf import settings
@@ -38,6 +39,9 @@ from huggingface_hub.utils._http import default_client_factory, get_session, hf_
 
 from composer.engine.errors import CommonsError
 from modules.storage import local
+
+if TYPE_CHECKING:
+    from modules.models import Blob
 
 LONGEST_SAID = 300
 ERRORS = (httpx2.HTTPError, httpx2.InvalidURL, OSError, RuntimeError, ValueError)
@@ -94,6 +98,11 @@ class File:
     size: int
     sha256: str  # of large files; the Hub knows small ones by git's id alone
     git_sha1: str
+
+
+def is_same(file: File, blob: Blob) -> bool:
+    """A small file has git's id of its bytes there; a large one the hash that we know it by."""
+    return blob.sha256 == file.sha256 or not file.sha256 and blob.git_sha1 == file.git_sha1
 
 
 @dataclass(frozen=True)

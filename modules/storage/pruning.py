@@ -22,7 +22,7 @@ from django.db.models import Exists, OuterRef
 
 from composer.engine.errors import CommonsError
 from modules.models import Blob, BlobOnHub, Commit, CommitFile, Grant, HubHome
-from modules.storage import local
+from modules.storage import hub, local
 from modules.upload import intake
 
 # A client remembers for three weeks which xorbs it sent, and does not send them again.
@@ -67,18 +67,50 @@ def _evict(found: Pruned) -> None:
     """Weights that the Hub keeps for us, and that nobody wanted for some days, need no room here.
 
     Only what stands in nothing but versions of modules that are kept there, each of which was seen
-    to hold these very bytes.
+    to hold these very bytes, and is now: a repo may have been deleted since.
     """
     before = time.time() - timedelta(days=settings.HUB_CACHE_DAYS).total_seconds()
+    facts = _Facts()
     for batch in _batches(_kept_on_hub(), BATCH):
+        old = {sha256 for sha256 in batch if _is_older(local.local_path(sha256), before)}
+        seen = facts.seen(_kept_nowhere_else(old))
         with _alone():
-            hashes = [sha256 for sha256 in batch if _is_older(local.local_path(sha256), before)]
+            hashes = [sha256 for sha256 in seen if _is_older(local.local_path(sha256), before)]
             for sha256 in _kept_nowhere_else(hashes):
                 found.size += local.local_path(sha256).stat().st_size
                 found.evicted += 1
                 for sha in Commit.objects.filter(files__blob=sha256).values_list("sha", flat=True):
                     shutil.rmtree(settings.CACHE_DIR / "commits" / sha, ignore_errors=True)
                 local.delete(sha256)
+
+
+class _Facts:
+    """What the Hub says that it holds; each version is asked for once, a Hub in trouble no more."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], hub.Facts | None] = {}
+        self._is_down = False
+
+    def seen(self, hashes: set[str]) -> set[str]:
+        """Those that are at every place where they are said to be."""
+        rows = BlobOnHub.objects.filter(blob__in=hashes, home__place=HubHome.SITE)
+        rows = rows.exclude(home__repo=None).select_related("home", "blob")
+        return hashes - {row.blob_id for row in rows.iterator() if not self._holds(row)}
+
+    def _holds(self, row: BlobOnHub) -> bool:
+        found = self._of(row.home.hub_id, row.sha)
+        file = found.file(row.path) if found else None
+        return file is not None and hub.is_same(file, row.blob)
+
+    def _of(self, hub_id: str, sha: str) -> hub.Facts | None:
+        key = (hub_id, sha)
+        if key not in self._known and not self._is_down:
+            try:
+                self._known[key] = hub.Hub(settings.HF_TOKEN).facts(hub_id, sha)
+            except hub.HubFault as fault:
+                self._known[key] = None
+                self._is_down = fault.helps or isinstance(fault, hub.BadHubToken)
+        return self._known.get(key)
 
 
 def _kept_on_hub() -> Iterator[str]:
