@@ -77,7 +77,7 @@ class FileSerializer(serializers.Serializer):
 class OnHubSerializer(serializers.Serializer):
     """Where else its files are kept. What goes wrong there is its owner's to read."""
 
-    place = serializers.ChoiceField([HubHome.SITE, HubHome.OWN])
+    place = serializers.ChoiceField(keeping.PLACES)
     state = serializers.ChoiceField([HubHome.WAITING, HubHome.KEPT, HubHome.TROUBLE])
     id = serializers.CharField(source="hub_id")
     sha = serializers.CharField()
