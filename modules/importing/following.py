@@ -14,11 +14,16 @@ from hub_site.accounts.models import Namespace
 from modules.importing import asking
 from modules.models import HubOrigin, Import
 from modules.on_hub.accounts import token_for
-from modules.storage.hub import Hub, HubFault
+from modules.storage.hub import Hub, HubFault, NotOnHub
 
 EVERY = timedelta(days=1)
 MOST = 50  # a run; the next one goes on with those not looked at for longest
 KEPT = timedelta(days=90)
+
+
+class AnotherRepo(CommonsError):
+    code = "another_repo"
+    status = 409
 
 
 def look_for_newer(keep_on: Callable[[], None], most: int = MOST) -> dict[str, int]:
@@ -56,7 +61,10 @@ def _due() -> QuerySet[HubOrigin]:
 
 def _look(origin: HubOrigin) -> bool:
     user = origin.repo.owner.user
-    facts = Hub(token_for(user)).facts(origin.hub_id, origin.revision or None)
+    hub = Hub(token_for(user))
+    facts = hub.facts(origin.hub_id, origin.revision or None)
+    if facts.sha != origin.hub_sha:
+        _refuse_another(hub, origin)
     _note(origin, "")
     if facts.sha == origin.hub_sha:
         return False
@@ -65,6 +73,19 @@ def _look(origin: HubOrigin) -> bool:
     except asking.AlreadyComing:
         return False
     return True
+
+
+def _refuse_another(hub: Hub, origin: HubOrigin) -> None:
+    """A name that its owner gave up on the Hub is anybody's: a stranger's files would become the
+    newest version of a module that people trust."""
+    try:
+        hub.facts(origin.hub_id, origin.hub_sha)
+    except NotOnHub as error:
+        raise AnotherRepo(
+            f"{origin.hub_id} no longer has the commit {origin.hub_sha[:10]} that was imported: "
+            "its history was rewritten, or it is another repo by now. Look at it, then import the "
+            "newer version yourself."
+        ) from error
 
 
 def _note(origin: HubOrigin, trouble: str) -> None:

@@ -141,6 +141,8 @@ def _check(found: Any, most: int) -> None:
     for name, value in found.items():
         if not isinstance(name, str):
             raise Refused(f"names a tensor by {_a(name)} instead of a text")
+        if name == "__metadata__" or not name.isascii() and _is_broken(name):
+            raise Refused(f"names a tensor {name[:100]!a}, which safetensors cannot hold")
         if type(value) not in (torch.Tensor, torch.nn.Parameter):
             raise Refused(
                 f"holds {_a(value)} as {name[:100]!r} beside its tensors, as checkpoints of a "
@@ -153,6 +155,11 @@ def _check(found: Any, most: int) -> None:
         size += value.numel() * value.element_size()
         if size > most:
             raise Refused(f"unfolds to more than {most:,} bytes, the most for one file")
+
+
+def _is_broken(name: str) -> bool:
+    """Half of a pair of surrogates is no letter."""
+    return any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _a(value: Any) -> str:

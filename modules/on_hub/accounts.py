@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 from django.conf import settings
+from django.db import transaction
 from django.utils import timezone
 
 from hub_site import sealed
@@ -130,12 +131,20 @@ def _token(account: HubAccount) -> str:
 
     if account.broken:
         raise hub.BadHubToken(account.broken)
-    if account.expires_at and account.expires_at < timezone.now() + SOON and account.refresh_token:
-        _renew(account)
+    if _is_to_renew(account):
+        with transaction.atomic():  # one at a time: a refresh token may be good only once
+            account = HubAccount.objects.select_for_update().get(pk=account.pk)
+            if _is_to_renew(account):
+                _renew(account)
     token = sealed.unseal(account.token)
     if token is None:
         raise hub.BadHubToken(f"This site's secret key has changed. {CONNECT_AGAIN}")
     return token
+
+
+def _is_to_renew(account: HubAccount) -> bool:
+    soon = timezone.now() + SOON
+    return bool(account.refresh_token and account.expires_at and account.expires_at < soon)
 
 
 def _renew(account: HubAccount) -> None:

@@ -1,6 +1,6 @@
 """Bytes wherever they are: in the site's store, or in a repo of the site's on the Hub.
 
-Only what the Hub was seen to hold leaves the store (`eviction.py`), and whatever needs it again
+Only what the Hub was seen to hold leaves the store (`pruning.py`), and whatever needs it again
 gets it through here.
 """
 

@@ -111,6 +111,8 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
         ([torch.zeros(1)], "a list where"),
         ({}, "a dict where"),
         ({1: torch.zeros(1)}, "by an int"),
+        ({"\ud800": torch.zeros(1)}, "safetensors cannot hold"),
+        ({"__metadata__": torch.zeros(1)}, "safetensors cannot hold"),
         ({"a": torch.eye(2).to_sparse()}, "in a form"),
         ({"a": torch.zeros(1, device="meta")}, "in a form"),
         ({"a": torch.zeros(1, dtype=torch.complex64)}, "complex64"),

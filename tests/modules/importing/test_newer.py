@@ -123,3 +123,13 @@ def test_modules_follow_the_hub_until_their_owner_says_otherwise(
     follow()
     wait_until(lambda: HubOrigin.objects.get().hub_sha != first, "the version that was missed")
     assert HubOrigin.objects.get().trouble == ""
+
+
+def test_a_stranger_who_takes_over_the_name_there_is_not_followed(
+    imported: LoraModule, our_hub: OtherSite, tmp_path: Path
+) -> None:
+    our_hub.client("api.move_repo('otto/m', 'otto/elsewhere')")
+    our_hub.upload("m", adapter_folder(tmp_path, 1))
+    follow()
+    assert Import.objects.count() == 1
+    assert "is another repo by now" in HubOrigin.objects.get().trouble
