@@ -54,7 +54,7 @@ def test_the_documented_lines_take_a_module_from_here_and_its_base_from_elsewher
     """Where HF_ENDPOINT is not set, because one process uses two hubs."""
     real_module(alice, "opposites", tmp_path)
     text = (ROOT / "docs" / "hub.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
     elsewhere = str(tmp_path / "base")
     for shown, here in (
         ('"google/flan-t5-large"', repr(elsewhere)),
