@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
@@ -26,7 +26,7 @@ from hub_site.accounts.models import AccessToken, User
 from hub_site.errors import status_of
 from hub_site.jobs import job_tokens
 from modules.hub_api.job_reader import JobReader
-from modules.models import Commit, Repo
+from modules.models import Commit, Ref, Repo
 from modules.repos import gate
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
 log = logging.getLogger(__name__)
 JSON_LIMIT = 4_000_000
 MAIN = "main"
+LONGEST_REF = 120
 EMPTY = "0" * 40  # the revision of a repo without a commit: clients want one
 
 
@@ -179,9 +180,14 @@ def own_repo(request: HttpRequest, owner: str, name: str) -> tuple[User, Repo]:
     return user, repo
 
 
-def find_commit(repo: Repo, revision: str, user: Visitor | None = None) -> Commit | None:
+def find_commit(
+    repo: Repo,
+    revision: str,
+    user: Visitor | None = None,
+    known: Iterable[Ref] | None = None,
+) -> Commit | None:
     """The commit that a revision names; None for what an empty repo shows."""
-    commit = repo.at_revision(revision)
+    commit = repo.at_revision(revision, known)
     if isinstance(user, JobReader):
         return _pinned(repo, commit, revision, user)
     if commit is None and not (revision in (MAIN, EMPTY) and not repo.commits.exists()):
@@ -210,13 +216,15 @@ def told_as(commit: Commit | None, revision: str) -> str:
     return commit.sha if commit else EMPTY
 
 
-def split_revision(repo: Repo, rest: str) -> tuple[str, str]:
-    """`{revision}/{path}`. A branch's name may hold slashes, so the longest known name goes first;
-    servers see `%2F` as a slash already."""
-    names = repo.refs.values_list("name", flat=True)
-    known = [name for name in names if rest == name or rest.startswith(name + "/")]
-    revision = max(known, key=len, default=rest.partition("/")[0])
-    return revision, rest[len(revision) + 1 :]
+def split_revision(repo: Repo, rest: str) -> tuple[str, str, list[Ref]]:
+    """`{revision}/{path}`, and the refs that were read for it. A branch's name may hold slashes, so
+    the longest known name goes first; servers see `%2F` as a slash already."""
+    words = rest.partition("\0")[0][:LONGEST_REF].split("/")
+    starts = ["/".join(words[:count]) for count in range(1, len(words) + 1)]
+    known = list(repo.refs.filter(name__in=starts).select_related("commit"))
+    names = [ref.name for ref in known if rest[len(ref.name) :][:1] in ("", "/")]
+    revision = max(names, key=len, default=rest.partition("/")[0])
+    return revision, rest[len(revision) + 1 :], known
 
 
 # --- what came and what goes -------------------------------------------------------------------

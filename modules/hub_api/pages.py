@@ -13,9 +13,9 @@ from modules.models import Repo
 def page(request: HttpRequest, owner: str, name: str, rest: str) -> HttpResponse:
     """`tree/…`, `blob/…` and `commit/…`: the version's page, with its files."""
     repo = get_object_or_404(Repo.objects.visible_to(request.user).named(owner, name))
-    revision, _ = split_revision(repo, rest)
+    revision, _, known = split_revision(repo, rest)
     where = repo.get_absolute_url()
-    commit = repo.at_revision(revision)
+    commit = repo.at_revision(revision, known)
     if commit is not None and commit != repo.head():
         where += "?" + urlencode({"revision": revision})
     return HttpResponseRedirect(where + "#files-head")

@@ -91,8 +91,8 @@ def model_info(request: HttpRequest, owner: str, name: str, revision: str = "") 
 def tree(request: HttpRequest, owner: str, name: str, rest: str) -> HttpResponseBase:
     """One folder, or all below it (`recursive`). Folders stand beside what is in them."""
     repo = find_repo(request.user, owner, name)
-    revision, folder = split_revision(repo, rest)
-    commit = find_commit(repo, revision, request.user)
+    revision, folder, known = split_revision(repo, rest)
+    commit = find_commit(repo, revision, request.user, known)
     is_deep = is_true(request.GET.get("recursive", ""))
     is_expanded = is_true(request.GET.get("expand", ""))
     entries = _entries(commit, folder.strip("/"), is_deep)

@@ -33,7 +33,7 @@ from modules.repos import gate, ownership
 from modules.upload import intake
 from modules.upload.receiving import nameless
 
-INLINE_LIMIT = 100_000_000
+INLINE_LIMIT = 10_000_000
 MOST_CHANGES = 5_000
 REF_NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._/+-]{0,118}")
 
@@ -153,8 +153,9 @@ def _delete_ref(repo: Repo, kind: str, name: str) -> HttpResponseBase:
 
 @hub_view("POST")
 def preupload(request: HttpRequest, owner: str, name: str, revision: str) -> HttpResponseBase:
-    """How each file should come: inside the commit, or before it. Newer clients have a third way
-    that cannot be refused once they were told "lfs", so small files always come inside."""
+    """How each file should come: inside the commit, or before it, by LFS or Xet as the client
+    likes. Inside, it costs the client four times its size in memory; before, a few requests more.
+    Clients from before Xet send whatever is not text before the commit."""
     user, repo = own_repo(request, owner, name)
     intake.check(user)
     _no_pull_requests(request)

@@ -1,5 +1,7 @@
 """Repos: named places for versions of files, and the bytes behind them."""
 
+from collections.abc import Iterable
+
 from django.conf import settings
 from django.db import models
 from django.db.models.functions import Lower
@@ -70,17 +72,20 @@ class Repo(models.Model):
         ref = self.refs.filter(kind=Ref.BRANCH, name=branch).select_related("commit").first()
         return ref.commit if ref else None
 
-    def at_revision(self, revision: str) -> "Commit | None":
+    def at_revision(self, revision: str, known: "Iterable[Ref] | None" = None) -> "Commit | None":
         """The commit that a full commit id, a branch or a tag names.
 
-        The id goes first: whoever pins one gets it, whatever branches are called later.
+        The id goes first: whoever pins one gets it, whatever branches are called later. `known` are
+        refs that were read already, those of this name among them.
         """
         if "\0" in revision:
             return None
-        if commit := self.commits.filter(sha=revision).first():
+        if len(revision) == 40 and (commit := self.commits.filter(sha=revision).first()):
             return commit
-        ref = self.refs.filter(name=revision).order_by("kind").select_related("commit").first()
-        return ref.commit if ref else None
+        if known is None:
+            known = self.refs.filter(name=revision).select_related("commit")
+        named = [ref for ref in known if ref.name == revision]
+        return min(named, key=lambda ref: ref.kind).commit if named else None
 
 
 class OldAddress(models.Model):

@@ -6,10 +6,11 @@ import errno
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING
 
 from django.http import (
+    FileResponse,
     HttpRequest,
     HttpResponse,
     HttpResponseBase,
@@ -28,7 +29,7 @@ from modules.hub_api.job_reader import JobReader
 from modules.models import CommitFile, Repo
 from modules.repos import archive as zips
 from modules.repos import gate
-from modules.storage import bytes_back
+from modules.storage import bytes_back, local
 
 if TYPE_CHECKING:
     from modules.querysets import Visitor
@@ -60,10 +61,10 @@ def _told_to_programs(view: Callable[..., HttpResponseBase]) -> Callable[..., Ht
 @_told_to_programs
 def resolve(request: HttpRequest, user: Visitor, repo: Repo, rest: str) -> HttpResponseBase:
     """`resolve/{revision}/{path}`: a branch's name may hold slashes, so known names go first."""
-    revision, path = answers.split_revision(repo, rest)
+    revision, path, known = answers.split_revision(repo, rest)
     if path not in gate.OPEN_FILES:
         answers.refuse_gated(request, repo, user)
-    commit = answers.find_commit(repo, revision, user)
+    commit = answers.find_commit(repo, revision, user, known)
     files_here = commit.files.select_related("blob") if commit else CommitFile.objects.none()
     file = files_here.filter(path=path.replace("\0", "")).first()
     if commit is None or file is None:
@@ -119,7 +120,7 @@ def _led_on(
 
 
 def _answer(request: HttpRequest, user: Visitor, file: CommitFile) -> HttpResponseBase:
-    sha256, size = file.blob_id, file.blob.size
+    size = file.blob.size
     etag = f'"{files.etag(file.path, file.blob)}"'
     if etag in request.headers.get("If-None-Match", ""):
         answer: HttpResponseBase = HttpResponse(status=304)
@@ -137,10 +138,8 @@ def _answer(request: HttpRequest, user: Visitor, file: CommitFile) -> HttpRespon
         if request.method == "HEAD":
             answer = HttpResponse()
         else:
-            chunks = _or_cut(bytes_back.chunks(sha256, start, end), file.commit.repo)
-            if _counts(user, file) and not _is_range(wanted):
-                chunks = counting.when_read(chunks, request, user, file.commit)
-            answer = StreamingHttpResponse(chunks)
+            counts = _counts(user, file) and not _is_range(wanted)
+            answer = _streamed(request, user if counts else None, file, start, end)
         answer["Content-Length"] = str(end - start)
         if size and (not whole or _is_range(wanted)):
             answer.status_code = 206
@@ -152,6 +151,24 @@ def _answer(request: HttpRequest, user: Visitor, file: CommitFile) -> HttpRespon
     filename = file.path.rpartition("/")[2]
     answer["Content-Disposition"] = content_disposition_header(not is_text, filename) or ""
     return answer
+
+
+def _streamed(
+    request: HttpRequest, user: Visitor | None, file: CommitFile, start: int, end: int
+) -> HttpResponseBase:
+    """The bytes; with a user, the download counts once they are all gone."""
+    count = partial(counting.count_download, file.commit, user, address_of(request))
+    part = bytes_back.part(file.blob_id, start, end, None if user is None else count)
+    if part is not None:
+        return _PartResponse(part)
+    chunks = _or_cut(bytes_back.chunks(file.blob_id, start, end), file.commit.repo)
+    if user is not None:
+        chunks = counting.when_read(chunks, request, user, file.commit)
+    return StreamingHttpResponse(chunks)
+
+
+class _PartResponse(FileResponse):
+    block_size = local.CHUNK  # where the server does not leave the sending to the system
 
 
 def _counts(user: Visitor, file: CommitFile) -> bool:

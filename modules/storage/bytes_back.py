@@ -7,7 +7,7 @@ gets it through here.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from django.conf import settings
 
 from modules.models import BlobOnHub, HubHome
 from modules.storage import local
+from modules.storage.part import Part
 
 if TYPE_CHECKING:
     from modules.models import Commit
@@ -45,6 +46,13 @@ def chunks(sha256: str, start: int = 0, end: int | None = None) -> Iterator[byte
     if not is_here(sha256) and (there := place_of(sha256)) is not None:
         return _passed_on(there, start, end)
     return local.open(sha256, start, end)
+
+
+def part(sha256: str, start: int, end: int, when_whole: Callable[[], None] | None) -> Part | None:
+    """The same bytes as a file of the store; None when they are on the Hub only."""
+    if not is_here(sha256) and place_of(sha256) is not None:
+        return None
+    return Part(sha256, start, end, when_whole)
 
 
 def materialise(commit: Commit) -> Path:

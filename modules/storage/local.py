@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 from django.conf import settings
 from django.urls import reverse
@@ -90,9 +91,7 @@ def put(
 
 def put_aside(stream: IO[bytes], path: Path, size: int) -> str:
     """Keep a part of a larger file until all parts are there; exactly `size` bytes."""
-    incoming = (
-        settings.BLOB_DIR / "incoming"
-    )  # half a part is cleared away in a day, like half files
+    incoming = settings.BLOB_DIR / "incoming"  # where half parts are cleared away, like half files
     with told_when_full():
         for folder in (incoming, path.parent):
             folder.mkdir(parents=True, exist_ok=True)
@@ -128,11 +127,14 @@ def local_path(sha256: str) -> Path:
 
 def open(sha256: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:  # noqa: A001
     """The bytes from start up to, not including, end; in chunks, so that size costs no memory."""
+    return _chunks(opened(sha256), start, end)
+
+
+def opened(sha256: str) -> FileIO:
     try:
-        file = local_path(sha256).open("rb")
+        return FileIO(local_path(sha256))
     except FileNotFoundError as error:
         raise _missing(sha256) from error
-    return _chunks(file, start, end)
 
 
 def delete(sha256: str) -> None:
@@ -237,7 +239,7 @@ def _move_in(temporary: Path, target: Path) -> None:
         os.close(folder)
 
 
-def _chunks(file: BinaryIO, start: int, end: int | None) -> Iterator[bytes]:
+def _chunks(file: FileIO, start: int, end: int | None) -> Iterator[bytes]:
     with file:
         file.seek(start)
         left = None if end is None else end - start
