@@ -27,6 +27,7 @@ from modules.importing.converting import Conversion
 from modules.importing.fetching import KeepOn, Say
 from modules.locks import hold_repo
 from modules.models import HubOrigin, Import, Repo
+from modules.on_hub import keeping
 from modules.services import NameTaken
 from modules.storage.hub import Facts, File, Hub
 from modules.upload import intake
@@ -216,6 +217,8 @@ def publish(plan: Plan, came: Fetched) -> Done:
             deletions=deletions,
             parent=head.sha if head else "",
         )
+        if head is None:
+            keeping.choose(repo, keeping.HERE)  # it is on the Hub already, under its author's name
         is_same = head is not None and module.commit.sha == head.sha
     else:
         left, is_same = tuple(sorted(kept & set(came.files))), True
