@@ -220,6 +220,28 @@ def test_programs_never_meet_a_page(db: None, path: str, code: str | None) -> No
     assert answer.get("X-Error-Code") == code and answer.json()["error"]
 
 
+def test_addresses_in_answers_are_those_that_were_asked_for(
+    mine: Repo, alices: Program, publish: Publisher, alice: User, settings: Any
+) -> None:
+    """Behind a proxy, or by another of its names: never localhost."""
+    settings.ALLOWED_HOSTS = ["hub.example"]
+    for n in range(2):
+        publish(alice, f"module-{n}")
+    asked, here = {"Host": "hub.example:8443"}, "http://hub.example:8443/"
+    rows = alices.send("GET", "/api/models?limit=1", **asked)
+    made = alices.send("POST", "/api/repos/create", {"name": "new"}, **asked).json()
+    data = b"\n".join(json.dumps({"key": k, "value": v}).encode() for k, v in [inline("a")])
+    done = alices.send("POST", "/api/models/alice/mine/commit/main", data, **asked).json()
+    wanted = {"operation": "upload", "objects": [{"oid": "0" * 64, "size": 1}]}
+    batch = alices.send("POST", "/alice/new.git/info/lfs/objects/batch", wanted, **asked).json()
+    token = alices.send("GET", "/api/models/alice/mine/xet-write-token/main", **asked).json()
+    assert rows["Link"].startswith(f"<{here}api/models?")
+    assert made["url"] == f"{here}alice/new" and token["casUrl"] == f"{here}xet"
+    assert done["commitUrl"].startswith(f"{here}alice/mine/commit/")
+    actions = batch["objects"][0]["actions"]
+    assert [action["href"].startswith(f"{here}lfs/") for action in actions.values()] == [True, True]
+
+
 def test_odd_requests_are_told_so(mine: Repo, alices: Program) -> None:
     repo = "/api/models/alice/mine"
     for method, path, data in [

@@ -154,9 +154,10 @@ def test_no_file_can_act_as_a_page_of_ours(
 
 
 def test_a_branch_with_a_slash_is_found(client: Client, opposites: LoraModule) -> None:
-    for name in ("feat/x", "feat"):
+    longest = "a/" * 59 + "bc"
+    for name in ("feat/x", "feat", longest, longest[:-1]):
         Ref.objects.create(repo=opposites.repo, kind=Ref.BRANCH, name=name, commit=opposites.commit)
-    for revision in ("feat/x", "feat%2Fx", "feat", opposites.commit.sha):
+    for revision in ("feat/x", "feat%2Fx", "feat", opposites.commit.sha, longest, longest[:-1]):
         answer = client.get(f"/alice/opposites/resolve/{revision}/README.md")
         assert answer.status_code == 200
 
