@@ -110,6 +110,9 @@ def browser() -> Iterator[Browser]:
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         pytest.fail("These tests need Chromium: apt-get install chromium")
+    # Playwright leaves an event loop in this thread until the session ends, and Django then takes
+    # whatever other tests ask of the database for calls out of a coroutine.
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
     with sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=path, args=QUIET)
 
