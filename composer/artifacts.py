@@ -127,12 +127,11 @@ def _probe(base: "BaseModel", template: str) -> dict[str, Any]:
     """The likeliest first tokens after a fixed prompt: whoever loads the adapter can compare."""
     import torch
 
-    from composer.engine.batch import encode_prompts
+    from composer.engine.batch import encode_prompts, prompt_text
     from composer.engine.prompt import Template
 
-    ids, mask = encode_prompts(
-        [PROBE], Template(template), base.tokenizer, is_encoder_decoder=base.is_encoder_decoder
-    )
+    kind = {"is_encoder_decoder": base.is_encoder_decoder}
+    ids, mask = encode_prompts([PROBE], Template(template), base.tokenizer, **kind)
     inputs = {"input_ids": ids.to(base.device), "attention_mask": mask.to(base.device)}
     if base.is_encoder_decoder:
         start = base.model.config.decoder_start_token_id
@@ -140,7 +139,7 @@ def _probe(base: "BaseModel", template: str) -> dict[str, Any]:
     logits = base.model(**inputs).logits[0, -1].float()
     top = logits.topk(min(PROBE_TOKENS, len(logits)))
     return {
-        "prompt": Template(template).render(PROBE),
+        "prompt": prompt_text(PROBE, Template(template), base.tokenizer, **kind),
         "token_ids": top.indices.tolist(),
         "logits": [round(value, 5) for value in top.values.tolist()],
     }

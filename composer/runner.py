@@ -16,6 +16,7 @@ import numpy as np
 from composer import artifacts, model_cache
 from composer.engine import evaluate
 from composer.engine import recipe as engine_recipe
+from composer.engine.batch import encode_prompts
 from composer.engine.contenders import Contender
 from composer.engine.errors import CommonsError
 from composer.engine.examples import Example, encode
@@ -57,14 +58,10 @@ def predict(job: Job, lease: "Lease") -> None:
     shots = [Example(*pair) for pair in search.examples["shots"]]
     room = evaluate.answer_room(base, shots)
     start = time.perf_counter()
-    alone = evaluate.predict(
-        base, None, None, given, template, answer_options=options, max_new_tokens=room
-    )
-    lease.check()
-    composed = evaluate.predict(
+    (alone,), (composed,) = evaluate.predict_each(
         base,
         stack,
-        search.recipe.document["weights"],
+        [None, search.recipe.document["weights"]],
         given,
         template,
         search.spec["combination"],
@@ -73,8 +70,8 @@ def predict(job: Job, lease: "Lease") -> None:
     )
     result = {
         "input": job.params["input"],
-        "base": _storable(alone[0]),
-        "composed": _storable(composed[0]),
+        "base": _storable(alone),
+        "composed": _storable(composed),
         "seconds": round(time.perf_counter() - start, 3),
     }
     with queue.finish(job, result):
@@ -297,9 +294,14 @@ class Composition:
         return self.stack.names[int(np.argmax(method.weights))]
 
     def _tokens_per_example(self) -> float:
-        prompts = [self.template.render(example.input) for example in self.held_out]
-        counts = [len(ids) for ids in self.base.tokenizer(prompts).input_ids]
-        return round(sum(counts) / len(counts), 1)
+        inputs = [example.input for example in self.held_out]
+        _, mask = encode_prompts(
+            inputs,
+            self.template,
+            self.base.tokenizer,
+            is_encoder_decoder=self.base.is_encoder_decoder,
+        )
+        return round(int(mask.sum()) / len(inputs), 1)
 
     # --- building ----------------------------------------------------------------------------
 
