@@ -19,8 +19,8 @@ from composer.engine import recipe as engine_recipe
 from composer.engine.batch import encode_prompts
 from composer.engine.contenders import Contender
 from composer.engine.errors import CommonsError
-from composer.engine.examples import Example, encode
-from composer.engine.loss import Objective
+from composer.engine.examples import Example
+from composer.engine.objective import Objective
 from composer.engine.prompt import Template, normalise_answer
 from composer.engine.search import Generation, ResumeMismatch
 from composer.engine.search import search as run_search
@@ -112,13 +112,9 @@ class Composition:
         self.base = model_cache.base_of(search, self.lease)
         self.lease.check()
         self.stack = model_cache.stack_of(search, self.lease)
-        batch = encode(
-            self.shots,
-            self.template,
-            self.base.tokenizer,
-            is_encoder_decoder=self.base.is_encoder_decoder,
+        self.objective = Objective.of(
+            self.base, self.stack, self.shots, self.template, self.config, options=self.options
         )
-        self.objective = Objective(self.base, self.stack, batch, self.config)
         self.answer_room = evaluate.answer_room(self.base, [*self.shots, *self.held_out])
         self.fingerprint = {
             **self.base.fingerprint(),

@@ -16,7 +16,7 @@ from composer.engine.config import SearchConfig
 from composer.engine.errors import BadBaseModel, BadExamples
 from composer.engine.evaluate import predict
 from composer.engine.examples import Example, check
-from composer.engine.loss import Objective
+from composer.engine.objective import Objective
 from composer.engine.prompt import Template, TokenCounter
 from composer.engine.stack import Stack
 from tests.engine import slow
@@ -193,7 +193,8 @@ def test_its_hash_is_the_one_of_its_text(base: BaseModel, t5: BaseModel) -> None
 def test_of_several_templates_the_default_is_taken(base: BaseModel, tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(
         '{"bos_token": {"content": "<s>"}, "chat_template": ['
-        '{"name": "tool_use", "template": "no"}, {"name": "default", "template": "{{ bos_token }} {{ messages[0].content }}"}]}'
+        '{"name": "tool_use", "template": "no"}, {"name": "default", '
+        '"template": "{{ bos_token }} {{ messages[0].content }}"}]}'
     )
     found = chat.of_folder(tmp_path)
     assert found is not None and found.ask("big") == "<s> big"

@@ -16,7 +16,8 @@ from composer.engine.batch import IGNORED, encode
 from composer.engine.compose import export
 from composer.engine.config import SearchConfig
 from composer.engine.evaluate import predict
-from composer.engine.loss import Objective, answer_losses
+from composer.engine.loss import answer_losses
+from composer.engine.objective import Objective
 from composer.engine.prompt import Template
 from composer.engine.stack import Stack
 from tests.engine import slow
