@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from hub_site.jobs.worker import Lease
 
 HELD_OUT_AT_ONCE = 64
+# Counted up where the engine rounds otherwise than before: a search is then begun anew.
+ENGINE = 2
 
 
 class NothingFound(CommonsError):
@@ -65,6 +67,7 @@ def predict(job: Job, lease: "Lease") -> None:
         given,
         template,
         search.spec["combination"],
+        blocks=search.spec["search"].get("blocks", "all"),
         answer_options=options,
         max_new_tokens=room,
     )
@@ -118,6 +121,7 @@ class Composition:
         self.answer_room = evaluate.answer_room(self.base, [*self.shots, *self.held_out])
         self.fingerprint = {
             **self.base.fingerprint(),
+            "engine": ENGINE,
             "cma": version("cma"),
             "peft": version("peft"),
             "chunk": self.objective.chunk.to_json(),

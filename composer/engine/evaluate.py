@@ -63,6 +63,7 @@ def predict(
     template: Template,
     combination: str = "sum",
     *,
+    blocks: str = "all",
     answer_options: Sequence[str] | None = None,
     batch_size: int = BATCH_SIZE,
     max_new_tokens: int = ANSWER_TOKENS,
@@ -78,6 +79,7 @@ def predict(
         inputs,
         template,
         combination,
+        blocks=blocks,
         answer_options=answer_options,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
@@ -93,13 +95,14 @@ def predict_each(
     template: Template,
     combination: str = "sum",
     *,
+    blocks: str = "all",
     answer_options: Sequence[str] | None = None,
     batch_size: int = BATCH_SIZE,
     max_new_tokens: int = ANSWER_TOKENS,
 ) -> list[list[str]]:
     """What each candidate answers, all in one batch; None among them is the base model.
 
-    weights: P times (N,) or None -> P lists of answers
+    weights: P times (N,), or (K·N,) with K blocks, or None -> P lists of answers
     """
     factors = None
     given = [np.asarray(each, dtype=np.float64) for each in weights if each is not None]
@@ -107,7 +110,7 @@ def predict_each(
         zero = np.zeros_like(given[0])
         rows = [zero if each is None else np.asarray(each, np.float64) for each in weights]
         with torch.inference_mode():
-            factors = compose(np.stack(rows), stack, combination)
+            factors = compose(np.stack(rows), stack, combination, blocks)
     if answer_options:
         answers = choose(base, factors, inputs, template, answer_options, batch_size=batch_size)
     else:

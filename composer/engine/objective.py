@@ -12,7 +12,7 @@ from torch import Tensor
 
 from composer.engine.base_model import BaseModel
 from composer.engine.batch import Batch, encode
-from composer.engine.compose import Factors, compose
+from composer.engine.compose import Factors, Weights, compose
 from composer.engine.config import SearchConfig
 from composer.engine.errors import BadConfig, BadExamples
 from composer.engine.examples import Example
@@ -37,7 +37,8 @@ class Task:
 
 
 class Objective:
-    """Loss of P candidates on B examples; call it with weights (P, N), get losses (P,).
+    """Loss of P candidates on B examples; call it with weights (P, N), get losses (P,). Weights are
+    (P, K·N) where the config has K blocks.
 
     Each is task loss + penalty, and the task loss is a weighted mean of losses by example l_b:
 
@@ -126,10 +127,14 @@ class Objective:
         with torch.inference_mode():
             for first in range(0, len(weights), self.chunk.candidates):
                 some = slice(first, first + self.chunk.candidates)
-                factors = compose(weights[some], self.stack, self.config.combination)
+                factors = self.compose(weights[some])
                 for rows in self.parts():
                     found[some, rows] = self.losses_of(factors, rows).cpu().numpy()
         return found
+
+    def compose(self, weights: Weights) -> Factors:
+        """The candidates' low-rank terms, in the config's combination and blocks."""
+        return compose(weights, self.stack, self.config.combination, self.config.blocks)
 
     def reduce(self, example_losses: Array, rows: Rows | None = None) -> Array:
         """(P, B) -> (P,): the task loss over all examples, or over these rows alone.

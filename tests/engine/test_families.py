@@ -13,9 +13,9 @@ from composer.engine import base_model
 from composer.engine import stack as stacks
 from composer.engine.base_model import BaseModel
 from composer.engine.batch import IGNORED, encode
-from composer.engine.compose import export
 from composer.engine.config import SearchConfig
 from composer.engine.evaluate import predict
+from composer.engine.export import export
 from composer.engine.loss import answer_losses
 from composer.engine.objective import Objective
 from composer.engine.prompt import Template
@@ -111,7 +111,8 @@ def test_what_is_exported_loads_in_peft_with_the_same_logits(
     for combination in ("sum", "lorahub"):
         config = SearchConfig(combination=combination)
         expected = Objective(base, modules, batch, config).answer_losses(WEIGHTS[:1])
-        folder = export(WEIGHTS[0], modules, combination, tmp_path / combination)
+        folder = tmp_path / combination
+        export(WEIGHTS[0], modules, combination, folder)
         model = type(base.model).from_pretrained(base.folder).eval()
         loaded = PeftModel.from_pretrained(model, folder)
         other = BaseModel(

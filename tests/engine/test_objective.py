@@ -8,7 +8,6 @@ import torch
 
 from composer.engine.base_model import BaseModel
 from composer.engine.batch import Batch
-from composer.engine.compose import compose
 from composer.engine.config import SearchConfig
 from composer.engine.errors import BadConfig, BadExamples
 from composer.engine.evaluate import predict, score
@@ -54,7 +53,7 @@ def test_options_is_how_unlikely_the_right_one_is_among_them(t5: BaseModel, modu
 def test_options_has_a_gradient(t5: BaseModel, modules: Stack) -> None:
     made = objective(t5, modules, "options")
     w = torch.tensor(WEIGHTS[:1], requires_grad=True)
-    losses = made.losses_of(compose(w, modules, "sum"), slice(0, 5))
+    losses = made.losses_of(made.compose(w), slice(0, 5))
     (losses[0] * torch.tensor(made.shares())).sum().backward()
     step = 1e-3
     for i in range(4):
