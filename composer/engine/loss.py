@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from composer.engine import prefix
 from composer.engine.base_model import ANSWER_TOKENS, BaseModel
 from composer.engine.batch import IGNORED, Batch
 from composer.engine.compose import Factors
@@ -39,14 +41,17 @@ def answer_losses(base: BaseModel, factors: Factors | None, batch: Batch) -> Ten
     base model alone, with P = 1."""
     P = factors.candidates if factors is not None else 1
     rows = P * len(batch)
-    ids = batch.input_ids.repeat(P, 1)
-    mask = batch.attention_mask.repeat(P, 1)
-    labels = batch.labels.repeat(P, 1)
-    if factors is None:
-        logits, labels = _forward(base, ids, mask, labels)
+    cache = prefix.new_cache(base) if prefix.pays(batch) else None
+    if cache is not None:
+        logits, labels = prefix.logits(base, factors, batch, cache)
     else:
-        with attached(base, factors, rows):
-            logits, labels = _forward(base, ids, mask, labels)
+        with nullcontext() if factors is None else attached(base, factors, rows):
+            logits, labels = _forward(
+                base,
+                batch.input_ids.repeat(P, 1),
+                batch.attention_mask.repeat(P, 1),
+                batch.labels.repeat(P, 1),
+            )
     real = labels != IGNORED
     losses = F.cross_entropy(logits[real].float(), labels[real], reduction="none").double()
     row = torch.arange(rows, device=labels.device)[:, None].expand_as(labels)[real]
