@@ -14,6 +14,7 @@ from composer.engine.config import (
     PRESETS,
     REDUCTIONS,
     SELECTIONS,
+    preset_with,
 )
 from composer.engine.errors import BadExamples, CommonsError
 from composer.engine.examples import Example
@@ -358,7 +359,7 @@ class ComposeForm(forms.Form):
             self.add_error("collection", "Choose a collection.")
         if not self.errors:
             try:
-                services.config_for(cleaned["preset"], self.overrides)
+                preset_with(cleaned["preset"], self.overrides)
             except CommonsError as error:
                 add_commons_error(self, error)
         return cleaned

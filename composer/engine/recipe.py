@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import rfc8785
@@ -15,7 +17,10 @@ from composer.engine.config import BLOCKS, COMBINATIONS, SearchConfig
 from composer.engine.errors import BadConfig, BadExamples, BadRecipe
 from composer.engine.examples import Example
 from composer.engine.prompt import Template
+from composer.engine.safetensors_header import read_metadata
 
+# Where a safetensors file names the recipe it was made by.
+RECIPE_KEY = "lora_commons_recipe"
 SCHEMA = 2
 SCHEMAS = (1, 2)
 SCALING = {
@@ -191,6 +196,18 @@ def examples_hash(examples: Iterable[Example], salt: str = "") -> str:
     """
     rows: Any = [[example.input, example.target] for example in examples]
     return hashlib.sha256(rfc8785.dumps({"examples": rows, "salt": salt})).hexdigest()
+
+
+def inside(weights: Path) -> Recipe:
+    """The recipe that an adapter's weights file carries, without its evidence."""
+    text = read_metadata(weights).get(RECIPE_KEY)
+    if text is None:
+        raise BadRecipe(f"{weights.name} carries no recipe. Name a recipe.json instead.")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadRecipe(f"The recipe in {weights.name} is not JSON: {error}.") from error
+    return check(document)
 
 
 def check(document: Any) -> Recipe:

@@ -14,7 +14,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
 
 from composer import services
-from composer.engine.config import PRESETS
+from composer.engine.config import PRESETS, preset_with
 from composer.engine.errors import CommonsError
 from composer.engine.recipe import config_of
 from composer.forms import ComposeForm, add_commons_error
@@ -129,7 +129,7 @@ def _settings_of(search: Search, user: User) -> dict[str, Any]:
     """A search's settings as the form takes them: its preset, and what differs from that."""
     spec = search.spec
     used = config_of(spec).to_json()
-    usual = services.config_for(search.preset).to_json()
+    usual = preset_with(search.preset).to_json()
     changed = {name: used[name] for name in ComposeForm.SETTINGS if used[name] != usual[name]}
     return {**changed, "preset": search.preset, **_by_hand(spec["ingredients"], user)}
 

@@ -17,14 +17,17 @@ ENGINE_MAY_USE = {
 }
 NO_TORCH_ENGINE = {
     f"composer.engine.{name}"
-    for name in ("adapter_file", "config", "errors", "examples", "prompt", "recipe")
+    for name in ("adapter_file", "blocks", "config", "errors", "examples", "prompt", "recipe")
 }
 MAY_USE_THE_WHOLE_ENGINE = (
     *("composer/runner.py", "composer/model_cache.py", "composer/artifacts.py"),
-    *("composer/cli.py", "composer/demo/", "composer/engine/"),
+    *("composer/cli/", "composer/workbench.py", "composer/demo/", "composer/engine/"),
     "modules/importing/process.py",  # a process of its own
 )
-MAY_USE_HUGGINGFACE_HUB = ("modules/storage/hub.py", "modules/storage/hub_cache.py")
+MAY_USE_HUGGINGFACE_HUB = (
+    *("modules/storage/hub.py", "modules/storage/hub_cache.py"),
+    "composer/fetched.py",  # the command line and notebooks
+)
 HEAVY = ("torch", "transformers", "peft", "cma", "scipy")
 
 
