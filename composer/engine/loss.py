@@ -18,6 +18,7 @@ from composer.engine.batch import IGNORED, Batch
 from composer.engine.compose import Factors, compose
 from composer.engine.config import SearchConfig
 from composer.engine.errors import BadExamples
+from composer.engine.gradient import loss_and_gradient
 from composer.engine.population import attached
 from composer.engine.stack import Stack
 
@@ -80,18 +81,39 @@ class Objective:
         total = sizes.sum(axis=1) if self.config.objective == "paper" else sizes.mean(axis=1)
         return self.config.penalty * total  # type: ignore[no-any-return]
 
+    @property
+    def examples(self) -> int:
+        """B"""
+        return len(self.batch)
+
     def task_loss(self, weights: Array) -> Array:
         """(P, N) -> (P,): cross-entropy alone, in the config's objective and reduction."""
-        sums = self.answer_losses(weights)
-        if self.config.reduction == "example":
-            losses = (sums / self._answer_tokens).mean(axis=1)
-        else:
-            losses = sums.sum(axis=1) / self._answer_tokens.sum()
-        if self.config.objective == "reference":
-            losses = losses / len(self.batch)
+        losses = self.reduce(self.example_losses(weights))
         bad = ~np.isfinite(losses)
         self.not_finite += int(bad.sum())
         return np.where(bad, np.inf, losses)
+
+    def example_losses(self, weights: Array) -> Array:
+        """(P, N) -> (P, B): what `reduce` makes one number of."""
+        return self.answer_losses(weights)
+
+    def reduce(self, example_losses: Array, rows: NDArray[np.int64] | None = None) -> Array:
+        """(P, B) -> (P,): the task loss over all examples, or over these rows alone; linear."""
+        tokens = self._answer_tokens
+        if rows is not None:
+            example_losses, tokens = example_losses[:, rows], tokens[rows]
+        if self.config.reduction == "example":
+            return (example_losses / tokens).mean(axis=1)  # type: ignore[no-any-return]
+        losses = example_losses.sum(axis=1) / tokens.sum()
+        if self.config.objective == "reference":
+            losses = losses / len(tokens)
+        return losses  # type: ignore[no-any-return]
+
+    def loss_and_gradient(
+        self, weights: Array, rows: NDArray[np.int64] | None = None
+    ) -> tuple[Array, Array]:
+        """(1, N) -> losses by example (1, B), gradient (1, N) of reduce(·, rows) + penalty."""
+        return loss_and_gradient(self, weights, rows)
 
     def answer_losses(self, weights: Array) -> Array:
         """(P, N) -> (P, B): -log p(answer), summed over its tokens."""
@@ -100,7 +122,9 @@ class Objective:
         with torch.inference_mode():
             for first in range(0, len(weights), self.chunk.candidates):
                 some = slice(first, first + self.chunk.candidates)
-                factors = compose(weights[some], self.stack, self.config.combination)
+                factors = compose(
+                    weights[some], self.stack, self.config.combination, self.config.blocks
+                )
                 for start, rows in parts(self.batch, self.chunk.examples):
                     losses = answer_losses(self.base, factors, rows)
                     found[some, start : start + len(rows)] = losses.cpu().numpy()
