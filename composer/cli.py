@@ -76,7 +76,7 @@ def compose(options: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> int:
     """Run a recipe's search again and compare ids."""
     stated = _read_recipe(Path(options.recipe))
-    settings = recipe.search_config(stated)
+    settings = recipe.config_of(stated.spec)
     given = _read_inputs(options, Template(stated.spec["template"]), stated)
     differs = _differs(_spec(given, settings), stated.spec)
     if differs:
@@ -241,7 +241,7 @@ def _write(made: Recipe, given: Inputs, out: Path) -> None:
 
     with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as name:
         folder = Path(name)
-        settings = recipe.search_config(made)
+        settings = recipe.config_of(made.spec)
         export(
             made.weights,
             given.stack,

@@ -96,6 +96,7 @@ def submit_job(
         config=config,
         template=task.template,
         examples_hash=engine_recipe.examples_hash(shots, task.salt_used),
+        answer_options=task.answer_options,
     )
     job = queue.submit(
         COMPOSE,
