@@ -25,6 +25,7 @@ REPO = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 ALL_OF = re.compile(r"(?P<owner>[\w.-]+)/\*")
 # Weights as safetensors alone; pickles are not loaded.
 BASE_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+# The revision of what lies in a folder and in no repository.
 LOCAL = "local"
 
 Note = Callable[[str], None]

@@ -37,13 +37,13 @@ from composer.engine.export import export, factors_of
 from composer.engine.objective import Objective
 from composer.engine.prompt import Template
 from composer.engine.recipe import Recipe
-from composer.engine.screening import Screening
+from composer.engine.screening import Progress, Screening
 from composer.engine.search import Generation, search
 from composer.engine.stack import Stack
-from composer.fetched import Source
+from composer.fetched import LOCAL, Source
 
-# The revision of what lies in a folder and in no repository.
-LOCAL = "local"
+BASE = "the base model alone"
+AT_ONCE = 64
 Given = Sequence[Example | tuple[str, str]]
 
 
@@ -89,17 +89,52 @@ class Workbench:
         return len(self.stack)
 
     def rank(
-        self, examples: Given, *, template: str = "{input}", chat: bool | None = None
+        self,
+        examples: Given,
+        *,
+        template: str = "{input}",
+        chat: bool | None = None,
+        on_progress: Progress | None = None,
     ) -> Screening:
         """Each module alone on the examples: their losses, and an order from the best on."""
-        prompt = Template(template, chat)
-        settings = SearchConfig()
+        prompt, settings = Template(template, chat), SearchConfig()
         objective = Objective.of(self.base, self.stack, _pairs(examples), prompt, settings)
-        return screening.screen(objective)
+        return screening.screen(objective, on_progress)
 
     def best(self, examples: Given, count: int, **how: Any) -> Workbench:
         """The same with only the modules that do best alone on the examples."""
         return self.only(self.rank(examples, **how).top(count))
+
+    def evaluate(
+        self,
+        held_out: Given,
+        template: Template | None = None,
+        options: Sequence[str] = (),
+        *,
+        on_progress: Progress | None = None,
+    ) -> dict[str, Score]:
+        """How many answers of the base model alone, and of each module alone, are exactly right."""
+        pairs, singles = _pairs(held_out), np.eye(len(self.stack))
+        methods = {BASE: None, **dict(zip(self.stack.names, singles, strict=True))}
+        answers: dict[str, list[str]] = {name: [] for name in methods}
+        room = evaluate.answer_room(self.base, pairs)
+        for start in range(0, len(pairs), AT_ONCE):
+            some = [each.input for each in pairs[start : start + AT_ONCE]]
+            found = evaluate.predict_each(
+                self.base,
+                self.stack,
+                list(methods.values()),
+                some,
+                template or Template(),
+                answer_options=options,
+                max_new_tokens=room,
+            )
+            for name, more in zip(methods, found, strict=True):
+                answers[name] += more
+            if on_progress is not None:
+                on_progress(start + len(some), len(pairs))
+        targets = [each.target for each in pairs]
+        return {name: evaluate.score(said, targets) for name, said in answers.items()}
 
     def only(self, places: Sequence[int]) -> Workbench:
         """The same with only these modules, by their places, in this order."""
@@ -238,7 +273,7 @@ class Composed:
             self.template,
             combination,
             blocks=blocks,
-            answer_options=list(options) or self.recipe.spec.get("answer_options"),
+            answer_options=list(options) or self._options,
             max_new_tokens=room,
         )
 
@@ -247,6 +282,20 @@ class Composed:
         pairs = _pairs(held_out)
         answers = self.answer([each.input for each in pairs])
         return evaluate.score(answers, [each.target for each in pairs])
+
+    def with_scores(self, held_out: Given) -> Composed:
+        """The same with its score, and the base model's, among the recipe's evidence."""
+        base = self.bench.only([]).evaluate(held_out, self.template, self._options)[BASE]
+        evidence = {
+            **self.recipe.evidence,
+            "zero_shot": base.to_json(),
+            "composed": self.score(held_out).to_json(),
+        }
+        return replace(self, recipe=self.recipe.with_evidence(evidence))
+
+    @property
+    def _options(self) -> list[str]:
+        return list(self.recipe.spec.get("answer_options", ()))
 
     def save(self, folder: str | Path, *, card: str | None = None) -> Path:
         """Write a PEFT adapter with its recipe; whoever is stopped leaves no half of one."""

@@ -41,20 +41,19 @@ def run(options: argparse.Namespace) -> int:
         on_progress=lambda done, total: bar.show(done, total, "modules measured"),
     )
     bar.end()
-    order = found.ranking()[: options.top]
+    losses = found.loss()
     rows = [
         {
-            "module": bench.stack.names[n],
-            "loss": float(found.loss(n)),
-            "losses": [float(loss) for loss in found.losses[n]],
+            "module": found.names[n],
+            "loss": float(losses[n]),
+            "by_example": (found.losses[n] / found.tokens).tolist(),
         }
-        for n in order
+        for n in found.ranking()[: options.top]
     ]
     if options.json:
-        answer({"base_loss": float(found.base_loss), "modules": rows})
+        answer({"modules": rows})
         return 0
     print(f"{'loss':>9}  module")
     for row in rows:
         print(f"{row['loss']:9.4f}  {row['module']}")
-    print(f"{float(found.base_loss):9.4f}  (the base model alone)")
     return 0
