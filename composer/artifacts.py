@@ -18,7 +18,7 @@ from composer.engine.adapter_file import CONFIG_NAME, WEIGHTS_NAME
 from composer.engine.errors import CommonsError
 from composer.engine.prompt import Template
 from composer.engine.recipe import Recipe as PlainRecipe
-from composer.engine.recipe import canonical, search_config
+from composer.engine.recipe import canonical, config_of
 from composer.models import Recipe, Search
 from composer.verdict import methods, verdict
 from modules.models import Blob
@@ -76,7 +76,7 @@ def build(
 
     pinned = recipe.spec["base_model"]
     with tempfile.TemporaryDirectory(prefix="adapter-") as folder:
-        settings = search_config(recipe)
+        settings = config_of(recipe.spec)
         made = export(
             recipe.weights,
             stack,

@@ -109,9 +109,7 @@ class Composition:
         self.held_out = [Example(*pair) for pair in search.examples["held_out"]]
         self.options = search.examples.get("answer_options") or None
         self.template = Template(search.spec["template"])
-        self.config = engine_recipe.search_config(
-            engine_recipe.build(search.spec, [0.0] * len(search.spec["ingredients"]))
-        )
+        self.config = engine_recipe.config_of(search.spec)
         self.base = model_cache.base_of(search, self.lease)
         self.lease.check()
         self.stack = model_cache.stack_of(search, self.lease)
@@ -379,6 +377,7 @@ def _write_ingredients(recipe: Recipe, found: engine_recipe.Recipe) -> None:
             weights_sha256__in=[each["sha256"] for each in pinned]
         ).select_related("repo__owner")
     }
+    weights = engine_recipe.module_weights(found.spec, found.weights)
     Ingredient.objects.bulk_create(
         Ingredient(
             recipe=recipe,
@@ -389,5 +388,5 @@ def _write_ingredients(recipe: Recipe, found: engine_recipe.Recipe) -> None:
             weights_sha256=each["sha256"],
             weight=weight,
         )
-        for place, (each, weight) in enumerate(zip(pinned, found.weights, strict=True))
+        for place, (each, weight) in enumerate(zip(pinned, weights, strict=True))
     )
