@@ -102,6 +102,23 @@ def factors_of(
         return Exported(_filled(A, exact, 0), _filled(B, exact, 1), exact, exact, {})
 
 
+def handed_out(
+    weights: Sequence[float] | NDArray[np.float64],
+    stack: Stack,
+    combination: str,
+    *,
+    blocks: str = "all",
+    rank: int | None = None,
+) -> tuple[Stack, NDArray[np.float64], str, str]:
+    """What an export computes, as stack, weights, combination and blocks to predict with: the
+    candidate itself, or what is left of it where its rank was cut down."""
+    if rank is not None:
+        made = factors_of(weights, stack, combination, blocks=blocks, rank=rank)
+        if made.errors:
+            return made.as_stack(stack), np.ones(1), "sum", "all"
+    return stack, np.asarray(weights, dtype=np.float64), combination, blocks
+
+
 def _sum(
     w: NDArray[np.float64], stack: Stack, blocks: str
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
