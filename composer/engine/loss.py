@@ -18,6 +18,7 @@ from composer.engine.batch import IGNORED, Batch
 from composer.engine.compose import Factors, compose
 from composer.engine.config import SearchConfig
 from composer.engine.errors import BadExamples
+from composer.engine import t5
 from composer.engine.population import attached
 from composer.engine.stack import Stack
 
@@ -110,6 +111,10 @@ class Objective:
 def answer_losses(base: BaseModel, factors: Factors | None, batch: Batch) -> Tensor:
     """-log p(answer) of each candidate on each example, (P, B) in float64; factors None is the
     base model alone, with P = 1."""
+    if not torch.is_grad_enabled():
+        fast = t5.prepare(base, batch)
+        if fast is not None:
+            return fast.losses(factors)
     P = factors.candidates if factors is not None else 1
     rows = P * len(batch)
     ids = batch.input_ids.repeat(P, 1)
