@@ -10,7 +10,7 @@ from torch import Tensor
 
 from composer.engine.compose import Factors
 from composer.engine.linear import linear, linear_gelu, linear_plus, linear_times
-from composer.engine.terms import Term, dense, modules_of, pays_dense, term_of
+from composer.engine.terms import Term, dense, pays_dense, term_of
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,11 @@ class Product:
         if self.term is not None:
             term = self.term
             if term.scale is None:
-                Bt = term.Bt.view(P, -1, heads, d)
+                Bt = term.Bt.reshape(P, -1, heads, d)
                 inner_term = torch.einsum("pshd,prhd->pshr", q.view(P, S, heads, d), Bt)
                 y.baddbmm_(inner_term.reshape(P, S * heads, -1), term.A)
             else:
-                Bt = term.Bt.view(-1, heads, d).permute(1, 2, 0)
+                Bt = term.Bt.reshape(-1, heads, d).permute(1, 2, 0)
                 xb = torch.bmm(per_head, Bt).transpose(0, 1).reshape(P, S * heads, -1)
                 y.view(P * S * heads, D).addmm_((xb * term.scale[:, None]).flatten(0, 1), term.A)
         return y.view(P, S, heads, D)
@@ -106,10 +106,10 @@ class Product:
             term = self.term
             if term.scale is None:
                 xa = torch.bmm(x.view(P, S * heads, D), term.A.transpose(1, 2)).view(P, S, heads, -1)
-                y += torch.einsum("pshr,prhd->pshd", xa, term.Bt.view(P, -1, heads, d))
+                y += torch.einsum("pshr,prhd->pshd", xa, term.Bt.reshape(P, -1, heads, d))
             else:
                 xa = (x.view(P, S * heads, D) @ term.A.T) * term.scale[:, None]
-                Bt = term.Bt.view(-1, heads, d).transpose(0, 1)  # (H, K, d)
+                Bt = term.Bt.reshape(-1, heads, d).transpose(0, 1)  # (H, K, d)
                 y += torch.bmm(xa.view(P * S, heads, -1).transpose(0, 1), Bt).transpose(0, 1).view_as(y)
         return y.reshape(P, S, heads * d)
 
@@ -124,7 +124,6 @@ def product_of(name: str, weight: Tensor, factors: Factors | None, rows: int) ->
     if factors is None or name not in factors.A:
         return Product(weight)
     term = term_of(factors, name, weight)
-    modules = modules_of(factors, name)
-    if modules is not None and pays_dense(term, rows, modules):
-        return Product(weight, term, dense(term, weight, modules))
+    if pays_dense(term, rows):
+        return Product(weight, term, dense(term, weight))
     return Product(weight, term)

@@ -185,23 +185,8 @@ class T5Batch:
         # Against the labels, a thin product of `over` rows costs what H·labels of D numbers do.
         over = x.shape[1] * self.t5.heads // 2 if self._few_labels() else states.shape[1]
         k, v = (self._product(f"{name}{part}", factors, states, over) for part in "kv")
-        mixed = torch.empty_like(q)
-        if not self._few_labels():
-            keys, values = k(states), v(states)
-        for group in self.packed.groups:
-            rows = slice(group.first * self.L, (group.first + group.count) * self.L)
-            some = q[:, rows]
-            if self._few_labels():
-                mixed[:, rows] = self._over_states(some, k, v, states[:, group.tokens], group)
-            else:
-                labels = Group(group.first, group.count, group.first * self.L, self.L)
-                context = _attend(
-                    _per_head(q, len(h), labels, self.t5.heads),
-                    _per_head(keys, len(h), group, self.t5.heads),
-                    _per_head(values, len(h), group, self.t5.heads),
-                    None,
-                )
-                mixed[:, rows] = context.transpose(1, 2).reshape(some.shape)
+        over_labels = self._over_states if self._few_labels() else self._over_keys
+        mixed = over_labels(q, k, v, states)
         return self._product(f"{name}o", factors, mixed).onto(h, mixed)
 
     def _few_labels(self) -> bool:
@@ -212,17 +197,33 @@ class T5Batch:
         labels, states = self.B * self.L, self.tokens.shape[1]
         return bool(2 * labels * inner * D + 2 * pairs * H * D < 2 * states * inner * D + 2 * pairs * inner)
 
-    def _over_states(
-        self, q: Tensor, k: Product, v: Product, states: Tensor, group: Group
-    ) -> Tensor:
-        """q (P, count·L, H·d) and states (P, count·T, D) -> context (P, count·L, H·d)."""
-        P, rows, _ = q.shape
-        H, D = self.t5.heads, states.shape[-1]
-        keys = k.against(q, H)  # (P, rows, H, D)
-        tokens = states.reshape(P * group.count, group.length, D)
-        scores = torch.bmm(keys.view(P * group.count, self.L * H, D), tokens.transpose(1, 2))
-        seen = torch.bmm(torch.softmax(scores.float(), dim=-1).to(tokens.dtype), tokens)
-        return v.per_head(seen.view(P, rows, H, D), H)
+    def _over_states(self, q: Tensor, k: Product, v: Product, states: Tensor) -> Tensor:
+        """q (P, B·L, H·d), states (P, S, D) -> context (P, B·L, H·d), labels going to the states."""
+        P, L, H, D = len(q), self.L, self.t5.heads, states.shape[-1]
+        keys = k.against(q, H)  # (P, B·L, H, D)
+        seen = torch.empty_like(keys)
+        for group in self.packed.groups:
+            some, count = self._labels_of(group).tokens, P * group.count
+            tokens = states[:, group.tokens].reshape(count, group.length, D)
+            scores = torch.bmm(keys[:, some].reshape(count, L * H, D), tokens.transpose(1, 2))
+            weights = torch.softmax(scores.float(), dim=-1).to(tokens.dtype)
+            seen[:, some] = torch.bmm(weights, tokens).view(P, -1, H, D)
+        return v.per_head(seen, H)
+
+    def _over_keys(self, q: Tensor, k: Product, v: Product, states: Tensor) -> Tensor:
+        """The same, all states being projected first."""
+        P, H = len(q), self.t5.heads
+        keys, values = k(states), v(states)
+        mixed = torch.empty_like(q)
+        for group in self.packed.groups:
+            labels = self._labels_of(group)
+            heads = _per_head(q, P, labels, H), *(_per_head(e, P, group, H) for e in (keys, values))
+            context = _attend(*heads, None).transpose(1, 2)
+            mixed[:, labels.tokens] = context.reshape(P, -1, q.shape[-1])
+        return mixed
+
+    def _labels_of(self, group: Group) -> Group:
+        return Group(group.first, group.count, group.first * self.L, self.L)
 
     # --- logits ------------------------------------------------------------------------------
 

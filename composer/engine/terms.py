@@ -21,12 +21,13 @@ class Term:
     """One layer's term of P candidates, in the layer's dtype and on its device.
 
     own factors     A (P, R, D_in), Bt (P, R, D_out), scale None
-    shared factors  A (K, D_in), Bt (K, D_out), scale (P, K); K = N·R, module-major
+    shared factors  A (K, D_in), Bt (K, D_out), scale (P, K); K = Σ r_n, module-major, owner (K,)
     """
 
     A: Tensor
     Bt: Tensor
     scale: Tensor | None
+    owner: Tensor | None = None
 
     def add(self, y: Tensor, x: Tensor) -> Tensor:
         """y + term(x), a new tensor, y and x (P, S, D); gradients flow through it."""
@@ -47,7 +48,7 @@ class Term:
         if self.scale is None:
             P, R, D = self.A.shape
             if x.shape[0] == 1 < P:  # one product for all
-                return (x[0] @ self.A.view(P * R, D).T).view(-1, P, R).transpose(0, 1)
+                return (x[0] @ self.A.reshape(P * R, D).T).view(-1, P, R).transpose(0, 1)
             return torch.bmm(x, self.A.transpose(1, 2))
         return (x @ self.A.T) * self.scale[:, None]
 
@@ -55,30 +56,20 @@ class Term:
         """The term of some of the candidates."""
         if self.scale is None:
             return Term(self.A[chosen], self.Bt[chosen], None)
-        return Term(self.A, self.Bt, self.scale[chosen])
+        return Term(self.A, self.Bt, self.scale[chosen], self.owner)
 
 
 def term_of(factors: Factors, layer: str, like: Tensor) -> Term:
     """A layer's term, in the dtype and on the device of what the layer reads."""
-    scale = scale_of(factors, layer)
-    return Term(
-        factors.A[layer].to(like.device, like.dtype),
-        factors.Bt[layer].to(like.device, like.dtype),
-        None if scale is None else scale.to(like.device, like.dtype),
-    )
+    A, Bt = (each[layer].to(like.device, like.dtype) for each in (factors.A, factors.Bt))
+    if factors.scale is None:
+        return Term(A, Bt, None)
+    scale = factors.scale[layer].to(like.device, like.dtype)
+    owner = None if factors.owner is None else factors.owner[layer].to(like.device)
+    return Term(A, Bt, scale, owner)
 
 
-def scale_of(factors: Factors, layer: str) -> Tensor | None:
-    """(P, K) of a layer with shared factors, None with own ones."""
-    return factors.scale
-
-
-def modules_of(factors: Factors, layer: str) -> int | None:
-    """N of shared factors; None where it is not known."""
-    return getattr(factors, "modules", None)
-
-
-def pays_dense(term: Term, rows: int, modules: int) -> bool:
+def pays_dense(term: Term, rows: int) -> bool:
     """Whether `dense` and a product with W + ΔW_p cost less than the thin products of shared
     factors; `rows` is what a candidate's layer reads.
 
@@ -86,32 +77,40 @@ def pays_dense(term: Term, rows: int, modules: int) -> bool:
     dense   K·D_in·D_out to write the modules' ΔW_n down, then N·D_in·D_out for each candidate,
             which waits for memory when candidates are few
     """
-    if term.scale is None:
+    if term.scale is None or term.owner is None:
         return False
     P, K = term.scale.shape
+    N = len(torch.unique_consecutive(term.owner))
     d_in, d_out = term.A.shape[1], term.Bt.shape[1]
     thin = P * rows * K * (d_in + d_out)
-    dense = d_in * d_out * (2 * K + modules * max(P, READ) + 2 * P)
-    return dense < thin
+    return d_in * d_out * (2 * K + N * max(P, READ) + 2 * P) < thin
 
 
-def dense(term: Term, weight: Tensor, modules: int) -> Tensor:
-    """W + ΔW_p of shared factors, (P, D_out, D_in): ΔW_p = Σ_n (B_n A_n) scale_pn.
+def dense(term: Term, weight: Tensor) -> Tensor:
+    """W + ΔW_p of shared factors, (P, D_out, D_in): ΔW_p = Σ_n w_pn B_n A_n.
 
-    All entries of a module in one layer have one scale, so its ΔW_n is written once and mixed for
-    all candidates by one product; weight (D_out, D_in).
+    A module has one weight in one layer, so its ΔW_n is written down once and mixed for all
+    candidates by one product; weight (D_out, D_in).
     """
-    assert term.scale is not None
-    P, K = term.scale.shape
-    N, R = modules, K // modules
+    assert term.scale is not None and term.owner is not None
     d_out, d_in = weight.shape
-    w = term.scale.view(P, N, R)[:, :, 0]
-    A = term.A.view(N, R, d_in)
-    B = term.Bt.view(N, R, d_out).transpose(1, 2)
-    mixed = weight.new_empty(P, d_out, d_in)
-    step = max(1, CACHED // (N * d_in))
+    _, ranks = torch.unique_consecutive(term.owner, return_counts=True)
+    w = term.scale[:, ranks.cumsum(0) - 1].contiguous()  # (P, N)
+    A, B = _apart(term.A, ranks), _apart(term.Bt, ranks).transpose(1, 2)
+    mixed = weight.new_empty(len(w), d_out, d_in)
+    step = max(1, CACHED // (len(ranks) * d_in))
     for first in range(0, d_out, step):
         rows = slice(first, min(first + step, d_out))
-        each = torch.bmm(B[:, rows], A).view(N, -1)
-        torch.add((w @ each).view(P, -1, d_in), weight[rows], out=mixed[:, rows])
+        each = torch.bmm(B[:, rows], A).flatten(1)  # (N, rows·D_in)
+        torch.add((w @ each).view(len(w), -1, d_in), weight[rows], out=mixed[:, rows])
     return mixed
+
+
+def _apart(factor: Tensor, ranks: Tensor) -> Tensor:
+    """(K, D) -> (N, R, D), smaller ranks filled up with zeros."""
+    N, R = len(ranks), int(ranks.max())
+    if N * R == len(factor):
+        return factor.view(N, R, -1)
+    apart = factor.new_zeros(N, R, factor.shape[1])
+    apart[torch.arange(R, device=ranks.device) < ranks[:, None]] = factor
+    return apart
