@@ -258,7 +258,7 @@ def _write(made: Recipe, given: Inputs, out: Path) -> None:
 
 
 def _search(given: Inputs, settings: SearchConfig) -> Generation:
-    from composer.engine.loss import Objective
+    from composer.engine.objective import Objective
     from composer.engine.search import search
 
     batch = examples.encode(

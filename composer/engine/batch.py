@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from composer.engine.chat import Chat, of_tokenizer
+from composer.engine.errors import BadExamples
 from composer.engine.examples import Example
 from composer.engine.prompt import Template
 
@@ -71,11 +73,12 @@ def encode(
     side = padding_side or ("right" if is_encoder_decoder else "left")
     pad = pad_id(tokenizer)
     if is_encoder_decoder:
+        chat_of(template, tokenizer, is_encoder_decoder=True)
         prompts = [_ids(tokenizer, template.render(example.input)) for example in examples]
         answers = [_ids(tokenizer, example.target) for example in examples]
         labels = _padded(answers, IGNORED, "right")
     else:
-        pairs = [_prompt_and_answer(example, template, tokenizer) for example in examples]
+        pairs = prompts_and_answers(examples, template, tokenizer)
         prompts = [prompt + answer for prompt, answer in pairs]
         labels = _padded(
             [[IGNORED] * len(prompt) + answer for prompt, answer in pairs], IGNORED, side
@@ -92,14 +95,78 @@ def encode_prompts(
     inputs: Sequence[str], template: Template, tokenizer: Any, *, is_encoder_decoder: bool
 ) -> tuple[Tensor, Tensor]:
     """input_ids and attention_mask (B, T) of bare prompts, padded for generation."""
-    prompts = [_ids(tokenizer, _prompt(text, template, is_encoder_decoder)) for text in inputs]
-    if not is_encoder_decoder:
+    chat = chat_of(template, tokenizer, is_encoder_decoder=is_encoder_decoder)
+    texts = [
+        prompt_text(text, template, tokenizer, is_encoder_decoder=is_encoder_decoder)
+        for text in inputs
+    ]
+    prompts = [_ids(tokenizer, text, add_special_tokens=chat is None) for text in texts]
+    if not is_encoder_decoder and chat is None:
         prompts = [_without_end(prompt, tokenizer) for prompt in prompts]
     side = "right" if is_encoder_decoder else "left"
     return (
         _padded(prompts, pad_id(tokenizer), side),
         _padded([[1] * len(prompt) for prompt in prompts], 0, side),
     )
+
+
+def prompt_text(text: str, template: Template, tokenizer: Any, *, is_encoder_decoder: bool) -> str:
+    """What the model reads for one input, as text.
+
+    A decoder-only model writes " answer" after the prompt, so the prompt ends without space.
+    """
+    prompt = template.render(text)
+    chat = chat_of(template, tokenizer, is_encoder_decoder=is_encoder_decoder)
+    if chat is not None:
+        return chat.ask(prompt)
+    return prompt if is_encoder_decoder else prompt.rstrip(" ")
+
+
+def chat_of(template: Template, tokenizer: Any, *, is_encoder_decoder: bool) -> Chat | None:
+    """The chat template in which prompts are asked, or None where they are read as they stand.
+
+    Its `hash` is what a recipe records.
+    """
+    if template.chat is False or (is_encoder_decoder and template.chat is None):
+        return None
+    chat = of_tokenizer(tokenizer)
+    if template.chat and (chat is None or is_encoder_decoder):
+        raise BadExamples(
+            "The chat template is asked for, but this base model's tokenizer has none. Turn it off."
+            if not is_encoder_decoder
+            else "Encoder-decoder models have no chats. Turn the chat template off.",
+            field="chat",
+            part="template",
+        )
+    return chat
+
+
+def end_of_turn(tokenizer: Any, chat: Chat | None) -> int | None:
+    """The token that ends an answer: the one that ends the assistant's turn, or the text's end."""
+    end = getattr(tokenizer, "eos_token_id", None)
+    if chat is not None:
+        _, after = chat.around_answer()
+        special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+        ends = [id_ for id_ in _ids(tokenizer, after, add_special_tokens=False) if id_ in special]
+        end = ends[0] if ends else end
+    return None if end is None else int(end)
+
+
+def prompts_and_answers(
+    examples: Sequence[Example], template: Template, tokenizer: Any
+) -> list[tuple[list[int], list[int]]]:
+    """For a decoder-only model: prompt ids exactly as generation will see them, and the answer ids
+    that follow, with their end."""
+    chat = chat_of(template, tokenizer, is_encoder_decoder=False)
+    end = end_of_turn(tokenizer, chat)
+    lead = None if chat is None else chat.around_answer()[0]
+    found = []
+    for example in examples:
+        prompt = prompt_text(example.input, template, tokenizer, is_encoder_decoder=False)
+        separator = lead if lead is not None else "" if prompt.endswith(("\n", "\t")) else " "
+        ids, answer = _joined(prompt, separator + example.target, tokenizer, chat is None)
+        found.append((ids, answer + ([] if end is None else [end])))
+    return found
 
 
 def pad_id(tokenizer: Any) -> int:
@@ -111,32 +178,22 @@ def pad_id(tokenizer: Any) -> int:
     return 0
 
 
-def _prompt(text: str, template: Template, is_encoder_decoder: bool) -> str:
-    """A decoder-only model writes " answer" after the prompt, so the prompt ends without space."""
-    prompt = template.render(text)
-    return prompt if is_encoder_decoder else prompt.rstrip(" ")
-
-
-def _prompt_and_answer(
-    example: Example, template: Template, tokenizer: Any
+def _joined(
+    prompt: str, answer: str, tokenizer: Any, add_special_tokens: bool
 ) -> tuple[list[int], list[int]]:
-    """Prompt ids exactly as generation will see them, and the answer ids that follow, with end.
-
-    Tokenised together first, because many tokenizers write a word after a space differently.
-    """
-    prompt = _prompt(example.input, template, is_encoder_decoder=False)
-    separator = "" if prompt.endswith(("\n", "\t")) else " "
-    prompt_ids = _without_end(_ids(tokenizer, prompt), tokenizer)
-    whole = _without_end(_ids(tokenizer, prompt + separator + example.target), tokenizer)
-    answer = whole[len(prompt_ids) :]
-    if whole[: len(prompt_ids)] != prompt_ids or not answer:
-        answer = list(tokenizer(separator + example.target, add_special_tokens=False).input_ids)
-    end = getattr(tokenizer, "eos_token_id", None)
-    return prompt_ids, answer + ([] if end is None else [int(end)])
+    """Tokenised together first, because many tokenizers write a word after a space differently."""
+    prompt_ids = _ids(tokenizer, prompt, add_special_tokens=add_special_tokens)
+    whole = _ids(tokenizer, prompt + answer, add_special_tokens=add_special_tokens)
+    if add_special_tokens:
+        prompt_ids, whole = _without_end(prompt_ids, tokenizer), _without_end(whole, tokenizer)
+    rest = whole[len(prompt_ids) :]
+    if whole[: len(prompt_ids)] != prompt_ids or not rest:
+        rest = _ids(tokenizer, answer, add_special_tokens=False)
+    return prompt_ids, rest
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text).input_ids)
+def _ids(tokenizer: Any, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=add_special_tokens).input_ids)
 
 
 def _without_end(ids: list[int], tokenizer: Any) -> list[int]:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from composer.engine.loss import Objective
+from composer.engine.objective import Objective
 from composer.engine.stack import Stack
 
 Array = NDArray[np.float64]

@@ -11,7 +11,7 @@ from composer.engine.base_model import BaseModel
 from composer.engine.batch import Batch
 from composer.engine.config import SearchConfig, as_in_the_paper, recommended
 from composer.engine.errors import BadConfig, ResumeMismatch
-from composer.engine.loss import Objective
+from composer.engine.objective import Objective
 from composer.engine.search import Generation, search
 from composer.engine.stack import Stack
 

@@ -12,12 +12,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 APPS = {"composer", "hub_site", "modules"}
 ENGINE_MAY_USE = {
-    *("cma", "numpy", "peft", "rfc8785", "safetensors", "scipy"),
+    *("cma", "jinja2", "numpy", "peft", "rfc8785", "safetensors", "scipy"),
     *("tokenizers", "torch", "transformers"),
 }
 NO_TORCH_ENGINE = {
     f"composer.engine.{name}"
-    for name in ("adapter_file", "config", "errors", "examples", "prompt", "recipe")
+    for name in ("adapter_file", "chat", "config", "errors", "examples", "prompt", "recipe")
 }
 MAY_USE_THE_WHOLE_ENGINE = (
     *("composer/runner.py", "composer/model_cache.py", "composer/artifacts.py"),
