@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from composer.engine.base_model import ANSWER_TOKENS, BaseModel
-from composer.engine.batch import IGNORED, Batch
+from composer.engine.batch import Batch
 from composer.engine.compose import Factors
 from composer.engine.errors import BadExamples
-from composer.engine import t5
-from composer.engine.population import attached
+from composer.engine.forward import prepare
 
 # Tokens and logits of one forward: what keeps memory bounded.
 TOKENS = {"cpu": 4096, "cuda": 65536}
@@ -37,51 +32,9 @@ class Chunk:
 
 def answer_losses(base: BaseModel, factors: Factors | None, batch: Batch) -> Tensor:
     """-log p(answer) of each candidate on each example, (P, B) in float64; factors None is the
-    base model alone, with P = 1."""
-    if not torch.is_grad_enabled():
-        fast = t5.prepare(base, batch)
-        if fast is not None:
-            return fast.losses(factors)
-    P = factors.candidates if factors is not None else 1
-    rows = P * len(batch)
-    ids = batch.input_ids.repeat(P, 1)
-    mask = batch.attention_mask.repeat(P, 1)
-    labels = batch.labels.repeat(P, 1)
-    if factors is None:
-        logits, labels = _forward(base, ids, mask, labels)
-    else:
-        with attached(base, factors, rows):
-            logits, labels = _forward(base, ids, mask, labels)
-    real = labels != IGNORED
-    losses = F.cross_entropy(logits[real].float(), labels[real], reduction="none").double()
-    row = torch.arange(rows, device=labels.device)[:, None].expand_as(labels)[real]
-    return (
-        torch.zeros(rows, dtype=torch.float64, device=labels.device)
-        .index_add(0, row, losses)
-        .view(P, len(batch))
-    )
-
-
-def _forward(base: BaseModel, ids: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (rows, L, V) and the labels (rows, L) they predict."""
-    if base.is_encoder_decoder:
-        decoder_ids = base.model.prepare_decoder_input_ids_from_labels(labels=labels)
-        logits = base.model(
-            input_ids=ids, attention_mask=mask, decoder_input_ids=decoder_ids, use_cache=False
-        ).logits
-        return logits, labels
-    # Position t predicts token t + 1; everything before the first answer is not needed.
-    accepts = inspect.signature(base.model.forward).parameters
-    keep = ids.shape[1]
-    options: dict[str, Any] = {}
-    if "position_ids" in accepts:
-        options["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    if "logits_to_keep" in accepts:
-        answers = (labels != IGNORED).any(dim=0).nonzero()
-        keep = min(keep, ids.shape[1] - int(answers[0]) + 1)
-        options["logits_to_keep"] = keep
-    logits = base.model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits
-    return logits[:, :-1], labels[:, -keep:][:, 1:]
+    base model alone, with P = 1. Who asks again and again of one batch keeps what `prepare` gives.
+    """
+    return prepare(base, batch).losses(factors)
 
 
 def check_length(base: BaseModel, batch: Batch) -> None:

@@ -16,8 +16,9 @@ from composer.engine.compose import Factors, Weights, compose
 from composer.engine.config import SearchConfig
 from composer.engine.errors import BadConfig, BadExamples
 from composer.engine.examples import Example
+from composer.engine.forward import Prepared, prepare
 from composer.engine.generate import answer_room, generate
-from composer.engine.loss import Chunk, answer_losses, check_length, default_chunk
+from composer.engine.loss import Chunk, check_length, default_chunk
 from composer.engine.prompt import Template, normalise_answer
 from composer.engine.stack import Stack
 
@@ -189,12 +190,25 @@ def _measure(
 
 def _likelihood(base: BaseModel, batch: Batch) -> Measure:
     tokens = batch.answer_tokens
+    prepared = _prepared(base, batch)
 
     def measure(factors: Factors, rows: slice) -> Tensor:
-        sums = answer_losses(base, factors, batch.rows(rows.start, rows.stop))
+        sums = prepared(rows.start, rows.stop).losses(factors)
         return sums / tokens[rows].to(sums.device)
 
     return measure
+
+
+def _prepared(base: BaseModel, batch: Batch) -> Callable[[int, int], Prepared]:
+    """Some rows of a batch, prepared at their first use and kept."""
+    kept: dict[tuple[int, int], Prepared] = {}
+
+    def rows(start: int, stop: int) -> Prepared:
+        if (start, stop) not in kept:
+            kept[start, stop] = prepare(base, batch.rows(start, stop))
+        return kept[start, stop]
+
+    return rows
 
 
 def _options(base: BaseModel, task: Task) -> tuple[Measure, Chunk]:
@@ -214,9 +228,10 @@ def _options(base: BaseModel, task: Task) -> tuple[Measure, Chunk]:
     check_length(base, batch)
     O = len(options)  # noqa: E741 (as P, N, B)
     places = torch.tensor(right, device=base.device)
+    prepared = _prepared(base, batch)
 
     def measure(factors: Factors, rows: slice) -> Tensor:
-        losses = answer_losses(base, factors, batch.rows(rows.start * O, rows.stop * O))
+        losses = prepared(rows.start * O, rows.stop * O).losses(factors)
         logp = torch.log_softmax(-losses.view(factors.candidates, -1, O), dim=2)
         return -logp.gather(2, places[rows].expand(len(logp), -1)[:, :, None])[:, :, 0]
 

@@ -96,8 +96,13 @@ class T5Batch:
         self.bias = _attention(model.encoder, 0).compute_bias(longest, longest)
         causal = torch.full((L, L), -torch.inf).triu(1)
         self.causal = (_attention(model.decoder, 0).compute_bias(L, L) + causal).to(self.bias.dtype)
-        self.scale = config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
+        scaled = getattr(config, "scale_decoder_outputs", False)  # mT5 has no such thing
+        self.scale = config.d_model**-0.5 if scaled else 1.0
         self.kept: dict[str, Tensor] = {}
+
+    def knows(self, factors: Factors | None) -> bool:
+        """Whether every adapted layer is one of those computed here."""
+        return factors is None or factors.A.keys() <= self.t5.linears
 
     def losses(self, factors: Factors | None) -> Tensor:
         """-log p of each answer, (P, B) in float64."""
