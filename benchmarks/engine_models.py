@@ -98,8 +98,12 @@ def make_base(shape: Shape, dtype: torch.dtype = torch.float32) -> BaseModel:
             if weight.dim() == 1:
                 weight.fill_(0 if name.endswith("bias") else 1)
             else:
-                small = name.endswith(("shared.weight", "embed_tokens.weight"))
-                weight.normal_(0, 0.5 if small else weight.shape[1] ** -0.5, generator=generator)
+                std = weight.shape[1] ** -0.5
+                if name.endswith("embed_tokens.weight") or name.endswith("shared.weight"):
+                    std = 0.5
+                elif name.endswith(".q.weight"):  # T5 does not divide q·k by the root of its size
+                    std /= 8
+                weight.normal_(0, std, generator=generator)
     if not shape.is_encoder_decoder:
         model.tie_weights()
     model.requires_grad_(False)
