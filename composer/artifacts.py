@@ -18,7 +18,7 @@ from composer.engine.adapter_file import CONFIG_NAME, WEIGHTS_NAME
 from composer.engine.errors import CommonsError
 from composer.engine.prompt import Template
 from composer.engine.recipe import Recipe as PlainRecipe
-from composer.engine.recipe import canonical, search_config
+from composer.engine.recipe import canonical, config_of
 from composer.models import Recipe, Search
 from composer.verdict import methods, verdict
 from modules.models import Blob
@@ -40,7 +40,8 @@ TOLERANCE = 1e-3
 PROBE = "hello"
 PROBE_TOKENS = 5
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date a zip can hold: equal content, equal bytes
-PRIVATE = ("answers",)
+# What is not for others: texts, and the names of modules that were only looked at.
+PRIVATE = ("answers", "screening")
 
 
 class AdapterDiffers(CommonsError):
@@ -76,7 +77,7 @@ def build(
 
     pinned = recipe.spec["base_model"]
     with tempfile.TemporaryDirectory(prefix="adapter-") as folder:
-        settings = search_config(recipe)
+        settings = config_of(recipe.spec)
         made = export(
             recipe.weights,
             stack,

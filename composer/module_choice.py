@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from composer.querysets import Visitor
 
 MOST_MODULES = 100
+# Each is measured once on all examples before any is mixed.
+MOST_RANKED = 500
 GATED = "It is gated. Ask its author for access on its page."
 
 Shape = tuple[int, tuple[str, ...]]  # r, target_modules
@@ -21,10 +23,12 @@ Shape = tuple[int, tuple[str, ...]]  # r, target_modules
 
 @dataclass(frozen=True)
 class Fit:
-    """A module of the base model, and why it cannot take part where it cannot."""
+    """A module of the base model, and why it cannot take part where it cannot; `note` says what
+    is done to make it fit."""
 
     lora_module: LoraModule
     reason: str = ""
+    note: str = ""
 
     @property
     def fits(self) -> bool:
@@ -40,17 +44,21 @@ def modules_for(base_model: BaseModel, user: "Visitor", combination: str = "sum"
     mixable = [module for module in found if module.is_composable and module.pk in open_to_them]
     usual = _usual_shape(mixable)
     return [
-        Fit(module, _misfit(module, combination, usual) if module.pk in open_to_them else GATED)
+        Fit(
+            module,
+            _misfit(module, combination, usual) if module.pk in open_to_them else GATED,
+            _note(module, combination, usual),
+        )
         for module in found
     ]
 
 
 @dataclass(frozen=True)
 class ModuleChoice:
-    """Which modules a search mixes: all that fit, `count` of them drawn with `seed`, these, or
-    those of a collection that fit."""
+    """Which modules a search mixes: all that fit, the `count` of them that do best alone on the
+    examples, `count` drawn with `seed`, these, or those of a collection that fit."""
 
-    how: str = "all"  # "all", "random", "hand", "collection"
+    how: str = "all"  # "all", "ranked", "random", "hand", "collection"
     count: int = 20
     seed: int = 0
     modules: tuple[LoraModule, ...] = ()
@@ -67,7 +75,10 @@ class ModuleChoice:
 def choose_modules(
     choice: ModuleChoice, *, base_model: BaseModel, user: "Visitor", combination: str
 ) -> list[LoraModule]:
-    """The modules of a search, by name; raises where the choice cannot be met."""
+    """The modules of a search, by name; raises where the choice cannot be met.
+
+    Where they are to be ranked these are the candidates: a worker measures them.
+    """
     fits = modules_for(base_model, user, combination)
     fitting = [fit.lora_module for fit in fits if fit.fits]
     if choice.how == "hand":
@@ -75,24 +86,35 @@ def choose_modules(
     elif choice.how == "collection":
         chosen = _of_collection(choice.collection, fits, base_model, user)
     elif choice.how == "random":
-        if choice.count < 1:
-            raise BadConfig("Draw at least one module.", fields={"count": ["At least 1."]})
+        _check_count(choice)
         count = min(choice.count, len(fitting))
         drawn = set(random.Random(choice.seed).sample(range(len(fitting)), count))  # noqa: S311
         chosen = [module for place, module in enumerate(fitting) if place in drawn]
     else:
+        _check_count(choice)
         chosen = fitting
     if not chosen:
         raise IncompatibleModules(
             f"No module of {base_model} fits the combination {combination!r}. "
             "Choose another combination, or upload a module."
         )
-    if len(chosen) > MOST_MODULES:
+    if choice.how == "ranked" and len(chosen) > MOST_RANKED:
+        raise OverLimit(
+            f"{len(chosen)} modules fit; at most {MOST_RANKED} are measured on the examples. "
+            "Name a collection, or choose by hand."
+        )
+    if choice.how != "ranked" and len(chosen) > MOST_MODULES:
         raise OverLimit(
             f"{len(chosen)} modules are chosen; a search mixes at most {MOST_MODULES}. "
-            "Draw some at random or choose by hand."
+            "Take those that fit the examples best, draw some at random, or choose by hand."
         )
     return chosen
+
+
+def _check_count(choice: ModuleChoice) -> None:
+    if choice.how in ("random", "ranked") and not 1 <= choice.count <= MOST_MODULES:
+        message = f"How many is {choice.count}; it must be from 1 to {MOST_MODULES}."
+        raise BadConfig(message, fields={"count": [message]})
 
 
 def fits_in(
@@ -138,19 +160,23 @@ def _misfit(module: LoraModule, combination: str, usual: Shape | None) -> str:
         return module.rejected_reason or "Its files were rejected."
     if module.not_composable:
         return module.not_composable
-    if usual is None or combination != "lorahub":
+    if usual is None or combination != "linear" or _shape(module) == usual:
         return ""
-    if module.r != usual[0]:
-        return (
-            f"Its rank is {module.r}, the others' {usual[0]}. LoraHub mixes modules of one rank; "
-            "the combination 'sum' mixes any."
-        )
-    if _shape(module) != usual:
-        return (
-            f"It adapts {', '.join(module.target_modules)}, the others {', '.join(usual[1])}. "
-            "LoraHub mixes modules of one kind; the combination 'sum' mixes any."
-        )
-    return ""
+    return (
+        f"It has rank {module.r} on {', '.join(module.target_modules)}; the others have rank "
+        f"{usual[0]} on {', '.join(usual[1])}. PEFT's 'linear' mixes modules of one shape; the "
+        "combination 'sum' mixes any."
+    )
+
+
+def _note(module: LoraModule, combination: str, usual: Shape | None) -> str:
+    """The paper's modules all have one shape: what is done with others is our convention."""
+    if usual is None or combination != "lorahub" or _shape(module) == usual:
+        return ""
+    return (
+        f"It has rank {module.r} on {', '.join(module.target_modules)}, unlike most: what it lacks "
+        "is filled up with zeros, which is our convention and not the paper's."
+    )
 
 
 def _by_hand(chosen: Sequence[LoraModule], fits: Sequence[Fit]) -> list[LoraModule]:

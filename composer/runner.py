@@ -12,18 +12,23 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from composer import artifacts, model_cache
 from composer.engine import evaluate
 from composer.engine import recipe as engine_recipe
-from composer.engine.batch import encode_prompts
+from composer.engine.batch import chat_of, encode, encode_prompts
+from composer.engine.blocks import count as block_count
 from composer.engine.contenders import Contender
 from composer.engine.errors import CommonsError
 from composer.engine.examples import Example
+from composer.engine.export import handed_out
 from composer.engine.objective import Objective
 from composer.engine.prompt import Template, normalise_answer
+from composer.engine.screening import screen_folders
 from composer.engine.search import Generation, ResumeMismatch
 from composer.engine.search import search as run_search
+from composer.engine.stack import Stack
 from composer.models import Generation as GenerationRow
 from composer.models import Ingredient, Recipe, Search
 from composer.verdict import NAMES
@@ -33,6 +38,8 @@ from modules.models import LoraModule
 
 if TYPE_CHECKING:
     from hub_site.jobs.worker import Lease
+
+Array = NDArray[np.float64]
 
 HELD_OUT_AT_ONCE = 64
 # Counted up where the engine rounds otherwise than before: a search is then begun anew.
@@ -54,20 +61,28 @@ def predict(job: Job, lease: "Lease") -> None:
     search = Search.objects.select_related("base_model", "recipe").get(pk=job.params["search"])
     assert search.recipe is not None
     base, stack = model_cache.base_of(search, lease), model_cache.stack_of(search, lease)
-    template = Template(search.spec["template"])
+    template = _template(search)
     options = search.examples.get("answer_options") or None
     given = [job.params["input"]]
     shots = [Example(*pair) for pair in search.examples["shots"]]
     room = evaluate.answer_room(base, shots)
     start = time.perf_counter()
+    config = engine_recipe.config_of(search.spec)
+    stack, weights, combination, blocks = handed_out(
+        search.recipe.document["weights"],
+        stack,
+        config.combination,
+        blocks=config.blocks,
+        rank=config.rank,
+    )
     (alone,), (composed,) = evaluate.predict_each(
         base,
         stack,
-        [None, search.recipe.document["weights"]],
+        [None, weights],
         given,
         template,
-        search.spec["combination"],
-        blocks=search.spec["search"].get("blocks", "all"),
+        combination,
+        blocks=blocks,
         answer_options=options,
         max_new_tokens=room,
     )
@@ -91,7 +106,12 @@ class Composition:
 
     def run(self) -> None:
         with self._stage("preparing"):
-            self._prepare()
+            self._load_base()
+        if self._is_ranked and "screening" not in self.search.evidence:
+            with self._stage("ranking"):
+                self._rank()
+        with self._stage("preparing"):
+            self._load_modules()
         with self._stage("searching"):
             best = self._search()
         with self._stage("measuring"):
@@ -103,18 +123,77 @@ class Composition:
 
     # --- preparing ---------------------------------------------------------------------------
 
-    def _prepare(self) -> None:
+    def _load_base(self) -> None:
         search = self.search
         self.shots = [Example(*pair) for pair in search.examples["shots"]]
         self.held_out = [Example(*pair) for pair in search.examples["held_out"]]
         self.options = search.examples.get("answer_options") or None
-        self.template = Template(search.spec["template"])
-        self.config = engine_recipe.search_config(
-            engine_recipe.build(search.spec, [0.0] * len(search.spec["ingredients"]))
-        )
+        self.template = _template(search)
+        self.config = engine_recipe.config_of(search.spec)
         self.base = model_cache.base_of(search, self.lease)
+        self._record_chat_template()
         self.lease.check()
-        self.stack = model_cache.stack_of(search, self.lease)
+
+    def _record_chat_template(self) -> None:
+        """Which one the prompts are asked in is known once the tokenizer is loaded."""
+        chat = chat_of(
+            self.template, self.base.tokenizer, is_encoder_decoder=self.base.is_encoder_decoder
+        )
+        spec, found = self.search.spec, None if chat is None else chat.hash
+        if spec.get("chat_template") != found:
+            self._settle({**spec, "chat_template": found})
+
+    def _settle(self, spec: dict[str, Any], **evidence: Any) -> None:
+        """What of the spec only a worker can find out. It is the same whoever finds it."""
+        self.search.spec = spec
+        self.search.evidence = {**self.search.evidence, **evidence}
+        with queue.checkpoint(self.job):
+            Search.objects.filter(pk=self.job.pk).update(spec=spec, evidence=self.search.evidence)
+
+    # --- ranking -----------------------------------------------------------------------------
+
+    @property
+    def _is_ranked(self) -> bool:
+        return (self.job.params.get("modules") or {}).get("how") == "ranked"
+
+    def _rank(self) -> None:
+        """Measure every candidate alone on the examples; the best of them are what is mixed."""
+        candidates = self.search.spec["ingredients"]
+        batch = encode(
+            self.shots,
+            self.template,
+            self.base.tokenizer,
+            is_encoder_decoder=self.base.is_encoder_decoder,
+        )
+
+        def progress(done: int, total: int) -> None:
+            self.lease.check()
+            self._show(stage_detail=f"{done} of {total} modules")
+
+        found = screen_folders(
+            model_cache.folders_of(self.search, self.lease),
+            self.base,
+            batch,
+            names=[each["repo"] for each in candidates],
+            reduction=self.config.reduction,
+            progress=progress,
+        )
+        losses, kept = found.loss(), found.top(self.job.params["modules"]["count"])
+        if not kept:
+            raise NothingFound(
+                "No module could be measured on the examples: "
+                + " ".join(f"{name}: {why}" for name, why in list(found.refused.items())[:3])
+            )
+        rows = [{"name": found.names[n], "loss": float(losses[n])} for n in found.ranking()]
+        self._settle(
+            {**self.search.spec, "ingredients": [candidates[n] for n in kept]},
+            screening={"modules": rows, "refused": dict(found.refused), "mixed": len(kept)},
+        )
+
+    # --- preparing the search ----------------------------------------------------------------
+
+    def _load_modules(self) -> None:
+        self.stack = model_cache.stack_of(self.search, self.lease)
         self.objective = Objective.of(
             self.base, self.stack, self.shots, self.template, self.config, options=self.options
         )
@@ -126,6 +205,8 @@ class Composition:
             "peft": version("peft"),
             "chunk": self.objective.chunk.to_json(),
         }
+        if "load" not in self.search.evidence:
+            self._note(load=[report.to_json() for report in self.stack.reports])
 
     # --- searching ---------------------------------------------------------------------------
 
@@ -151,7 +232,9 @@ class Composition:
 
     def _search_from(self, stored: Sequence[dict[str, Any]]) -> Generation:
         last = Generation.from_json(stored[-1]) if stored else None
-        found = run_search(self.objective, len(self.stack), self.config, resume=stored)
+        N = len(self.stack)
+        weights = N * block_count(self.config.blocks)
+        found = run_search(self.objective, weights, self.config, modules=N, resume=stored)
         for generation in found:
             self._keep(generation)
             last = generation
@@ -177,13 +260,15 @@ class Composition:
             )
 
     def _restart(self, reason: str) -> None:
+        # The candidates that were not among the best are no longer in the spec.
+        kept = {key: value for key, value in self.search.evidence.items() if key == "screening"}
         with queue.checkpoint(self.job):
             self.search.generations.all().delete()
-            Search.objects.filter(pk=self.job.pk).update(evidence={}, fingerprint={})
+            Search.objects.filter(pk=self.job.pk).update(evidence=kept, fingerprint={})
             JobEvent.objects.create(
                 job=self.job, fence=self.job.fence, name="restarted", detail={"reason": reason}
             )
-        self.search.evidence, self.search.fingerprint = {}, {}
+        self.search.evidence, self.search.fingerprint = kept, {}
 
     # --- measuring ---------------------------------------------------------------------------
 
@@ -193,16 +278,23 @@ class Composition:
             self._note(search=self._search_facts(best))
         if not self.held_out:
             return
-        composed = Contender(
-            "composed", self.stack, weights, self.config.combination, self.config.budget
+        config, cost = self.config, best.evaluations
+        mixed = (self.stack, weights, config.combination, config.blocks)
+        given = handed_out(
+            weights, self.stack, config.combination, blocks=config.blocks, rank=config.rank
         )
-        for key, contender in (
-            ("composed", lambda: composed),
+        methods: list[tuple[str, Callable[[], Contender | None]]] = [
+            ("composed", lambda: _contender("composed", given, cost)),
+        ]
+        if given[0] is not self.stack:
+            methods.append(("exact", lambda: _contender("exact", mixed, cost)))
+        methods += [
             ("zero_shot", lambda: None),
             ("best_single", lambda: evaluate.best_single(self.objective)),
             ("uniform", lambda: evaluate.uniform(self.stack)),
             ("fresh_lora", self._fresh_lora),
-        ):
+        ]
+        for key, contender in methods:
             if not any(row["key"] == key for row in self.search.evidence.get("methods", [])):
                 self._show(stage_detail=NAMES[key])
                 self._measure_one(key, contender)
@@ -210,7 +302,7 @@ class Composition:
 
     def _search_facts(self, best: Generation) -> dict[str, Any]:
         rows = list(self.search.generations.order_by("number"))
-        zero = np.zeros(len(self.stack))
+        zero = np.zeros_like(best.best_weights)
         before, after = self.objective.task_loss(np.stack([zero, best.best_weights]))
         digests = [row.record["digest"] for row in rows]
         return {
@@ -281,6 +373,7 @@ class Composition:
                 inputs[start : start + HELD_OUT_AT_ONCE],
                 self.template,
                 method.combination if method else "sum",
+                blocks=method.blocks if method else "all",
                 answer_options=self.options,
                 batch_size=HELD_OUT_AT_ONCE,
                 max_new_tokens=self.answer_room,
@@ -366,6 +459,16 @@ class Composition:
             Search.objects.filter(pk=self.job.pk).update(evidence=self.search.evidence)
 
 
+def _template(search: Search) -> Template:
+    """Searches of before chat templates were known go on without one."""
+    return Template(search.spec["template"], None if "chat_template" in search.spec else False)
+
+
+def _contender(name: str, mixed: tuple[Stack, Array, str, str], cost: int) -> Contender:
+    stack, weights, combination, blocks = mixed
+    return Contender(name, stack, weights, combination, cost, blocks=blocks)
+
+
 def _storable(answer: str) -> str:
     """Byte-level models can say NUL, which PostgreSQL's text cannot hold."""
     return answer.replace("\0", "\ufffd")
@@ -379,6 +482,7 @@ def _write_ingredients(recipe: Recipe, found: engine_recipe.Recipe) -> None:
             weights_sha256__in=[each["sha256"] for each in pinned]
         ).select_related("repo__owner")
     }
+    weights = engine_recipe.module_weights(found.spec, found.weights)
     Ingredient.objects.bulk_create(
         Ingredient(
             recipe=recipe,
@@ -389,5 +493,5 @@ def _write_ingredients(recipe: Recipe, found: engine_recipe.Recipe) -> None:
             weights_sha256=each["sha256"],
             weight=weight,
         )
-        for place, (each, weight) in enumerate(zip(pinned, found.weights, strict=True))
+        for place, (each, weight) in enumerate(zip(pinned, weights, strict=True))
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -23,13 +24,15 @@ class Batch:
 
     Encoder-decoder: input_ids (B, T) is the prompt, labels (B, L) the answer.
     Decoder-only: input_ids (B, T) is prompt and answer, labels (B, T) the answer where it
-    stands and IGNORED elsewhere, so that loss is counted on answer tokens only.
+    stands and IGNORED elsewhere, so that loss is counted on answer tokens only. All of its
+    prompts begin with the same `prefix` tokens, and have more.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
     is_encoder_decoder: bool
+    prefix: int = 0
 
     def __len__(self) -> int:
         return int(self.input_ids.shape[0])
@@ -41,19 +44,19 @@ class Batch:
         return (labels != IGNORED).sum(dim=1)
 
     def rows(self, start: int, stop: int) -> Batch:
-        return Batch(
-            self.input_ids[start:stop],
-            self.attention_mask[start:stop],
-            self.labels[start:stop],
-            self.is_encoder_decoder,
+        return replace(
+            self,
+            input_ids=self.input_ids[start:stop],
+            attention_mask=self.attention_mask[start:stop],
+            labels=self.labels[start:stop],
         )
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(
-            self.input_ids.to(device),
-            self.attention_mask.to(device),
-            self.labels.to(device),
-            self.is_encoder_decoder,
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            attention_mask=self.attention_mask.to(device),
+            labels=self.labels.to(device),
         )
 
 
@@ -72,6 +75,7 @@ def encode(
     """
     side = padding_side or ("right" if is_encoder_decoder else "left")
     pad = pad_id(tokenizer)
+    prefix = 0
     if is_encoder_decoder:
         chat_of(template, tokenizer, is_encoder_decoder=True)
         prompts = [_ids(tokenizer, template.render(example.input)) for example in examples]
@@ -79,6 +83,7 @@ def encode(
         labels = _padded(answers, IGNORED, "right")
     else:
         pairs = prompts_and_answers(examples, template, tokenizer)
+        prefix = _shared([prompt for prompt, _ in pairs])
         prompts = [prompt + answer for prompt, answer in pairs]
         labels = _padded(
             [[IGNORED] * len(prompt) + answer for prompt, answer in pairs], IGNORED, side
@@ -88,6 +93,7 @@ def encode(
         attention_mask=_padded([[1] * len(prompt) for prompt in prompts], 0, side),
         labels=labels,
         is_encoder_decoder=is_encoder_decoder,
+        prefix=prefix,
     )
 
 
@@ -176,6 +182,13 @@ def pad_id(tokenizer: Any) -> int:
         if value is not None:
             return int(value)
     return 0
+
+
+def _shared(prompts: Sequence[list[int]]) -> int:
+    """How many tokens all prompts begin with; each keeps one to predict its answer from."""
+    shortest = min((len(prompt) for prompt in prompts), default=1) - 1
+    equal = (len({prompt[i] for prompt in prompts}) == 1 for i in range(shortest))
+    return sum(takewhile(bool, equal))
 
 
 def _joined(

@@ -18,11 +18,9 @@ from composer.engine.adapter_file import CONFIG_NAME, PREFIX, WEIGHTS_NAME
 from composer.engine.adapter_rows import in_a_row
 from composer.engine.blocks import block_of, count
 from composer.engine.compose import compose
+from composer.engine.recipe import RECIPE_KEY
 from composer.engine.stack import Stack
 from composer.engine.truncate import truncate
-
-# Where a safetensors file names the recipe it was made by.
-RECIPE_KEY = "lora_commons_recipe"
 
 
 @dataclass(frozen=True)
@@ -102,6 +100,23 @@ def factors_of(
             short = truncate(A, B, rank)
             return Exported(short.A, short.B, rank, exact, short.errors)
         return Exported(_filled(A, exact, 0), _filled(B, exact, 1), exact, exact, {})
+
+
+def handed_out(
+    weights: Sequence[float] | NDArray[np.float64],
+    stack: Stack,
+    combination: str,
+    *,
+    blocks: str = "all",
+    rank: int | None = None,
+) -> tuple[Stack, NDArray[np.float64], str, str]:
+    """What an export computes, as stack, weights, combination and blocks to predict with: the
+    candidate itself, or what is left of it where its rank was cut down."""
+    if rank is not None:
+        made = factors_of(weights, stack, combination, blocks=blocks, rank=rank)
+        if made.errors:
+            return made.as_stack(stack), np.ones(1), "sum", "all"
+    return stack, np.asarray(weights, dtype=np.float64), combination, blocks
 
 
 def _sum(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composer.engine import t5
+from composer.engine import prefix, t5
 from composer.engine.base_model import BaseModel
 from composer.engine.batch import IGNORED, Batch
 from composer.engine.compose import Factors
@@ -51,7 +51,11 @@ def prepare(base: BaseModel, batch: Batch) -> Prepared:
 
 
 def _by_length(base: BaseModel, batch: Batch) -> Iterator[tuple[list[int], Batch]]:
-    """Examples of similar length together, where that saves more padding than forwards cost."""
+    """Examples of similar length together, where that saves more padding than forwards cost; all
+    of them where they share a prefix, which is computed once for a forward."""
+    if prefix.pays(batch):
+        yield list(range(len(batch))), batch
+        return
     lengths = [int(each) for each in batch.attention_mask.sum(dim=1)]
     kind = "cuda" if base.device.type == "cuda" else "cpu"
     for chosen in buckets(lengths, OVERHEAD[kind]):
@@ -62,16 +66,13 @@ def _losses(base: BaseModel, factors: Factors | None, batch: Batch) -> Tensor:
     """(P, B): the model's own forward, over P·B rows."""
     P = factors.candidates if factors is not None else 1
     rows = P * len(batch)
-    ids, mask, labels = (
-        part.repeat(P, 1) for part in (batch.input_ids, batch.attention_mask, batch.labels)
-    )
-    wanted = labels if batch.is_encoder_decoder else _predicting(labels)
-    with (
-        nullcontext() if factors is None else attached(base, factors, rows),
-        by_onednn(base.model),
-        _only(base.model, wanted != IGNORED, P),
-    ):
-        logits = base.model(**_inputs(base, ids, mask, labels), use_cache=False).logits
+    cache = prefix.new_cache(base) if prefix.pays(batch) else None
+    with by_onednn(base.model):
+        if cache is not None:
+            logits, wanted = prefix.logits(base, factors, batch, cache)
+        else:
+            with nullcontext() if factors is None else attached(base, factors, rows):
+                logits, wanted = _logits(base, batch, P)
     real = (wanted != IGNORED).to(logits.device)
     wanted = wanted.to(logits.device)
     if logits.shape[:2] == wanted.shape:  # the head has seen every position
@@ -81,6 +82,17 @@ def _losses(base: BaseModel, factors: Factors | None, batch: Batch) -> Tensor:
     losses = (torch.logsumexp(logits, dim=1) - chosen).double()
     row = torch.arange(rows, device=logits.device)[:, None].expand_as(wanted)[real]
     return losses.new_zeros(rows).index_add(0, row, losses).view(P, len(batch))
+
+
+def _logits(base: BaseModel, batch: Batch, P: int) -> tuple[Tensor, Tensor]:
+    """Logits (P, n, V) where the n labels of a candidate are predicted, or of every position,
+    (P·B, T, V); and what each of P·B rows predicts at each of T positions, IGNORED for nothing."""
+    ids, mask, labels = (
+        part.repeat(P, 1) for part in (batch.input_ids, batch.attention_mask, batch.labels)
+    )
+    wanted = labels if batch.is_encoder_decoder else _predicting(labels)
+    with _only(base.model, wanted != IGNORED, P):
+        return base.model(**_inputs(base, ids, mask, labels), use_cache=False).logits, wanted
 
 
 def _inputs(base: BaseModel, ids: Tensor, mask: Tensor, labels: Tensor) -> dict[str, Any]:

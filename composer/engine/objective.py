@@ -18,6 +18,7 @@ from composer.engine.errors import BadConfig, BadExamples
 from composer.engine.examples import Example
 from composer.engine.forward import Prepared, prepare
 from composer.engine.generate import answer_room, generate
+from composer.engine.gradient import loss_and_gradient
 from composer.engine.loss import Chunk, check_length, default_chunk
 from composer.engine.prompt import Template, normalise_answer
 from composer.engine.stack import Stack
@@ -156,6 +157,12 @@ class Objective:
             return np.full(count, 1.0 / count)
         shares: Array = tokens / tokens.sum()
         return shares / count if kind == "reference" else shares
+
+    def loss_and_gradient(
+        self, weights: Array, rows: NDArray[np.int64] | None = None
+    ) -> tuple[Array, Array]:
+        """(1, n) -> losses by example (1, B), gradient (1, n) of reduce(·, rows) + penalty."""
+        return loss_and_gradient(self, weights, rows)
 
     def answer_losses(self, weights: Array) -> Array:
         """(P, N) -> (P, B): -log p(answer), summed over its tokens, for every objective but those

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -101,4 +101,4 @@ def trimmed(batch: Batch, chosen: list[int]) -> Batch:
         labels = labels[:, :last]
     else:
         labels = labels[:, kept]
-    return Batch(ids[:, kept], mask[:, kept], labels, batch.is_encoder_decoder)
+    return replace(batch, input_ids=ids[:, kept], attention_mask=mask[:, kept], labels=labels)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -39,6 +39,8 @@ from composer.engine.examples import Example
 TEXT = "big small hot cold old new good bad up down left right opposite of is the a to :"
 WORDS = TEXT.split()
 SPECIAL = ["<pad>", "</s>", "<unk>", "<s>", "<turn>", "<end>", "user", "assistant"]
+# Of the tokenizer that knows bytes and pieces of words, as those of Qwen and GPT-2 do.
+BYTES = 320
 # A window narrower than the prompts, so that it is in use.
 WINDOW = 4
 TEMPLATE_TEXT = "the opposite of {input} is :"
@@ -92,7 +94,11 @@ FAMILIES: dict[str, tuple[Any, Any, list[str]]] = {
     ),
     "bart": (BartConfig(**_BART), BartForConditionalGeneration, ["q_proj", "v_proj", "fc1"]),
     "llama": (LlamaConfig(**_ROTARY), LlamaForCausalLM, ["q_proj", "v_proj", "down_proj"]),
-    "qwen2": (Qwen2Config(**_ROTARY), Qwen2ForCausalLM, ["q_proj", "k_proj", "v_proj"]),
+    "qwen2": (
+        Qwen2Config(**{**_ROTARY, "vocab_size": BYTES}),
+        Qwen2ForCausalLM,
+        ["q_proj", "k_proj", "v_proj"],
+    ),
     "qwen3": (Qwen3Config(**_ROTARY, **_HEAD), Qwen3ForCausalLM, ["q_proj", "o_proj"]),
     "mistral": (
         MistralConfig(**_ROTARY, sliding_window=WINDOW),
@@ -133,7 +139,10 @@ def make_model(family: str, folder: Path) -> Path:
             bos_token_id=3, eos_token_id=1, pad_token_id=0, decoder_start_token_id=1,
         )  # fmt: skip
     model.save_pretrained(folder)
-    make_tokenizer(folder, wrapping=WRAPPING.get(family))
+    if family == "qwen2":  # its class puts its own rules in the place of any others
+        save_tokenizer(folder, byte_level(), None)
+    else:
+        make_tokenizer(folder, wrapping=WRAPPING.get(family))
     return folder
 
 
@@ -148,6 +157,24 @@ def make_tokenizer(folder: Path, *, wrapping: str | None, chat: str | None = Non
         tokenizer.post_processor = processors.TemplateProcessing(
             single=wrapping, special_tokens=[("<s>", 3), ("</s>", 1)]
         )
+    save_tokenizer(folder, tokenizer, chat)
+
+
+def byte_level() -> Tokenizer:
+    """In which " small" is one token and "small" are others."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=BYTES, special_tokens=SPECIAL,
+        initial_alphabet=sorted(tokenizer.pre_tokenizer.alphabet()),
+        show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator([TEXT, TEXT], trainer)
+    return tokenizer
+
+
+def save_tokenizer(folder: Path, tokenizer: Tokenizer, chat: str | None) -> None:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",

@@ -74,7 +74,7 @@ def answer_losses(
                 logits = base.model(input_ids=ids, decoder_input_ids=start).logits[0]
         else:
             prompt_ids = base.tokenizer(prompt).input_ids
-            words = base.tokenizer(example.target, add_special_tokens=False).input_ids
+            words = base.tokenizer(" " + example.target, add_special_tokens=False).input_ids
             answer = torch.tensor([*words, 1])
             ids = torch.tensor([[*prompt_ids, *answer.tolist()]])
             with torch.no_grad():

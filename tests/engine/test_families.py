@@ -100,8 +100,9 @@ def test_loss_is_what_the_models_own_loss_says(base: BaseModel) -> None:
     ours = answer_losses(base, None, batch).sum() / batch.answer_tokens.sum()
     assert float(ours) == pytest.approx(float(stated), abs=1e-5)
     labels = batch.labels[batch.labels != IGNORED].tolist()
-    answers = {token for each in EXAMPLES for token in base.tokenizer(each.target).input_ids}
-    assert set(labels) <= answers | {base.tokenizer.eos_token_id}
+    lead = "" if base.is_encoder_decoder else " "
+    ids = [base.tokenizer(lead + each.target).input_ids for each in EXAMPLES]
+    assert set(labels) <= {token for row in ids for token in row} | {base.tokenizer.eos_token_id}
 
 
 def test_what_is_exported_loads_in_peft_with_the_same_logits(
