@@ -123,9 +123,7 @@ def twin(base: BaseModel) -> Any:
 
 def adapted(base: BaseModel, shape: Shape) -> list[str]:
     return [
-        name
-        for name, _ in base.model.named_modules()
-        if name.rpartition(".")[2] in shape.targets
+        name for name, _ in base.model.named_modules() if name.rpartition(".")[2] in shape.targets
     ]
 
 

@@ -39,7 +39,8 @@ class Prepared:
             return self._fast.losses(factors)
         P = factors.candidates if factors is not None else 1
         if self._parts is None:
-            self._parts = list(_by_length(self.base, self.batch))
+            with torch.inference_mode(False):  # they may be needed for a gradient later
+                self._parts = list(_by_length(self.base, self.batch))
         found = [_losses(self.base, factors, some) for _, some in self._parts]
         order = [place for places, _ in self._parts for place in places]
         back = torch.tensor(order, device=found[0].device).argsort()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 
 def _operator() -> Any:
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return None
     return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 

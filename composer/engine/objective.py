@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from composer.engine.base_model import BaseModel
 from composer.engine.batch import Batch, encode
+from composer.engine.chunk import Chunk, bounded, default_chunk
 from composer.engine.compose import Factors, Weights, compose
 from composer.engine.config import SearchConfig
 from composer.engine.errors import BadConfig, BadExamples
@@ -19,7 +21,7 @@ from composer.engine.examples import Example
 from composer.engine.forward import Prepared, prepare
 from composer.engine.generate import answer_room, generate
 from composer.engine.gradient import loss_and_gradient
-from composer.engine.loss import Chunk, check_length, default_chunk
+from composer.engine.loss import check_length
 from composer.engine.prompt import Template, normalise_answer
 from composer.engine.stack import Stack
 
@@ -101,6 +103,12 @@ class Objective:
         task = Task(examples, template, options or ())
         return cls(base, stack, batch, config, task=task, chunk=chunk)
 
+    def with_chunk(self, chunk: Chunk) -> Objective:
+        """The same in other pieces, with nothing counted yet: its last bits may differ."""
+        again = copy(self)
+        again.chunk, again.not_finite = chunk, 0
+        return again
+
     @property
     def examples(self) -> int:
         """B"""
@@ -126,7 +134,7 @@ class Objective:
         """(P, N) -> (P, B): l_b of each candidate, not finite where the model's output is not."""
         weights = np.atleast_2d(np.asarray(weights, dtype=np.float64))
         found = np.empty((len(weights), self.examples))
-        with torch.inference_mode():
+        with torch.inference_mode(), bounded(self.chunk):
             for first in range(0, len(weights), self.chunk.candidates):
                 some = slice(first, first + self.chunk.candidates)
                 factors = self.compose(weights[some])

@@ -35,7 +35,7 @@ def attached(base: BaseModel, factors: Factors, rows: int) -> Iterator[None]:
             layer = base.layer(name)
             if layer is None:
                 raise IncompatibleModules(f"{base.folder.name} has no layer {name!r}.")
-            if factors.scale is not None and is_plain(layer) and not torch.is_grad_enabled():
+            if factors.scale is not None and not torch.is_grad_enabled() and is_plain(layer):
                 hooks.enter_context(_giving_way(layer, factors, rows, name))
             hooks.callback(layer.register_forward_hook(_adding(factors, rows, name)).remove)
         yield
@@ -58,9 +58,10 @@ def _adding(factors: Factors, rows: int, name: str) -> Hook:
 
 
 @contextmanager
-def _giving_way(layer: nn.Linear, factors: Factors, rows: int, name: str) -> Iterator[None]:
+def _giving_way(layer: nn.Module, factors: Factors, rows: int, name: str) -> Iterator[None]:
     """Inside, the layer multiplies with each candidate's W + ΔW_p where that pays."""
     P = factors.candidates
+    assert isinstance(layer, nn.Linear)
 
     def forward(x: Tensor) -> Tensor:
         mine = _candidate_major(x, P, rows, name)
@@ -72,7 +73,7 @@ def _giving_way(layer: nn.Linear, factors: Factors, rows: int, name: str) -> Ite
         y = torch.stack([linear(mine[p], whole[p], layer.bias) for p in range(P)])
         return y.view(*x.shape[:-1], -1)
 
-    layer.forward = forward  # type: ignore[method-assign]
+    layer.forward = forward  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:

@@ -66,9 +66,8 @@ class Product:
         x = x.to(self.weight.dtype)
         term = self.term
         inner = term.inner(x)  # (P, S, R)
-        if term.scale is None:
-            return torch.baddbmm(y.expand(len(inner), -1, -1), inner, term.Bt)
-        return torch.baddbmm(y.expand(len(inner), -1, -1), inner, term.Bt.expand(len(inner), -1, -1))
+        Bt = term.Bt if term.scale is None else term.Bt.expand(len(inner), -1, -1)
+        return torch.baddbmm(y.expand(len(inner), -1, -1), inner, Bt)
 
     def against(self, q: Tensor, heads: int) -> Tensor:
         """(W_h + ΔW_h)ᵀ q_h of each head h: q (P, S, H·d) -> (P, S, H, D_in)"""
@@ -76,10 +75,12 @@ class Product:
         d, D = inner // heads, self.weight.shape[1]
         per_head = q.view(P * S, heads, d).transpose(0, 1)  # (H, P·S, d)
         if self.whole is not None:
-            found = torch.einsum("pshd,phdi->pshi", q.view(P, S, heads, d), _heads(self.whole, heads))
+            found = torch.einsum(
+                "pshd,phdi->pshi", q.view(P, S, heads, d), _heads(self.whole, heads)
+            )
             return found.contiguous()
         y = torch.bmm(per_head, self.weight.view(heads, d, D))  # (H, P·S, D)
-        y = y.transpose(0, 1).reshape(P, S * heads, D)
+        y = y.transpose(0, 1).contiguous().view(P, S * heads, D)
         if self.term is not None:
             term = self.term
             if term.scale is None:
@@ -104,13 +105,11 @@ class Product:
         y = y.transpose(0, 1).reshape(P, S, heads, d)
         if self.term is not None:
             term = self.term
+            xa = term.inner(x.view(P, S * heads, D)).view(P, S, heads, -1)
             if term.scale is None:
-                xa = torch.bmm(x.view(P, S * heads, D), term.A.transpose(1, 2)).view(P, S, heads, -1)
-                y += torch.einsum("pshr,prhd->pshd", xa, term.Bt.reshape(P, -1, heads, d))
+                y = y + torch.einsum("pshr,prhd->pshd", xa, term.Bt.reshape(P, -1, heads, d))
             else:
-                xa = (x.view(P, S * heads, D) @ term.A.T) * term.scale[:, None]
-                Bt = term.Bt.reshape(-1, heads, d).transpose(0, 1)  # (H, K, d)
-                y += torch.bmm(xa.view(P * S, heads, -1).transpose(0, 1), Bt).transpose(0, 1).view_as(y)
+                y = y + torch.einsum("pshk,khd->pshd", xa, term.Bt.reshape(-1, heads, d))
         return y.reshape(P, S, heads * d)
 
 

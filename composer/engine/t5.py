@@ -5,7 +5,8 @@ What the library's own forward does more of, and this does not:
 - what no weight can change, again for each candidate: embeddings, position biases, and the first
   layers' base products are computed once for a batch;
 - keys and values of the encoder's states for a few label tokens: with h for a head,
-      score = q_hᵀ (W_k,h x) = (W_k,hᵀ q_h)ᵀ x          context = Σ_t p_t W_v,h x_t = W_v,h (Σ_t p_t x_t)
+      score = q_hᵀ (W_k,h x) = (W_k,hᵀ q_h)ᵀ x
+      context = Σ_t p_t W_v,h x_t = W_v,h (Σ_t p_t x_t)
   so that W_k and W_v meet the L labels instead of the T tokens;
 - logits of padding.
 
@@ -56,7 +57,7 @@ def recognise(base: BaseModel) -> T5 | None:
     model = base.model
     if type(model).__name__ not in KINDS or model.training or base.device.type != "cpu":
         return None
-    linears = set()
+    linears: set[str] = set()
     for name, module in model.named_modules():
         if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
             return None
@@ -125,31 +126,34 @@ class T5Batch:
             if i == 0:
                 x = _norm(self.tokens, block.layer[0].layer_norm)
                 first = [self._first(p, x, n, P) for p, n in zip((q, k, v), names, strict=False)]
-            ff = self._feed_forward(f"{name}1.DenseReluDense.", block.layer[1], factors, self.tokens)
+            ff = self._feed_forward(
+                f"{name}1.DenseReluDense.", block.layer[1], factors, self.tokens
+            )
             for c, some in enumerate(chunks):
                 if first is not None:
                     mixed = [each[some] if len(each) > 1 else each for each in first]
                 else:
                     x = _norm(h[c], block.layer[0].layer_norm)
                     mixed = [p.some(some)(x) for p in (q, k, v)]
-                h[c] = o.some(some).onto(h[c], self._self_attention(*mixed))
+                h[c] = o.some(some).onto(h[c], self._self_attention(len(h[c]), *mixed))
                 h[c] = ff.some(some).onto(h[c])
         return torch.cat([_norm(part, encoder.final_layer_norm) for part in h])
 
-    def _self_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q, k, v (P, S, H·d), k or v possibly (1, S, H·d) -> (P, S, H·d), per length."""
-        P = max(len(q), len(k), len(v))
+    def _self_attention(self, P: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q, k, v (P, S, H·d), or (1, S, H·d) for all -> (P, S, H·d), per length."""
         groups = self.packed.groups
+        H = self.t5.heads
         mixed = [
-            _attend(*(_per_head(each, P, g, self.t5.heads) for each in (q, k, v)), self._bias_of(g))
-            for g in groups
+            _attend([_per_head(each, P, group, H) for each in (q, k, v)], self._bias_of(group))
+            for group in groups
         ]
         parts = [each.transpose(1, 2).reshape(P, -1, q.shape[-1]) for each in mixed]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _bias_of(self, group: Group) -> Tensor:
         """A bias depends on the distance alone: that of the longest holds all others."""
-        return self.bias[:, :, : group.length, : group.length]
+        bias: Tensor = self.bias
+        return bias[:, :, : group.length, : group.length]
 
     # --- decoder -----------------------------------------------------------------------------
 
@@ -168,18 +172,18 @@ class T5Batch:
             else:
                 x = _norm(h, block.layer[0].layer_norm)
                 mixed = [p(x) for p in (q, k, v)]
-            h = o.onto(h, self._causal_attention(*mixed))
+            h = o.onto(h, self._causal_attention(P, *mixed))
             x = _norm(h, block.layer[1].layer_norm)
             h = self._cross_attention(f"{name}1.EncDecAttention.", h, x, states, factors)
             h = self._feed_forward(f"{name}2.DenseReluDense.", block.layer[2], factors, h).onto(h)
         x = _norm(h[:, self.places], decoder.final_layer_norm)
         return x * self.scale
 
-    def _causal_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _causal_attention(self, P: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(P, B·L, H·d), position t sees 0 … t."""
-        P = max(len(q), len(k), len(v))
         whole = Group(first=0, count=self.B, start=0, length=self.L)
-        mixed = _attend(*(_per_head(each, P, whole, self.t5.heads) for each in (q, k, v)), self.causal)
+        heads = [_per_head(each, P, whole, self.t5.heads) for each in (q, k, v)]
+        mixed = _attend(heads, self.causal)
         return mixed.transpose(1, 2).reshape(P, -1, q.shape[-1])
 
     def _cross_attention(
@@ -200,10 +204,12 @@ class T5Batch:
         D, inner, H = config.d_model, config.d_kv * config.num_heads, config.num_heads
         pairs = sum(g.count * self.L * g.length for g in self.packed.groups)
         labels, states = self.B * self.L, self.tokens.shape[1]
-        return bool(2 * labels * inner * D + 2 * pairs * H * D < 2 * states * inner * D + 2 * pairs * inner)
+        return bool(
+            2 * labels * inner * D + 2 * pairs * H * D < 2 * states * inner * D + 2 * pairs * inner
+        )
 
     def _over_states(self, q: Tensor, k: Product, v: Product, states: Tensor) -> Tensor:
-        """q (P, B·L, H·d), states (P, S, D) -> context (P, B·L, H·d), labels going to the states."""
+        """q (P, B·L, H·d), states (P, S, D) -> context (P, B·L, H·d), the labels going to them."""
         P, L, H, D = len(q), self.L, self.t5.heads, states.shape[-1]
         keys = k.against(q, H)  # (P, B·L, H, D)
         seen = torch.empty_like(keys)
@@ -222,8 +228,8 @@ class T5Batch:
         mixed = torch.empty_like(q)
         for group in self.packed.groups:
             labels = self._labels_of(group)
-            heads = _per_head(q, P, labels, H), *(_per_head(e, P, group, H) for e in (keys, values))
-            context = _attend(*heads, None).transpose(1, 2)
+            heads = [_per_head(keys, P, group, H), _per_head(values, P, group, H)]
+            context = _attend([_per_head(q, P, labels, H), *heads], None).transpose(1, 2)
             mixed[:, labels.tokens] = context.reshape(P, -1, q.shape[-1])
         return mixed
 
@@ -290,7 +296,9 @@ class FeedForward:
 
     def some(self, chosen: slice) -> FeedForward:
         linear = self.linear.some(chosen) if self.linear is not None else None
-        return FeedForward(self.norm, self.act, self.gate.some(chosen), linear, self.out.some(chosen))
+        return FeedForward(
+            self.norm, self.act, self.gate.some(chosen), linear, self.out.some(chosen)
+        )
 
     def onto(self, h: Tensor) -> Tensor:
         """h + wo(act(wi(norm(h)))), or wo(act(wi_0(·)) * wi_1(·))
@@ -324,11 +332,12 @@ def _attention(stack: Any, i: int) -> Any:
 def _norm(h: Tensor, layer: Any) -> Tensor:
     """h / √(mean h² + ε) · weight, in float32 and then in the weight's dtype."""
     x = h.float()
-    square = torch.linalg.vecdot(x, x).div_(x.shape[-1]).add_(layer.variance_epsilon)
+    square: Tensor = torch.linalg.vecdot(x, x).div_(x.shape[-1]).add_(layer.variance_epsilon)
     x = x * square.rsqrt_()[..., None]
     if layer.weight.dtype != torch.float32:
-        return x.to(layer.weight.dtype) * layer.weight
-    return x.mul_(layer.weight)
+        x = x.to(layer.weight.dtype)
+    weight: Tensor = layer.weight
+    return x.mul_(weight)
 
 
 def _per_head(x: Tensor, P: int, group: Group, heads: int) -> Tensor:
@@ -337,8 +346,9 @@ def _per_head(x: Tensor, P: int, group: Group, heads: int) -> Tensor:
     return x.reshape(P * group.count, group.length, heads, -1).transpose(1, 2)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """T5 does not scale q·k by √d."""
+def _attend(heads: list[Tensor], bias: Tensor | None) -> Tensor:
+    """Attention of [q, k, v], each (rows, H, T, d); T5 does not scale q·k by √d."""
+    q, k, v = heads
     if bias is not None:
         bias = bias.to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
