@@ -142,4 +142,4 @@ class FewShot:
             Template(),
             layout=SHOWN,
         )
-        return self.exact(None, None, inputs=shown.prompts, template=Template())
+        return self.exact(None, None, inputs=shown.prompts, template=shown.template)
