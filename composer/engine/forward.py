@@ -53,14 +53,14 @@ def prepare(base: BaseModel, batch: Batch) -> Prepared:
 
 
 def _by_length(base: BaseModel, batch: Batch) -> Iterator[tuple[list[int], Batch]]:
-    """Examples of similar length together, where that saves more padding than forwards cost; all
-    of them where they share a prefix, which is computed once for a forward."""
-    if prefix.pays(batch):
-        yield list(range(len(batch))), batch
-        return
+    """Examples of similar length together, where that saves more padding than forwards cost. Where
+    they share a prefix, what they have after it counts, and each forward computes it once."""
     lengths = [int(each) for each in batch.attention_mask.sum(dim=1)]
-    kind = "cuda" if base.device.type == "cuda" else "cpu"
-    for chosen in buckets(lengths, OVERHEAD[kind]):
+    overhead = OVERHEAD["cuda" if base.device.type == "cuda" else "cpu"]
+    if prefix.pays(batch):
+        lengths = [length - batch.prefix for length in lengths]
+        overhead += batch.prefix
+    for chosen in buckets(lengths, overhead):
         yield chosen, trimmed(batch, chosen)
 
 
