@@ -19,6 +19,7 @@ from composer.engine import evaluate
 from composer.engine import recipe as engine_recipe
 from composer.engine.batch import chat_of, encode, encode_prompts
 from composer.engine.blocks import count as block_count
+from composer.engine.chunk import Chunk, OutOfMemory
 from composer.engine.contenders import Contender
 from composer.engine.errors import CommonsError
 from composer.engine.examples import Example
@@ -194,9 +195,8 @@ class Composition:
 
     def _load_modules(self) -> None:
         self.stack = model_cache.stack_of(self.search, self.lease)
-        self.objective = Objective.of(
-            self.base, self.stack, self.shots, self.template, self.config, options=self.options
-        )
+        before = self.search.fingerprint.get("chunk")
+        self._choose_chunk(Chunk.from_json(before) if before else None)
         self.answer_room = evaluate.answer_room(self.base, [*self.shots, *self.held_out])
         self.fingerprint = {
             **self.base.fingerprint(),
@@ -208,21 +208,38 @@ class Composition:
         if "load" not in self.search.evidence:
             self._note(load=[report.to_json() for report in self.stack.reports])
 
+    def _choose_chunk(self, chunk: Chunk | None) -> None:
+        """The one that a search began with, or one that fits into what is free now."""
+        self.objective = Objective.of(
+            self.base, self.stack, self.shots, self.template, self.config, options=self.options,
+            chunk=chunk,
+        )  # fmt: skip
+
     # --- searching ---------------------------------------------------------------------------
 
     def _search(self) -> Generation:
         """The last generation; each one is a row before the next begins."""
-        try:
-            return self._search_from(self._stored())
-        except ResumeMismatch as mismatch:
-            self._restart(mismatch.user_message)
-            return self._search_from([])
+        stored = self._stored()
+        while True:
+            try:
+                return self._search_from(stored)
+            except ResumeMismatch as mismatch:
+                if not stored:
+                    raise
+                self._restart(mismatch.user_message)
+            except OutOfMemory as error:
+                if error.smaller is None:
+                    raise
+                self._restart_with(error.smaller, error.user_message)
+            stored = []
 
     def _stored(self) -> list[dict[str, Any]]:
         rows = list(self.search.generations.order_by("number").values_list("record", flat=True))
         if rows and self.search.fingerprint != self.fingerprint:
             before = self.search.fingerprint
             changed = [key for key in self.fingerprint if before.get(key) != self.fingerprint[key]]
+            self._choose_chunk(None)  # this machine's own
+            self.fingerprint["chunk"] = self.objective.chunk.to_json()
             self._restart(
                 f"Another worker took over ({', '.join(changed)} differ), which would not give "
                 "the same figures. The search began again."
@@ -269,6 +286,16 @@ class Composition:
                 job=self.job, fence=self.job.fence, name="restarted", detail={"reason": reason}
             )
         self.search.evidence, self.search.fingerprint = kept, {}
+
+    def _restart_with(self, chunk: Chunk, why: str) -> None:
+        """Other pieces give other last bits, so nothing that was measured is kept."""
+        self.objective = self.objective.with_chunk(chunk)
+        self.fingerprint["chunk"] = chunk.to_json()
+        self._restart(f"{why} The search began again in smaller pieces.")
+        # Whoever takes over need not run out of memory first.
+        Search.objects.filter(pk=self.job.pk, job__fence=self.job.fence).update(
+            fingerprint={"chunk": chunk.to_json()}
+        )
 
     # --- measuring ---------------------------------------------------------------------------
 

@@ -441,3 +441,42 @@ def test_it_says_what_became_of_each_file(job: Job, lora_modules: list[LoraModul
     load = work(job).evidence["load"]
     assert [row["name"] for row in load] == [str(module) for module in lora_modules]
     assert all(row["used"] and not row["ignored"] for row in load)
+
+
+def test_a_search_that_runs_out_of_memory_begins_again_in_smaller_pieces(
+    task: FewShotTask, alice: User, overrides: dict[str, Any]
+) -> None:
+    work(services.submit_job(task=task, user=alice, overrides=overrides))  # the model is warm now
+    assert model_cache._base is not None
+    model = model_cache._base[1].model
+
+    def refuse(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if args[0].shape[0] > 7:  # rows: three candidates on three examples are too many
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    handle = model.encoder.block[0].register_forward_pre_hook(refuse)
+    try:
+        job = services.submit_job(task=task, user=alice, overrides=overrides)
+        search = work(job)
+    finally:
+        handle.remove()
+    assert search.job.state == "done", search.job.error
+    reasons = [
+        event.detail["reason"]
+        for event in JobEvent.objects.filter(job=job, name="restarted").order_by("pk")
+    ]
+    assert reasons and all("began again in smaller pieces" in reason for reason in reasons)
+    assert f"Start again with {search.fingerprint['chunk']['candidates']} on 3" in reasons[-1]
+    assert search.fingerprint["chunk"]["candidates"] in (1, 2)
+    assert search.generations.count() > 1
+
+
+def test_a_resumed_search_keeps_the_chunk_it_began_with(job: Job) -> None:
+    interrupt(job, 5)
+    search = Search.objects.get(pk=job.pk)
+    assert search.fingerprint["chunk"]["candidates"] > 2
+    search.fingerprint["chunk"]["candidates"] = 2
+    search.save()
+    search = work(job)
+    assert search.job.state == "done" and "restarted" not in events(search)
+    assert search.fingerprint["chunk"]["candidates"] == 2
