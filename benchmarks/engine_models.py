@@ -172,3 +172,18 @@ def make_batch(shape: Shape, base: BaseModel, lengths: str) -> Batch:
     if shape.is_encoder_decoder:
         labels = labels[:, : max(ANSWERS)].contiguous()
     return Batch(torch.where(mask.bool(), ids, 0), mask, labels, shape.is_encoder_decoder)
+
+
+def sizes(shape: Shape) -> tuple[int, int]:
+    """Bytes of the model and of one adapter, in float32."""
+    with torch.device("meta"), no_init_weights():
+        model = shape.model(shape.config())
+    linears = [
+        module.weight.shape
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in shape.targets
+    ]
+    return (
+        4 * sum(p.numel() for p in model.parameters()),
+        4 * RANK * sum(int(d_out) + int(d_in) for d_out, d_in in linears),
+    )
