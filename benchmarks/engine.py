@@ -14,8 +14,9 @@ turns, so that whatever else the machine does falls on all of them; medians over
 
 load is of all modules with the files in the page cache; *published* is that of three modules times
 N / 3, and *files* a plain load_file of each. combine is what mixing takes a candidate. peak is the
-largest resident memory of a process that does nothing else, base model and libraries included. share of the
-machine is the matrix products a way computes in a second, over those of one large float32 product.
+largest resident memory of a process that does nothing else, base model and libraries included.
+share of the machine is the matrix products that a way computes in a second, over those of one large
+float32 product.
 """
 
 from __future__ import annotations
