@@ -41,7 +41,7 @@ class Loop:
     """One candidate after the other, in a PEFT model."""
 
     def __init__(self, base: BaseModel, batch: Batch) -> None:
-        folders = library.module_folders()
+        folders = library.T5.module_folders()
         model = type(base.model).from_pretrained(base.folder)
         self.model = PeftModel.from_pretrained(model, folders[0]).eval()
         self.modules = [load_file(folder / WEIGHTS_NAME) for folder in folders]
@@ -77,8 +77,8 @@ def timed(call: Callable[[Array], Array], weights: Array) -> tuple[float, Array]
 
 def measure(threads: int, rounds: int) -> list[str]:
     torch.set_num_threads(threads)
-    base = base_model.load(library.base_folder())
-    modules = stack.load(library.module_folders(), base)
+    base = base_model.load(library.T5.folder())
+    modules = stack.load(library.T5.module_folders(), base)
     task = next(task for task in library.tasks() if task.role == "report")
     rng = skills.generator("population", task.key)
     examples = [Example(item.input, item.target) for item in rng.sample(task.pool, EXAMPLES)]
@@ -127,7 +127,7 @@ def main() -> None:
     print("| threads | way | ms a candidate | times faster | largest difference of a loss |")
     print("|---|---|---|---|---|")
     print("\n".join(rows))
-    modules, after = len(library.module_folders()), os.getloadavg()[0]
+    modules, after = len(library.T5.module_folders()), os.getloadavg()[0]
     print(
         f"\nBase of the demo, {modules} modules, {EXAMPLES} examples; load of the machine's "
         f"{os.cpu_count()} cores {before:.1f} before and {after:.1f} after."
