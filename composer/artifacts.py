@@ -9,13 +9,16 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composer.engine.adapter_file import CONFIG_NAME, WEIGHTS_NAME
 from composer.engine.errors import CommonsError
+from composer.engine.prompt import Template
 from composer.engine.recipe import Recipe as PlainRecipe
+from composer.engine.recipe import canonical, search_config
 from composer.models import Recipe, Search
 from composer.verdict import methods, verdict
 from modules.models import Blob
@@ -24,8 +27,11 @@ from modules.storage import local
 from modules.storage.local import StoredBlob
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from composer.engine.base_model import BaseModel
     from composer.engine.batch import Batch
+    from composer.engine.compose import Factors
     from composer.engine.stack import Stack
     from hub_site.jobs.worker import Lease
 
@@ -64,71 +70,88 @@ def build(
     recipe: PlainRecipe, base: "BaseModel", stack: "Stack", batch: "Batch", lease: "Lease"
 ) -> Built:
     """Write the recipe's adapter, load it with PEFT, compare, and keep its bytes."""
-    from composer.engine.compose import export
+    from composer.engine.compose import compose
+    from composer.engine.export import export
     from modules.storage import fetching
 
     pinned = recipe.spec["base_model"]
     with tempfile.TemporaryDirectory(prefix="adapter-") as folder:
-        export(
+        settings = search_config(recipe)
+        made = export(
             recipe.weights,
             stack,
-            recipe.spec["combination"],
+            settings.combination,
             folder,
+            blocks=settings.blocks,
+            rank=settings.rank,
             base_model=pinned["repo"],
             revision=pinned["revision"],
+            recipe=canonical(recipe).decode(),
         )
-        seen = _load_again(Path(folder), recipe, base, stack, batch)
+        written = made.as_stack(stack)
+        if made.errors:  # cut down: what was searched is not what is handed out
+            factors = compose([[1.0]], written, "sum")
+        else:
+            factors = compose([recipe.weights], stack, settings.combination, settings.blocks)
+        seen = _load_again(Path(folder), recipe, base, factors, batch)
         config = json.loads((Path(folder) / CONFIG_NAME).read_text(encoding="utf-8"))
         blob = fetching.keep(Path(folder) / WEIGHTS_NAME, lease)
-    facts = {"r": config["r"], "size": blob.size, "sha256": blob.sha256, **seen}
+    facts = {**made.facts(), "size": blob.size, "sha256": blob.sha256, **seen}
     return Built(blob, config, facts)
 
 
 def _load_again(
-    folder: Path, recipe: PlainRecipe, base: "BaseModel", stack: "Stack", batch: "Batch"
+    folder: Path, recipe: PlainRecipe, base: "BaseModel", factors: "Factors", batch: "Batch"
 ) -> dict[str, Any]:
-    """Losses of the examples by the engine and by PEFT from the file, and a probe to check with.
+    """Losses of the examples, and the logits of a probe, by the engine and by PEFT from the file.
 
     PEFT puts its layers into the base model that the worker keeps; `unload` takes them out again.
     """
     import torch
     from peft import PeftModel
 
-    from composer.engine.compose import compose
     from composer.engine.loss import answer_losses, default_chunk, parts
 
-    def losses(model: "BaseModel", factors: Any) -> torch.Tensor:
+    prompt = Template(recipe.spec["template"]).render(PROBE)
+
+    def measured(model: "BaseModel", factors: "Factors | None") -> tuple[torch.Tensor, ...]:
         at_once = default_chunk(model, batch).examples
         some = [answer_losses(model, factors, rows) for _, rows in parts(batch, at_once)]
-        return torch.cat(some, dim=1)
+        return torch.cat(some, dim=1), _probe(model, recipe.spec["template"], factors)
 
     with torch.inference_mode():
-        factors = compose([list(recipe.weights)], stack, recipe.spec["combination"])
-        ours = losses(base, factors)
+        ours = measured(base, factors)
         loaded = PeftModel.from_pretrained(base.model, str(folder))
         try:
-            loaded.eval()
-            again = replace(base, model=loaded.get_base_model())  # with PEFT's layers in it
-            theirs = losses(again, None)
-            probe = _probe(again, recipe.spec["template"])
+            loaded.eval()  # with PEFT's layers in the base model
+            theirs = measured(replace(base, model=loaded.get_base_model()), None)
         finally:
             loaded.unload()
-    difference = float((ours - theirs).abs().max())
+    losses, logits = (float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
     # Losses are sums over answer tokens; what rounding does grows with them.
-    if not difference <= TOLERANCE * max(1.0, float(ours.abs().max())):
+    if not losses <= TOLERANCE * max(1.0, float(ours[0].abs().max())):
         raise AdapterDiffers(
             "The adapter file does not compute what the search computed (losses differ by "
-            f"{difference:.2g}), so it is not handed out. Please report this."
+            f"{losses:.2g}), so it is not handed out. Please report this."
         )
-    return {"max_difference": difference, "probe": probe}
+    top = theirs[1].topk(min(PROBE_TOKENS, len(theirs[1])))
+    return {
+        "max_difference": losses,
+        "logit_difference": logits,
+        "probe": {
+            "prompt": prompt,
+            "token_ids": top.indices.tolist(),
+            "logits": [round(value, 5) for value in top.values.tolist()],
+        },
+    }
 
 
-def _probe(base: "BaseModel", template: str) -> dict[str, Any]:
-    """The likeliest first tokens after a fixed prompt: whoever loads the adapter can compare."""
+def _probe(base: "BaseModel", template: str, factors: "Factors | None") -> "Tensor":
+    """Logits (V,) of the first token after a fixed prompt: whoever loads the adapter can compare."""
     import torch
 
     from composer.engine.batch import encode_prompts
-    from composer.engine.prompt import Template
+    from composer.engine.population import attached
 
     ids, mask = encode_prompts(
         [PROBE], Template(template), base.tokenizer, is_encoder_decoder=base.is_encoder_decoder
@@ -137,13 +160,8 @@ def _probe(base: "BaseModel", template: str) -> dict[str, Any]:
     if base.is_encoder_decoder:
         start = base.model.config.decoder_start_token_id
         inputs["decoder_input_ids"] = torch.full((1, 1), start, device=base.device)
-    logits = base.model(**inputs).logits[0, -1].float()
-    top = logits.topk(min(PROBE_TOKENS, len(logits)))
-    return {
-        "prompt": Template(template).render(PROBE),
-        "token_ids": top.indices.tolist(),
-        "logits": [round(value, 5) for value in top.values.tolist()],
-    }
+    with nullcontext() if factors is None else attached(base, factors, rows=1):
+        return base.model(**inputs).logits[0, -1].float()
 
 
 # --- what is public of a recipe ----------------------------------------------------------------

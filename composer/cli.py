@@ -237,10 +237,20 @@ def _writable(folder: Path) -> Path:
 
 def _write(made: Recipe, given: Inputs, out: Path) -> None:
     """Written beside and then moved, so that whoever is stopped leaves no half of an adapter."""
-    from composer.engine.compose import export
+    from composer.engine.export import export
 
     with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as name:
-        folder = export(made.weights, given.stack, made.spec["combination"], name)
+        folder = Path(name)
+        settings = recipe.search_config(made)
+        export(
+            made.weights,
+            given.stack,
+            settings.combination,
+            folder,
+            blocks=settings.blocks,
+            rank=settings.rank,
+            recipe=recipe.canonical(made).decode(),
+        )
         document = json.dumps(made.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
         (folder / "recipe.json").write_text(document + "\n", encoding="utf-8")
         for path in sorted(folder.iterdir()):

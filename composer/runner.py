@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from hub_site.jobs.worker import Lease
 
 HELD_OUT_AT_ONCE = 64
+# Counted up where the engine rounds otherwise than before: a search is then begun anew.
+ENGINE = 2
 
 
 class NothingFound(CommonsError):
@@ -125,6 +127,7 @@ class Composition:
         self.answer_room = evaluate.answer_room(self.base, [*self.shots, *self.held_out])
         self.fingerprint = {
             **self.base.fingerprint(),
+            "engine": ENGINE,
             "cma": version("cma"),
             "peft": version("peft"),
             "chunk": self.objective.chunk.to_json(),

@@ -8,15 +8,16 @@ that compose exactly.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from composer.engine.errors import BadAdapter
+from composer.engine.layer_names import NamedLayers, Pattern
 from composer.engine.safetensors_header import (
     HEADER_LIMIT,
+    ITEM_SIZE,
     WEIGHTS_NAME,
     TensorInfo,
     json_object,
@@ -27,6 +28,7 @@ from composer.engine.safetensors_header import (
 __all__ = [
     "CONFIG_NAME",
     "HEADER_LIMIT",
+    "ITEM_SIZE",
     "PREFIX",
     "WEIGHTS_NAME",
     "AdapterConfig",
@@ -36,6 +38,7 @@ __all__ = [
     "TensorInfo",
     "inspect",
     "json_object",
+    "layer_and_factor",
     "read_config",
     "read_header",
     "shown",
@@ -54,14 +57,11 @@ BIASES = ("none", "all", "lora_only")
 MOST_RANK = 65536
 MOST_NESTED = 10
 PLAIN = "Train it as a plain LoRA."
-PLAIN_NAME = re.compile(r"\^?[\w.-]+\$?")
 # Settings that change what the weights mean. Empty or false is fine; anything else is in the way.
 UNSUPPORTED = {
     "use_dora": "it uses DoRA (use_dora)",
     "lora_bias": "it trains LoRA biases (lora_bias)",
     "modules_to_save": "it carries whole retrained layers (modules_to_save)",
-    "rank_pattern": "its rank differs between layers (rank_pattern)",
-    "alpha_pattern": "its alpha differs between layers (alpha_pattern)",
     "target_parameters": "it adapts bare parameters (target_parameters)",
     "trainable_token_indices": "it retrains token embeddings (trainable_token_indices)",
     "layer_replication": "it replicates layers (layer_replication)",
@@ -88,7 +88,7 @@ class AdapterConfig:
     bias: str
     modules_to_save: tuple[str, ...]
     rank_pattern: Mapping[str, int]
-    alpha_pattern: Mapping[str, Any]
+    alpha_pattern: Mapping[str, float]
     task_type: str | None
     base_model: str | None
     revision: str | None
@@ -96,17 +96,22 @@ class AdapterConfig:
 
     @property
     def scaling(self) -> float:
+        """The s of layers that no pattern names."""
+        return self.scaling_of(self.lora_alpha, self.r)
+
+    def scaling_of(self, alpha: float, r: int) -> float:
         """s in y = W x + s·B A x: alpha / r, or alpha / √r for rsLoRA (arXiv 2312.03732)."""
-        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+        return alpha / (math.sqrt(r) if self.use_rslora else r)
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """A (r, d_in) and B (d_out, r) of one layer."""
+    """A (r, d_in) and B (d_out, r) of one layer, and its s."""
 
     r: int
     d_in: int
     d_out: int
+    scaling: float = field(default=1.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -157,11 +162,7 @@ def read_config(source: Path | bytes) -> AdapterConfig:
         raise BadAdapter(
             f"r is {shown(r)} in {CONFIG_NAME}; it must be a whole number from 1 to {MOST_RANK:,}."
         )
-    if (
-        not isinstance(alpha, int | float)
-        or isinstance(alpha, bool)
-        or not 0 < alpha <= 1e9  # also refuses what is not a number
-    ):
+    if not _is_alpha(alpha):
         raise BadAdapter(
             f"lora_alpha is {shown(alpha)} in {CONFIG_NAME}; it must be a positive number."
         )
@@ -174,7 +175,7 @@ def read_config(source: Path | bytes) -> AdapterConfig:
         bias=_bias(raw.get("bias")),
         modules_to_save=_strings(raw.get("modules_to_save"), "modules_to_save"),
         rank_pattern=_ranks(_mapping(raw.get("rank_pattern"), "rank_pattern")),
-        alpha_pattern=_mapping(raw.get("alpha_pattern"), "alpha_pattern"),
+        alpha_pattern=_alphas(_mapping(raw.get("alpha_pattern"), "alpha_pattern")),
         task_type=_optional_text(raw.get("task_type"), "task_type"),
         base_model=_optional_text(raw.get("base_model_name_or_path"), "base_model_name_or_path"),
         revision=_optional_text(raw.get("revision"), "revision"),
@@ -195,9 +196,9 @@ def survey(config: AdapterConfig, header: Mapping[str, TensorInfo]) -> AdapterFa
     obstacles = list(_config_obstacles(config))
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     embeddings: set[str] = set()
-    named, faults = _Named(config), _Faults()
+    named, faults = NamedLayers(config), _Faults()
     for key, info in header.items():
-        layer, factor, is_embedding = _layer_and_factor(key)
+        layer, factor, is_embedding = layer_and_factor(key)
         if not factor:
             obstacles.append(_tensor_obstacle(key, config))
             continue
@@ -271,6 +272,11 @@ def _config_obstacles(config: AdapterConfig) -> Iterator[Obstacle]:
     for name, reason in UNSUPPORTED.items():
         if config.raw.get(name):
             yield Obstacle(reason, PLAIN)
+    if Pattern(config.alpha_pattern).is_open:
+        yield Obstacle(
+            "its alpha_pattern holds regular expressions, which are not run here",
+            "Name the layers in alpha_pattern one by one.",
+        )
     init = config.raw.get("init_lora_weights")
     if not (init is None or isinstance(init, bool) or init in PLAIN_INITS):
         yield Obstacle(
@@ -284,7 +290,7 @@ def _biases(config: AdapterConfig) -> str:
     return f"it trains biases (bias={config.bias!r})"
 
 
-def _layer_and_factor(key: str) -> tuple[str, str, bool]:
+def layer_and_factor(key: str) -> tuple[str, str, bool]:
     """'base_model.model.encoder.q.lora_A.weight' -> ('encoder.q', 'A', False); an embedding's
     factors are called lora_embedding_A, without '.weight'; no factor: ('', '', False)."""
     if key.startswith(PREFIX):
@@ -320,7 +326,7 @@ def _tensor_obstacle(key: str, config: AdapterConfig) -> Obstacle:
 
 
 def _layer_shape(
-    name: str, shapes: Mapping[str, tuple[int, ...]], named: _Named, faults: _Faults
+    name: str, shapes: Mapping[str, tuple[int, ...]], named: NamedLayers, faults: _Faults
 ) -> LayerShape | None:
     if len(shapes) != 2:
         missing = "B" if "A" in shapes else "A"
@@ -345,7 +351,8 @@ def _layer_shape(
             f"Layer {name!r} has rank {A[0]}, but {CONFIG_NAME} says r = "
             f"{named.any_rank_said or min(ranks)}. The two files do not belong together.",
         )
-    return LayerShape(r=A[0], d_in=A[1], d_out=B[0])
+    scaling = named.scaling_of(name, A[0])
+    return LayerShape(r=A[0], d_in=A[1], d_out=B[0], scaling=scaling)
 
 
 def _are_factors(A: tuple[int, ...], B: tuple[int, ...]) -> bool:
@@ -353,85 +360,6 @@ def _are_factors(A: tuple[int, ...], B: tuple[int, ...]) -> bool:
     if len(A) != len(B) or len(A) < 2 or 0 in A + B:
         return False
     return A[0] == B[1] and all(n == 1 for n in B[2:])
-
-
-class _Named:
-    """What the config says of single layers, by their names, read once: a file may hold 25,000
-    layers, and its config may name as many.
-
-    A name is a layer's whole name, or what it ends with behind a dot. Where the config has a
-    pattern instead, anything is possible: we never run a stranger's regular expression.
-    """
-
-    def __init__(self, config: AdapterConfig) -> None:
-        self.config, raw = config, config.raw
-        targets = config.target_modules
-        # target_parameters name parameters, not layers
-        is_open = isinstance(targets, str) or bool(raw.get("target_parameters"))
-        self.targets = None if is_open else frozenset(targets)
-        self.excluded = frozenset(_those(raw.get("exclude_modules"), str))
-        chosen = raw.get("layers_to_transform")
-        self.numbers = None
-        if chosen not in (None, []):
-            self.numbers = frozenset(_those(chosen if isinstance(chosen, list) else [chosen], int))
-        words = raw.get("layers_pattern")
-        self.words = frozenset(_those([words] if isinstance(words, str) else words, str))
-        self._read_ranks(config.rank_pattern)
-
-    def _read_ranks(self, pattern: Mapping[str, int]) -> None:
-        """The first name that fits counts, as in PEFT; "^" begins a whole one."""
-        self.ranks: dict[str, tuple[int, int]] = {}
-        self.whole_ranks: dict[str, tuple[int, int]] = {}
-        self.any_rank, self.any_rank_said = None, ""
-        if not all(PLAIN_NAME.fullmatch(each) for each in pattern):
-            self.any_rank = frozenset({self.config.r, *pattern.values()})
-            self.any_rank_said = " or ".join(map(str, sorted(self.any_rank)[:10]))
-            return
-        for place, (each, r) in enumerate(pattern.items()):
-            ranks = self.whole_ranks if each.startswith("^") else self.ranks
-            ranks.setdefault(each.strip("^$"), (place, r))
-
-    def ranks_of(self, layer: str) -> frozenset[int]:
-        if self.any_rank is not None:
-            return self.any_rank
-        found = [self.ranks[end] for end in _endings(layer) if end in self.ranks]
-        if layer in self.whole_ranks:
-            found.append(self.whole_ranks[layer])
-        return frozenset({min(found)[1] if found else self.config.r})
-
-    def left_out_by(self, layer: str) -> str:
-        """Where config and weights disagree, PEFT would load less than the file holds."""
-        if self.targets is not None and self.targets.isdisjoint(_endings(layer)):
-            return self._said("target_modules")
-        if not self.excluded.isdisjoint(_endings(layer)):
-            return self._said("exclude_modules")
-        if self.numbers is not None and self._number(layer) not in self.numbers:
-            return self._said("layers_to_transform")
-        return ""
-
-    def _number(self, layer: str) -> int | None:
-        """The first one behind any word, or behind one of layers_pattern."""
-        parts = layer.split(".")
-        for place in range(1 if self.words else 2, len(parts) - 1):
-            if parts[place].isdecimal() and (not self.words or parts[place - 1] in self.words):
-                return int(parts[place])
-        return None
-
-    def _said(self, setting: str) -> str:
-        value = self.config.raw.get(setting)
-        some = value[:20] if isinstance(value, list) else [value]
-        return f"{setting} in {CONFIG_NAME} ({', '.join(map(str, some))[:200]})"
-
-
-def _endings(layer: str) -> Iterator[str]:
-    yield layer
-    while "." in layer:
-        layer = layer.partition(".")[2]
-        yield layer
-
-
-def _those(value: Any, kind: type) -> list[Any]:
-    return [each for each in value if isinstance(each, kind)] if isinstance(value, list) else []
 
 
 def _is_deep(raw: dict[str, Any]) -> bool:
@@ -485,6 +413,21 @@ def _ranks(pattern: Mapping[str, Any]) -> Mapping[str, int]:
                 f"must be a whole number from 1 to {MOST_RANK:,}."
             )
     return pattern
+
+
+def _alphas(pattern: Mapping[str, Any]) -> Mapping[str, float]:
+    for name, alpha in pattern.items():
+        if not _is_alpha(alpha):
+            raise BadAdapter(
+                f"alpha_pattern in {CONFIG_NAME} gives {name[:100]!r} the alpha {shown(alpha)}; it "
+                "must be a positive number."
+            )
+    return pattern
+
+
+def _is_alpha(value: Any) -> TypeGuard[float]:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 < value <= 1e9  # also refuses what is not a number
 
 
 def _bias(value: Any) -> str:

@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from composer.engine.errors import BadConfig
 
-COMBINATIONS = ("sum", "lorahub")
-OBJECTIVES = ("paper", "reference")
+COMBINATIONS = ("sum", "lorahub", "linear")
+OBJECTIVES = ("paper", "reference", "options", "exact_match")
 REDUCTIONS = ("token", "example")
-OPTIMISERS = ("cmaes",)
+OPTIMISERS = ("cmaes", "cobyla", "random", "lbfgs")
+SELECTIONS = ("examples", "validation", "folds")
 BUDGET_LIMIT = 100_000
+BLOCKS = re.compile(r"all|sides|layers:([1-9][0-9]?)")
+
+# Start, first step and penalty that suit each combination: docs/decisions/0002.
+STARTS = {
+    "sum": {"x0": 0.1, "sigma": 0.1, "penalty": 0.02},
+    "lorahub": {"x0": 0.1, "sigma": 0.1, "penalty": 0.02},
+    "linear": {"x0": 0.1, "sigma": 0.1, "penalty": 0.02},
+}
 
 
 @dataclass(frozen=True)
 class SearchConfig:
     """Settings of one search.
 
-    combination  `sum`: ΔW = Σ w_i s_i B_i A_i; `lorahub`: ΔW = s (Σ w_i B_i)(Σ w_i A_i)
+    combination  `sum`: ΔW = Σ w_i s_i B_i A_i; `lorahub`: ΔW = s (Σ w_i B_i)(Σ w_i A_i);
+                 `linear`: PEFT's, each factor scaled by √(w_i s_i)
     objective    `paper`: cross-entropy + penalty·Σ|w|, as the LoraHub paper writes (arXiv
                  2307.13269, section 3.3); `reference`: what its code computes,
-                 cross-entropy / examples + penalty·mean|w|
+                 cross-entropy / examples + penalty·mean|w|; `options`: how unlikely the right
+                 answer is among the answer options; `exact_match`: the share of wrong generations
     reduction    cross-entropy pooled over all label tokens, or the mean per example first
+    optimiser    `cmaes`, `cobyla` (what the released code runs), `random`, `lbfgs` (gradients)
     budget       evaluations: one candidate's loss on all examples is one evaluation
-    x0, sigma    every weight's start, and the first step size of CMA-ES
+    x0, sigma    every weight's start, and the first step size
     bound        |w_i| <= bound, or None for no bound
     population   candidates a generation; None lets CMA-ES choose 4 + 3 ln N
     singles      generation 0 tries each module alone at weight 1, besides all weights zero
+    restarts     how often a search that has converged begins anew, with twice the population
+    blocks       `all`: one weight a module; `sides`: one for the encoder and one for the decoder;
+                 `layers:K`: one for each of K groups of layers, from the first to the last
+    selection    what the best is chosen on: the `examples` themselves, the part kept back for
+                 `validation` (one of `folds`), or each of the `folds` in turn
+    patience     generations without a better candidate after which it ends early; 0 is never
+    rank         `sum` alone: rank the adapter is cut down to; None keeps the exact one, Σ r_i
     """
 
     combination: str = "sum"
@@ -43,6 +63,12 @@ class SearchConfig:
     penalty: float = 0.02
     population: int | None = None
     singles: bool = True
+    restarts: int = 0
+    blocks: str = "all"
+    selection: str = "examples"
+    folds: int = 5
+    patience: int = 0
+    rank: int | None = None
 
     def validate(self) -> SearchConfig:
         """Return self, or raise BadConfig naming the setting and what it may be."""
@@ -66,7 +92,24 @@ class SearchConfig:
             _whole("population", self.population, 4, 10_000)
         if not isinstance(self.singles, bool):
             raise _bad("singles", self.singles, "true or false")
+        self._validate_choices()
         return self
+
+    def _validate_choices(self) -> None:
+        _one_of("selection", self.selection, SELECTIONS)
+        _whole("restarts", self.restarts, 0, 100)
+        _whole("folds", self.folds, 2, 100)
+        _whole("patience", self.patience, 0, BUDGET_LIMIT)
+        if not isinstance(self.blocks, str) or not BLOCKS.fullmatch(self.blocks):
+            raise _bad("blocks", self.blocks, "'all', 'sides' or 'layers:K', with K below 100")
+        if self.rank is not None:
+            _whole("rank", self.rank, 1, 4096)
+            if self.combination != "sum":
+                raise _bad("rank", self.rank, "None, unless the combination is 'sum'")
+        if self.optimiser == "lbfgs" and self.objective == "exact_match":
+            raise _bad("optimiser", self.optimiser, "another: exact matches have no gradient")
+        if self.optimiser == "lbfgs" and self.combination == "linear":
+            raise _bad("optimiser", self.optimiser, "another: 'linear' has no gradient at zero")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -111,15 +154,15 @@ PRESETS: dict[str, Callable[..., SearchConfig]] = {
 
 
 def with_combination(config: SearchConfig, combination: str) -> SearchConfig:
-    """Change the combination together with the start and step that suit it.
+    """Change the combination together with the start, step and penalty that suit it.
 
-    Both start off zero, where `lorahub` is stationary. The same values were best for both: see
-    docs/decisions/0002-recommended-preset.md.
+    All start off zero, where `lorahub` is stationary.
     """
     _one_of("combination", combination, COMBINATIONS)
     if combination == config.combination:
         return config
-    return replace(config, combination=combination, x0=0.1, sigma=0.1)
+    rank = config.rank if combination == "sum" else None
+    return replace(config, combination=combination, rank=rank, **STARTS[combination])  # type: ignore[arg-type]
 
 
 def _bad(name: str, value: object, wanted: str) -> BadConfig:

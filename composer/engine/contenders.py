@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -67,14 +67,10 @@ def randomised_stack(stack: Stack, seed: int) -> Stack:
     its shape. Every B_i, A_i and ΔW_i keeps its singular values, so all norms are the same.
     """
     generator = torch.Generator().manual_seed(seed)
-    return Stack(
-        **{
-            **vars(stack),
-            "A": {name: _turned(factor, generator) for name, factor in stack.A.items()},
-            "Bt": {name: _turned(factor, generator) for name, factor in stack.Bt.items()},
-            "names": tuple(f"random:{name}" for name in stack.names),
-        }
-    )
+    A = {layer: _turned(factor, generator) for layer, factor in stack.A.items()}
+    B = {layer: _turned(factor, generator) for layer, factor in stack.Bt.items()}
+    turned = stack.with_factors(A, {layer: factor.transpose(1, 2) for layer, factor in B.items()})
+    return replace(turned, names=tuple(f"random:{name}" for name in stack.names))
 
 
 def _turned(factor: Tensor, generator: torch.Generator) -> Tensor:

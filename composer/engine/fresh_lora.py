@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from composer.engine.errors import IncompatibleModules
 from composer.engine.examples import Example
 from composer.engine.loss import answer_losses, default_chunk, parts
 from composer.engine.prompt import Template
-from composer.engine.stack import Stack, layer_size, target_modules
+from composer.engine.stack import Stack, layer_size, of_layers, target_modules
 
 # A gradient step is charged as three forwards: one forward, about two for the backward.
 FORWARDS_PER_STEP = 3
@@ -53,37 +53,33 @@ def fresh_lora(
     after_step is called after every step; what it raises ends the training.
     """
     recipe = recipe or FreshRecipe()
-    stack = _new_lora(base, _layers(base, layers), recipe, seed)
+    start = _new_lora(base, _layers(base, layers), recipe, seed)
+    rows, root = start.rows.clone(), math.sqrt(recipe.lora_alpha / recipe.r)
     batch = encode(
         examples, template, base.tokenizer, is_encoder_decoder=base.is_encoder_decoder
     ).to(base.device)
-    parameters = [*stack.A.values(), *stack.Bt.values()]
-    optimiser = torch.optim.AdamW(
-        parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
+    optimiser = torch.optim.AdamW([rows], lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     at_once = default_chunk(base, batch).examples
     tokens = int(batch.answer_tokens.sum())
     loss = math.nan
     with torch.enable_grad():
-        for parameter in parameters:
-            parameter.requires_grad_()
+        rows.requires_grad_()
         for step in range(recipe.steps):
             optimiser.param_groups[0]["lr"] = recipe.learning_rate * (1 - step / recipe.steps)
-            factors = compose([[1.0]], stack, "sum")
+            # s is folded in at every step, so that A and B are trained as PEFT trains them.
+            factors = compose([[1.0]], replace(start, rows=rows * root), "sum")
             optimiser.zero_grad()
             loss = 0.0
-            for _, rows in parts(batch, at_once):
-                share = answer_losses(base, factors, rows).sum() / tokens
+            for _, some in parts(batch, at_once):
+                share = answer_losses(base, factors, some).sum() / tokens
                 share.backward(retain_graph=True)  # type: ignore[no-untyped-call]
                 loss += float(share.detach())
             optimiser.step()
             if after_step is not None:
                 after_step()
-    for parameter in parameters:
-        parameter.requires_grad_(False)
     return Contender(
         name="fresh LoRA",
-        stack=stack,
+        stack=replace(start, rows=rows.detach() * root),
         weights=np.ones(1),
         combination="sum",
         cost=FORWARDS_PER_STEP * recipe.steps,
@@ -107,23 +103,25 @@ def _layers(base: BaseModel, layers: Sequence[str] | None) -> list[str]:
 
 
 def _new_lora(base: BaseModel, layers: Sequence[str], recipe: FreshRecipe, seed: int) -> Stack:
-    """A uniform in ±1/√D_in (kaiming, a = √5), B zero, s = alpha / r."""
+    """A uniform in ±1/√D_in (kaiming, a = √5), B zero; s = alpha / r is not folded in yet."""
     generator = torch.Generator().manual_seed(seed)
-    A, Bt = {}, {}
+    sizes = {}
     for name in layers:
         size = layer_size(base, name)
         if size is None:
             raise IncompatibleModules(f"{name!r} is not a linear layer of {base.folder.name}.")
-        d_in, d_out = size
-        noise = torch.rand(1, recipe.r, d_in, generator=generator) * 2 - 1
-        A[name] = (noise / math.sqrt(d_in)).to(base.device)
-        Bt[name] = torch.zeros(1, recipe.r, d_out, device=base.device)
+        sizes[name] = size
+    places = of_layers(sizes, recipe.r)
+    end = max(place.b + place.R * place.d_out for place in places.values())
+    rows = torch.zeros(1, end)
+    for name in layers:
+        place = places[name]
+        noise = torch.rand(1, recipe.r, place.d_in, generator=generator) * 2 - 1
+        place.A(rows).copy_(noise / math.sqrt(place.d_in))
     return Stack(
-        A=A,
-        Bt=Bt,
-        scaling=torch.tensor([recipe.lora_alpha / recipe.r], device=base.device),
-        ranks=(recipe.r,),
-        layers=(frozenset(layers),),
+        rows=rows.to(base.device),
+        places=places,
+        ranks=dict.fromkeys(places, (recipe.r,)),
         names=("fresh LoRA",),
         target_modules=target_modules(layers, base),
         transposed=any(type(base.layer(name)).__name__ == "Conv1D" for name in layers),

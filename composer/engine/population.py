@@ -34,7 +34,7 @@ def attached(base: BaseModel, factors: Factors, rows: int) -> Iterator[None]:
             if factors.scale is None:
                 hook = _own(A, factors.Bt[name], rows, name)
             else:
-                hook = _shared(A, factors.Bt[name], factors.scale, rows, name)
+                hook = _shared(A, factors.Bt[name], factors.scale[name], rows, name)
             hooks.callback(layer.register_forward_hook(hook).remove)
         yield
 

@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import rfc8785
 
-from composer.engine.config import COMBINATIONS, SearchConfig
+from composer.engine.blocks import count as block_count
+from composer.engine.config import BLOCKS, COMBINATIONS, SearchConfig
 from composer.engine.errors import BadConfig, BadExamples, BadRecipe
 from composer.engine.examples import Example
 from composer.engine.prompt import Template
 
-SCHEMA = 1
+SCHEMA = 2
+SCHEMAS = (1, 2)
 SCALING = {
     "sum": "w_i * s_i into B; exported with lora_alpha = r",
     "lorahub": "sqrt(s_i) into A and B; exported with lora_alpha = r",
+    "linear": "sqrt(w_i * s_i) into A and B, the sign into A; exported with lora_alpha = r",
 }
-RANK = {"sum": "concatenated, zero weights dropped", "lorahub": "one rank"}
+RANK = {
+    "sum": "concatenated, zero weights dropped",
+    "lorahub": "the largest; smaller ones filled up with zeros",
+    "linear": "one rank",
+}
+# The rule of schema 1, which took modules of one rank only.
+RANK_OF_ONE = RANK | {"lorahub": "one rank"}
+TRUNCATED = re.compile(r"truncated to ([1-9][0-9]{0,3}) by SVD")
 # Larger ones overflow in float32; bounds end at 1000.
 LARGEST_WEIGHT = 1e30
-SEARCH_KEYS = ("optimiser", "budget", "x0", "sigma", "bound", "population", "singles")
+SEARCH_KEYS: dict[int, tuple[str, ...]] = {
+    1: ("optimiser", "budget", "x0", "sigma", "bound", "population", "singles")
+}
+SEARCH_KEYS[2] = (*SEARCH_KEYS[1], "restarts", "blocks", "selection", "folds", "patience")
 OBJECTIVE_KEYS = ("kind", "reduction", "penalty")
-SPEC_KEYS = (
+SPEC_KEYS: dict[int, tuple[str, ...]] = {1: (
     "base_model", "ingredients", "combination", "scaling", "rank", "objective", "search",
     "seed", "template", "split", "examples_hash",
-)  # fmt: skip
+)}  # fmt: skip
+SPEC_KEYS[2] = (*SPEC_KEYS[1], "chat_template", "answer_options")
 
 
 @dataclass(frozen=True)
@@ -64,11 +79,13 @@ def make_spec(
     template: str,
     examples_hash: str,
     split: str = "as given",
+    chat_template: str | None = None,
+    answer_options: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The spec of a search.
 
     base_model {"repo", "revision"}; each ingredient {"repo", "revision", "sha256"}, in the order
-    of the weights.
+    of the weights. chat_template is the sha256 of the tokenizer's, None where none was used.
     """
     settings = config.to_json()
     return {
@@ -76,17 +93,21 @@ def make_spec(
         "ingredients": [dict(ingredient) for ingredient in ingredients],
         "combination": config.combination,
         "scaling": SCALING[config.combination],
-        "rank": RANK[config.combination],
+        "rank": RANK[config.combination]
+        if config.rank is None
+        else f"truncated to {config.rank} by SVD",
         "objective": {
             "kind": config.objective,
             "reduction": config.reduction,
             "penalty": config.penalty,
         },
-        "search": {name: settings[name] for name in SEARCH_KEYS},
+        "search": {name: settings[name] for name in SEARCH_KEYS[SCHEMA]},
         "seed": config.seed,
         "template": template,
         "split": split,
         "examples_hash": examples_hash,
+        "chat_template": chat_template,
+        "answer_options": list(answer_options),
     }
 
 
@@ -101,6 +122,7 @@ def search_config(recipe: Recipe) -> SearchConfig:
                 "reduction": objective["reduction"],
                 "penalty": objective["penalty"],
                 "seed": recipe.spec["seed"],
+                "rank": _truncated_to(recipe.spec["rank"]),
                 **recipe.spec["search"],
             }
         )
@@ -109,29 +131,41 @@ def search_config(recipe: Recipe) -> SearchConfig:
 
 
 def build(spec: Mapping[str, Any], weights: Sequence[float]) -> Recipe:
-    """A checked recipe with its weights in canonical sign."""
-    return check({"schema": SCHEMA, "spec": dict(spec), "weights": [float(w) for w in weights]})
+    """A checked recipe with its weights in canonical sign, in the schema that the spec is of."""
+    schema = SCHEMA if "chat_template" in spec else 1
+    return check({"schema": schema, "spec": dict(spec), "weights": [float(w) for w in weights]})
 
 
-def canonical_sign(weights: Sequence[float]) -> tuple[float, ...]:
-    """The weight of largest size made positive, ties by lowest index.
+def canonical_sign(weights: Sequence[float], blocks: int = 1) -> tuple[float, ...]:
+    """The weight of largest size made positive, ties by lowest index, in each block on its own.
 
     (Σ wA)(Σ wB) is the same for w and -w, so one of the two stands for both.
     """
-    largest = max(weights, key=abs, default=0.0)
-    sign = -1.0 if largest < 0 else 1.0
-    return tuple(sign * float(w) + 0.0 for w in weights)  # + 0.0 turns -0.0 into 0.0
+    size = len(weights) // blocks
+    found: list[float] = []
+    for start in range(0, len(weights), size or 1):
+        block = weights[start : start + size]
+        sign = -1.0 if max(block, key=abs, default=0.0) < 0 else 1.0
+        found += [sign * float(w) + 0.0 for w in block]  # + 0.0 turns -0.0 into 0.0
+    return tuple(found)
+
+
+def _canonical_weights(spec: Mapping[str, Any], weights: Sequence[float]) -> tuple[float, ...]:
+    if spec.get("combination") == "lorahub":
+        return canonical_sign(weights, _blocks(spec))
+    return tuple(w + 0.0 for w in weights)
+
+
+def _blocks(spec: Mapping[str, Any]) -> int:
+    return block_count(spec["search"].get("blocks", "all"))
 
 
 def canonical(recipe: Recipe) -> bytes:
     """schema, spec and weights as RFC 8785 JSON: one byte string for equal recipes."""
-    weights: Sequence[float] = [w + 0.0 for w in recipe.weights]
-    if recipe.spec.get("combination") == "lorahub":
-        weights = canonical_sign(recipe.weights)
     document: Any = {
         "schema": recipe.schema,
         "spec": dict(recipe.spec),
-        "weights": list(weights),
+        "weights": list(_canonical_weights(recipe.spec, recipe.weights)),
     }
     try:
         return rfc8785.dumps(document)
@@ -157,18 +191,23 @@ def check(document: Any) -> Recipe:
     """Read a recipe from JSON, or raise BadRecipe with what is wrong in it."""
     if not isinstance(document, Mapping):
         raise BadRecipe("A recipe is a JSON object with schema, spec and weights.")
-    if document.get("schema") != SCHEMA or isinstance(document["schema"], bool):
+    schema = document.get("schema")
+    if isinstance(schema, bool) or schema not in SCHEMAS:
         raise BadRecipe(
-            f"The recipe's schema is {document.get('schema')!r}; this version reads {SCHEMA}."
+            f"The recipe's schema is {schema!r}; this version reads "
+            f"{' and '.join(map(str, SCHEMAS))}."
         )
     spec, evidence = document.get("spec"), document.get("evidence", {})
     if not isinstance(spec, Mapping) or not isinstance(evidence, Mapping):
         raise BadRecipe("The recipe's spec (and evidence, where given) must be an object.")
-    _check_spec(spec)
-    weights = _weights(document.get("weights"), len(spec["ingredients"]))
-    if spec["combination"] == "lorahub":
-        weights = canonical_sign(weights)
-    recipe = Recipe(schema=SCHEMA, spec=dict(spec), weights=weights, evidence=dict(evidence))
+    _check_spec(spec, schema)
+    weights = _weights(document.get("weights"), len(spec["ingredients"]), _blocks(spec))
+    recipe = Recipe(
+        schema=schema,
+        spec=dict(spec),
+        weights=_canonical_weights(spec, weights),
+        evidence=dict(evidence),
+    )
     search_config(recipe)
     named = document.get("id")
     if named is not None and named != digest(recipe):
@@ -176,12 +215,12 @@ def check(document: Any) -> Recipe:
     return recipe
 
 
-def _check_spec(spec: Mapping[str, Any]) -> None:
-    for key in SPEC_KEYS:
+def _check_spec(spec: Mapping[str, Any], schema: int) -> None:
+    for key in SPEC_KEYS[schema]:
         if key not in spec:
             raise BadRecipe(f"The recipe's spec has no {key!r}.")
-    for key in sorted(set(spec) - set(SPEC_KEYS)):
-        raise BadRecipe(f"The recipe's spec has {key!r}, which schema {SCHEMA} does not know.")
+    for key in sorted(set(spec) - set(SPEC_KEYS[schema])):
+        raise BadRecipe(f"The recipe's spec has {key!r}, which schema {schema} does not know.")
     for key in ("base_model", "objective", "search"):
         if not isinstance(spec[key], Mapping):
             raise BadRecipe(f"The recipe's {key} must be an object.")
@@ -198,16 +237,25 @@ def _check_spec(spec: Mapping[str, Any]) -> None:
     for key in ("template", "split", "examples_hash"):
         if not isinstance(spec[key], str):
             raise BadRecipe(f"The recipe's {key} must be text.")
-    _check_settings(spec)
+    _check_texts(spec)
+    _check_settings(spec, schema)
     try:
         Template(spec["template"])
     except BadExamples as error:
         raise BadRecipe(f"The recipe: {error.user_message}") from error
 
 
-def _check_settings(spec: Mapping[str, Any]) -> None:
+def _check_texts(spec: Mapping[str, Any]) -> None:
+    chat, options = spec.get("chat_template"), spec.get("answer_options", [])
+    if chat is not None and not isinstance(chat, str):
+        raise BadRecipe("The recipe's chat_template must be the sha256 of one, or null.")
+    if not isinstance(options, list) or not all(isinstance(each, str) for each in options):
+        raise BadRecipe("The recipe's answer_options must be a list of texts.")
+
+
+def _check_settings(spec: Mapping[str, Any], schema: int) -> None:
     """Nothing is stated twice, and nothing that is not done: what is read must be what is run."""
-    for key, names in (("search", SEARCH_KEYS), ("objective", OBJECTIVE_KEYS)):
+    for key, names in (("search", SEARCH_KEYS[schema]), ("objective", OBJECTIVE_KEYS)):
         if set(spec[key]) != set(names):
             raise BadRecipe(f"The recipe's {key} must hold just {', '.join(names)}.")
     combination = spec["combination"]
@@ -215,7 +263,13 @@ def _check_settings(spec: Mapping[str, Any]) -> None:
         raise BadRecipe(
             f"The recipe's combination is {combination!r}; it must be {' or '.join(COMBINATIONS)}."
         )
-    for key, done in (("scaling", SCALING), ("rank", RANK)):
+    blocks = spec["search"].get("blocks", "all")
+    if not isinstance(blocks, str) or not BLOCKS.fullmatch(blocks):
+        raise BadRecipe(f"The recipe's blocks are {blocks!r}; they must be as in the settings.")
+    ranks = RANK if schema > 1 else RANK_OF_ONE
+    if combination == "sum" and schema > 1 and _truncated_to(spec["rank"]) is not None:
+        ranks = ranks | {"sum": spec["rank"]}
+    for key, done in (("scaling", SCALING), ("rank", ranks)):
         if spec[key] != done[combination]:
             raise BadRecipe(
                 f"The recipe's {key} is {spec[key]!r}; {combination!r} is always built with "
@@ -223,9 +277,15 @@ def _check_settings(spec: Mapping[str, Any]) -> None:
             )
 
 
-def _weights(value: Any, count: int) -> tuple[float, ...]:
-    if not isinstance(value, list) or len(value) != count:
-        raise BadRecipe(f"The recipe has {count} ingredients; it needs as many weights.")
+def _truncated_to(rule: Any) -> int | None:
+    found = TRUNCATED.fullmatch(rule) if isinstance(rule, str) else None
+    return int(found.group(1)) if found else None
+
+
+def _weights(value: Any, count: int, blocks: int) -> tuple[float, ...]:
+    if not isinstance(value, list) or len(value) != count * blocks:
+        times = "as many weights" if blocks == 1 else f"{blocks} times as many weights"
+        raise BadRecipe(f"The recipe has {count} ingredients; it needs {times}.")
     for weight in value:
         if (
             not isinstance(weight, int | float)

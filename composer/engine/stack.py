@@ -1,84 +1,126 @@
-"""N adapters of one base model as one stack of tensors."""
+"""N adapters of one base model as one tensor, a row a module."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from composer.engine import adapter_file
-from composer.engine.adapter_file import PREFIX, WEIGHTS_NAME, AdapterConfig, AdapterFacts
+from composer.engine import adapter_rows
+from composer.engine.adapter_rows import LoadReport, Place
 from composer.engine.base_model import BaseModel
-from composer.engine.errors import BadAdapter, IncompatibleModules
+from composer.engine.errors import IncompatibleModules
 
 
 @dataclass(frozen=True)
 class Stack:
-    """N modules; R is the largest rank, smaller ones are filled up with zeros.
+    """N modules with their scalings folded in: A is √s·A and B is √s·B, so that B A = s·B A.
 
-    A[layer] (N, R, D_in), Bt[layer] (N, R, D_out): B is kept transposed, so that one module's
-    or all modules' factors lie together in memory. scaling (N,) holds each module's s.
-    A layer that a module does not touch is zero there.
+    rows (N, P) holds every number of every module; `places` says where a layer's factors lie in a
+    row. R of a layer is the largest rank there; smaller ones are filled up with zeros, and so is a
+    layer that a module does not touch (rank 0).
     """
 
-    A: Mapping[str, Tensor]
-    Bt: Mapping[str, Tensor]
-    scaling: Tensor
-    ranks: tuple[int, ...]
-    layers: tuple[frozenset[str], ...]
+    rows: Tensor
+    places: Mapping[str, Place]
+    ranks: Mapping[str, tuple[int, ...]]
     names: tuple[str, ...]
     target_modules: tuple[str, ...]
     transposed: bool = False
     task_type: str | None = None
     base_model: str | None = None
     revision: str | None = None
+    reports: tuple[LoadReport, ...] = field(default=(), compare=False)
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
+    def rank(self) -> int:
+        """The largest rank of any module in any layer."""
+        return max(place.R for place in self.places.values())
+
+    @property
+    def A(self) -> dict[str, Tensor]:
+        """A[layer] (N, R, D_in), views of the rows."""
+        return {layer: place.A(self.rows) for layer, place in self.places.items()}
+
+    @property
     def B(self) -> dict[str, Tensor]:
-        """B[layer] (N, D_out, R), as PEFT stores it."""
-        return {layer: factor.transpose(1, 2) for layer, factor in self.Bt.items()}
+        """B[layer] (N, D_out, R), views of the rows."""
+        return {layer: place.B(self.rows) for layer, place in self.places.items()}
+
+    @property
+    def Bt(self) -> dict[str, Tensor]:
+        """B transposed, (N, R, D_out)."""
+        return {layer: factor.transpose(1, 2) for layer, factor in self.B.items()}
+
+    @cached_property
+    def shared(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """A (K, D_in), Bt (K, D_out) and the module (K,) that each of their rows belongs to.
+
+        All modules' directions one below the other, K = Σ r_i: what `sum` multiplies with. Made
+        once a stack; it takes as much memory again.
+        """
+        with torch.inference_mode(False):
+            return {layer: self._shared(layer, place) for layer, place in self.places.items()}
+
+    def _shared(self, layer: str, place: Place) -> tuple[Tensor, Tensor, Tensor]:
+        ranks = self.ranks[layer]
+        A, B = place.A(self.rows), place.B(self.rows)
+        owner = [n for n, r in enumerate(ranks) for _ in range(r)]
+        if set(ranks) == {place.R}:
+            return A.flatten(0, 1), B.transpose(1, 2).flatten(0, 1), _index(owner, A)
+        return (
+            torch.cat([A[n, :r] for n, r in enumerate(ranks)]),
+            torch.cat([B[n, :, :r].T for n, r in enumerate(ranks)]),
+            _index(owner, A),
+        )
 
     def subset(self, indices: Sequence[int]) -> Stack:
         """The same stack with only these modules, in this order."""
-        chosen = torch.tensor(list(indices), dtype=torch.long)
-        return Stack(
-            A={layer: factor[chosen] for layer, factor in self.A.items()},
-            Bt={layer: factor[chosen] for layer, factor in self.Bt.items()},
-            scaling=self.scaling[chosen],
-            ranks=tuple(self.ranks[i] for i in indices),
-            layers=tuple(self.layers[i] for i in indices),
+        return replace(
+            self,
+            rows=self.rows[torch.tensor(list(indices), dtype=torch.long, device=self.rows.device)],
+            ranks={layer: tuple(r[i] for i in indices) for layer, r in self.ranks.items()},
             names=tuple(self.names[i] for i in indices),
-            target_modules=self.target_modules,
-            transposed=self.transposed,
-            task_type=self.task_type,
-            base_model=self.base_model,
-            revision=self.revision,
+            reports=tuple(self.reports[i] for i in indices) if self.reports else (),
         )
 
+    def with_factors(self, A: Mapping[str, Tensor], B: Mapping[str, Tensor]) -> Stack:
+        """The same stack with other numbers: A[layer] (N, R, D_in), B[layer] (N, D_out, R)."""
+        rows = torch.empty_like(self.rows)
+        for layer, place in self.places.items():
+            place.A(rows).copy_(A[layer])
+            place.B(rows).copy_(B[layer])
+        return replace(self, rows=rows)
+
+    @property
+    def is_of_one_shape(self) -> bool:
+        """Whether every module has the same rank in the same layers."""
+        return all(len(set(ranks)) == 1 for ranks in self.ranks.values())
+
     def check(self, combination: str) -> None:
-        """`lorahub` adds factors entry by entry, so all modules must have one shape."""
-        if combination != "lorahub":
+        """`linear` is PEFT's, which takes modules of one shape only.
+
+        `lorahub` fills up smaller ranks with zeros, so that direction k is added to direction k:
+        a convention of ours, because the paper's modules all have one rank.
+        """
+        if combination != "linear" or self.is_of_one_shape:
             return
-        for name, rank, layers in zip(self.names, self.ranks, self.layers, strict=True):
-            if rank != self.ranks[0]:
-                difference = f"{name} has rank {rank}, {self.names[0]} has rank {self.ranks[0]}"
-            elif layers != self.layers[0]:
-                one = min(layers ^ self.layers[0])
-                difference = f"only one of {name} and {self.names[0]} adapts {one}"
-            else:
-                continue
-            raise IncompatibleModules(
-                f"The combination 'lorahub' needs modules of one rank and the same layers: "
-                f"{difference}. Choose modules of one shape, or the combination 'sum'."
-            )
+        layer = next(name for name, ranks in self.ranks.items() if len(set(ranks)) > 1)
+        ranks = self.ranks[layer]
+        other = next(n for n, r in enumerate(ranks) if r != ranks[0])
+        raise IncompatibleModules(
+            f"The combination 'linear' needs modules of one rank and the same layers: {layer!r} "
+            f"has rank {ranks[other]} in {self.names[other]} and {ranks[0]} in {self.names[0]}. "
+            "Choose modules of one shape, or the combination 'sum'."
+        )
 
 
 def load(
@@ -86,38 +128,37 @@ def load(
 ) -> Stack:
     """Read adapters in PEFT's format and check them against the base model.
 
-    Memory: Σ over layers of N·R·(D_in + D_out) numbers in float32.
+    Memory: N rows of Σ over layers of R·(D_in + D_out) numbers in float32.
     """
     if not folders:
         raise IncompatibleModules("No modules were given. Choose at least one.")
     paths = [Path(folder) for folder in folders]
     names = list(names) if names is not None else [path.name for path in paths]
-    configs, facts = [], []
-    for path, name in zip(paths, names, strict=True):
-        config, fact = _read(path, name)
-        _check_fits(fact, name, base)
-        configs.append(config)
-        facts.append(fact)
-    A, Bt = _empty(facts)
-    for n, (path, name) in enumerate(zip(paths, names, strict=True)):
-        try:
-            _fill(A, Bt, n, path, name)
-        except SafetensorError as error:
-            raise BadAdapter(f"{name}: {WEIGHTS_NAME} cannot be read: {error}.") from error
-    layers = sorted(A)
+    files = adapter_rows.read_headers(paths, names)
+    checked: set[int] = set()
+    for file in files:
+        if id(file.facts) not in checked:  # modules of one script share one header
+            _check_fits(file, base)
+            checked.add(id(file.facts))
+    places = adapter_rows.layout(files)
+    layers = sorted(places)
     return Stack(
-        A={layer: A[layer].to(base.device) for layer in layers},
-        Bt={layer: Bt[layer].to(base.device) for layer in layers},
-        scaling=torch.tensor([fact.scaling for fact in facts], device=base.device),
-        ranks=tuple(fact.r for fact in facts),
-        layers=tuple(frozenset(fact.layers) for fact in facts),
+        rows=adapter_rows.read_rows(files, places).to(base.device),
+        places={layer: places[layer] for layer in layers},
+        ranks={layer: tuple(file.rank_of(layer) for file in files) for layer in layers},
         names=tuple(names),
         target_modules=target_modules(layers, base),
         transposed=any(type(base.layer(layer)).__name__ == "Conv1D" for layer in layers),
         task_type="SEQ_2_SEQ_LM" if base.is_encoder_decoder else "CAUSAL_LM",
-        base_model=_agreed([config.base_model for config in configs]),
-        revision=_agreed([config.revision for config in configs]),
+        base_model=_agreed([file.config.base_model for file in files]),
+        revision=_agreed([file.config.revision for file in files]),
+        reports=tuple(adapter_rows.report(file, places) for file in files),
     )
+
+
+def of_layers(sizes: Mapping[str, tuple[int, int]], rank: int) -> dict[str, Place]:
+    """Places for layers of these sizes (D_in, D_out), each of this rank, one behind the other."""
+    return adapter_rows.in_a_row({layer: (rank, *size) for layer, size in sizes.items()})
 
 
 def layer_size(base: BaseModel, name: str) -> tuple[int, int] | None:
@@ -140,49 +181,24 @@ def target_modules(layers: Sequence[str], base: BaseModel) -> tuple[str, ...]:
     return tuple(endings) if matched == set(layers) else tuple(sorted(layers))
 
 
-def _read(path: Path, name: str) -> tuple[AdapterConfig, AdapterFacts]:
-    try:
-        config = adapter_file.read_config(path)
-        return config, adapter_file.inspect(config, adapter_file.read_header(path))
-    except BadAdapter as error:
-        raise BadAdapter(f"{name}: {error.user_message}") from error
-
-
-def _check_fits(facts: AdapterFacts, name: str, base: BaseModel) -> None:
-    for layer, shape in facts.layers.items():
+def _check_fits(file: adapter_rows.AdapterRows, base: BaseModel) -> None:
+    for layer, shape in file.facts.layers.items():
         size = layer_size(base, layer)
         if size is None:
             raise IncompatibleModules(
-                f"{name} adapts {layer!r}, which {base.folder.name} does not have as a linear "
+                f"{file.name} adapts {layer!r}, which {base.folder.name} does not have as a linear "
                 "layer. Choose modules that were trained on this base model."
             )
         if size != (shape.d_in, shape.d_out):
             raise IncompatibleModules(
-                f"{name} expects {layer!r} to map {shape.d_in} to {shape.d_out} numbers; in "
+                f"{file.name} expects {layer!r} to map {shape.d_in} to {shape.d_out} numbers; in "
                 f"{base.folder.name} it maps {size[0]} to {size[1]}. Choose modules that were "
                 "trained on this base model."
             )
 
 
-def _empty(facts: Sequence[AdapterFacts]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    N, R = len(facts), max(fact.r for fact in facts)
-    sizes = {layer: shape for fact in facts for layer, shape in fact.layers.items()}
-    A = {layer: torch.zeros(N, R, shape.d_in) for layer, shape in sizes.items()}
-    Bt = {layer: torch.zeros(N, R, shape.d_out) for layer, shape in sizes.items()}
-    return A, Bt
-
-
-def _fill(A: dict[str, Tensor], Bt: dict[str, Tensor], n: int, path: Path, name: str) -> None:
-    with safe_open(str(path / WEIGHTS_NAME), framework="pt") as weights:
-        for key in weights.keys():  # noqa: SIM118 (not a dict)
-            tensor = weights.get_tensor(key).float()
-            if not torch.isfinite(tensor).all():
-                raise BadAdapter(f"{name}: tensor {key!r} holds infinities or NaN. Train it again.")
-            layer, _, ending = key.removeprefix(PREFIX).partition(".lora_")
-            if ending.startswith("A"):
-                A[layer][n, : tensor.shape[0]] = tensor
-            else:
-                Bt[layer][n, : tensor.shape[1]] = tensor.T
+def _index(owner: list[int], like: Tensor) -> Tensor:
+    return torch.tensor(owner, dtype=torch.long, device=like.device)
 
 
 def _agreed(values: Sequence[str | None]) -> str | None:

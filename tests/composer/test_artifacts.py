@@ -15,8 +15,8 @@ from composer import artifacts, model_cache, publishing, services
 from composer.artifacts import AdapterDiffers
 from composer.engine import recipe as engine_recipe
 from composer.engine.adapter_file import WEIGHTS_NAME
-from composer.engine.compose import export
 from composer.engine.examples import Example, encode
+from composer.engine.export import export
 from composer.engine.prompt import Template
 from composer.models import FewShotTask, Recipe, Search
 from hub_site.accounts.models import User

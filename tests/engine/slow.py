@@ -14,27 +14,42 @@ from composer.engine.prompt import Template
 from composer.engine.stack import Stack
 
 
-def delta(weights: Sequence[float], stack: Stack, combination: str, layer: str) -> Tensor:
-    """ΔW (D_out, D_in), term by term, in float64."""
-    A, B, s = stack.A[layer].double(), stack.B[layer].double(), stack.scaling.double()
+def delta(
+    weights: Sequence[float],
+    stack: Stack,
+    combination: str,
+    layer: str,
+    blocks: dict[str, int] | None = None,
+) -> Tensor:
+    """ΔW (D_out, D_in), term by term, in float64; the stack's B A is s·B A already."""
+    A, B = stack.A[layer].double(), stack.B[layer].double()
     N = len(stack)
+    first = N * blocks[layer] if blocks else 0
+    w = weights[first : first + N]
     if combination == "sum":
-        return sum(weights[n] * s[n] * B[n] @ A[n] for n in range(N))
-    return sum(
-        weights[n] * weights[m] * (s[n] * s[m]).sqrt() * B[n] @ A[m]
-        for n in range(N)
-        for m in range(N)
-    )
+        return sum(w[n] * B[n] @ A[n] for n in range(N))
+    terms = [(n, m) for n in range(N) for m in range(N)]
+    if combination == "linear":
+        root = [abs(each) ** 0.5 for each in w]
+        sign = [-1.0 if each < 0 else 1.0 for each in w]
+        return sum(root[n] * root[m] * sign[m] * B[n] @ A[m] for n, m in terms)
+    return sum(w[n] * w[m] * B[n] @ A[m] for n, m in terms)
 
 
 @contextmanager
-def merged(base: BaseModel, weights: Sequence[float], stack: Stack, combination: str):
+def merged(
+    base: BaseModel,
+    weights: Sequence[float],
+    stack: Stack,
+    combination: str,
+    blocks: dict[str, int] | None = None,
+):
     """Inside, ΔW is part of the base model's own weights."""
     before = {}
     for layer in stack.A:
         weight = base.layer(layer).weight
         before[layer] = weight.data.clone()
-        change = delta(weights, stack, combination, layer).to(weight.dtype)
+        change = delta(weights, stack, combination, layer, blocks).to(weight.dtype)
         weight.data += change.T if type(base.layer(layer)).__name__ == "Conv1D" else change
     try:
         yield

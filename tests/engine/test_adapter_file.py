@@ -132,8 +132,7 @@ def test_it_refuses_a_config_that_is_not_plain_json(raw: bytes) -> None:
         ({"bias": "lora_only"}, "biases"),
         ({"lora_bias": True}, "lora_bias"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"rank_pattern": {"v": 4}}, "rank_pattern"),
-        ({"alpha_pattern": {"q": 4}}, "alpha_pattern"),
+        ({"alpha_pattern": {".*q": 4}}, "alpha_pattern"),
         ({"target_parameters": ["w"]}, "target_parameters"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         ({"layer_replication": [[0, 1]]}, "layer_replication"),
@@ -233,10 +232,7 @@ def test_it_refuses_weights_with_the_reason(tensors: dict[str, torch.Tensor], wo
             {"base_model.model.lm_head.weight": torch.zeros(9, 6)},
             "modules_to_save",
         ),
-        ({"rank_pattern": {"k": 4}}, factors(4, "base_model.model.block.0.k"), "rank_pattern"),
-        ({"rank_pattern": {".*k": 4}}, factors(4, "base_model.model.block.0.k"), "rank_pattern"),
-        ({"rank_pattern": {"^block.0.k": 4}}, factors(4, "base_model.model.block.0.k"), "rank"),
-        ({"alpha_pattern": {"q": 9}}, {}, "alpha_pattern"),
+        ({"alpha_pattern": {"q|k": 9}}, {}, "alpha_pattern"),
         ({"init_lora_weights": "pissa"}, {}, "pissa"),
         ({"target_modules": ["q", "shared"]}, embedding(), "embedding"),
         (
@@ -280,6 +276,27 @@ def test_a_survey_refuses_what_does_not_fit_together(
 ) -> None:
     with pytest.raises(BadAdapter, match=words):
         survey(config(**change), header(tensors))
+
+
+@pytest.mark.parametrize(
+    ("change", "r", "scaling"),
+    [
+        ({"rank_pattern": {"k": 4}}, 4, 1.0),
+        ({"rank_pattern": {".*k": 4}}, 4, 1.0),
+        ({"rank_pattern": {"^block.0.k": 4}, "use_rslora": True}, 4, 2.0),
+        ({"alpha_pattern": {"k": 9}}, 2, 4.5),
+        ({"alpha_pattern": {"^k": 9, "0.k": 8, "k": 7}}, 2, 4.0),
+        ({"rank_pattern": {"k": 4}, "alpha_pattern": {"^block.0.k$": 0.5}}, 4, 0.125),
+    ],
+)
+def test_ranks_and_alphas_by_layer_are_composed_exactly(
+    change: dict[str, Any], r: int, scaling: float
+) -> None:
+    settings = config(**{"target_modules": ["q", "k"], **change})
+    tensors = {**factors(), **factors(r, "base_model.model.block.0.k")}
+    layers = inspect(settings, header(tensors)).layers
+    assert (layers["block.0.q"].r, layers["block.0.k"].r) == (2, r)
+    assert layers["block.0.k"].scaling == pytest.approx(scaling)
 
 
 def test_a_config_may_name_as_many_layers_as_the_file_holds() -> None:
@@ -327,7 +344,7 @@ def test_it_reads_every_variant_that_peft_writes(tmp_path: Path) -> None:
         ({"use_dora": True}, ["DoRA"]),
         ({"bias": "all"}, ["bias='all'"]),
         ({"lora_bias": True}, ["LoRA biases"]),
-        ({"rank_pattern": {"v": 3}, "alpha_pattern": {"v": 9}}, ["rank_", "alpha_"]),
+        ({"rank_pattern": {"v": 3}, "alpha_pattern": {"v": 9}}, []),
         ({"modules_to_save": ["lm_head"]}, ["modules_to_save"]),
         ({"target_modules": ["q", "shared"]}, ["embedding"]),
         ({"init_lora_weights": "pissa"}, ["pissa"]),

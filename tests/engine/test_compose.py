@@ -5,15 +5,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import PeftModel
+from safetensors import safe_open
 
 from composer.engine import stack as stacks
 from composer.engine.base_model import BaseModel
 from composer.engine.batch import Batch
-from composer.engine.compose import compose, export
+from composer.engine.blocks import block_of, count
+from composer.engine.compose import compose
 from composer.engine.errors import IncompatibleModules
+from composer.engine.export import RECIPE_KEY, export, factors_of
 from composer.engine.population import attached
 from composer.engine.stack import Stack
+from composer.engine.truncate import truncate
 from tests.engine import slow
 from tests.engine.conftest import make_adapter
 
@@ -21,9 +27,15 @@ WEIGHTS = np.array([0.9, -0.4, 0.0, 0.7])
 
 
 def engine_logits(
-    base: BaseModel, batch: Batch, weights: np.ndarray, stack: Stack, combination: str
+    base: BaseModel,
+    batch: Batch,
+    weights: np.ndarray,
+    stack: Stack,
+    combination: str,
+    blocks: str = "all",
 ) -> torch.Tensor:
-    with torch.no_grad(), attached(base, compose(weights[None], stack, combination), len(batch)):
+    factors = compose(weights[None], stack, combination, blocks)
+    with torch.no_grad(), attached(base, factors, len(batch)):
         return logits(base.model, batch)
 
 
@@ -40,7 +52,7 @@ def fresh(base: BaseModel) -> torch.nn.Module:
     return type(base.model).from_pretrained(base.folder).eval()
 
 
-@pytest.mark.parametrize("combination", ["sum", "lorahub"])
+@pytest.mark.parametrize("combination", ["sum", "lorahub", "linear"])
 def test_it_composes_the_delta_of_the_slow_obvious_version(
     modules: Stack, combination: str
 ) -> None:
@@ -49,7 +61,7 @@ def test_it_composes_the_delta_of_the_slow_obvious_version(
         if factors.scale is None:
             found = factors.Bt[layer][0].T @ A[0]
         else:
-            found = factors.Bt[layer].T @ (factors.scale[0][:, None] * A)
+            found = factors.Bt[layer].T @ (factors.scale[layer][0][:, None] * A)
         expected = slow.delta(WEIGHTS.tolist(), modules, combination, layer).float()
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
@@ -122,25 +134,122 @@ def test_lorahub_is_the_same_for_w_and_minus_w(t5: BaseModel, modules: Stack, ba
     assert (one == other).all()
 
 
-def test_sum_takes_mixed_ranks_and_layers_and_lorahub_refuses_them(
-    t5: BaseModel, batch: Batch, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def mixed(t5: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Stack:
+    """Ranks 2 and 3 on different layers, and one with a rank and an alpha of its own somewhere."""
+    root = tmp_path_factory.mktemp("mixed")
     folders = [
-        make_adapter(t5, tmp_path / "two", 1, r=2),
-        make_adapter(t5, tmp_path / "three", 2, r=3, target_modules=["q", "wi"]),
+        make_adapter(t5, root / "two", 1, r=2),
+        make_adapter(t5, root / "three", 2, r=3, target_modules=["q", "wi"]),
+        make_adapter(t5, root / "own", 3, rank_pattern={"v": 4}, alpha_pattern={"q": 1}),
     ]
-    mixed = stacks.load(folders, t5)
-    assert mixed.ranks == (2, 3)
-    weights = np.array([0.5, -0.7])
-    with slow.merged(t5, weights.tolist(), mixed, "sum"):
+    return stacks.load(folders, t5)
+
+
+@pytest.mark.parametrize("combination", ["sum", "lorahub"])
+@pytest.mark.parametrize("blocks", ["all", "sides", "layers:3"])
+def test_mixed_ranks_layers_and_blocks_are_the_slow_obvious_version(
+    t5: BaseModel, batch: Batch, mixed: Stack, tmp_path: Path, combination: str, blocks: str
+) -> None:
+    weights = np.array([0.5, -0.7, 0.9, 0.3, 0.0, -0.6, 0.2, 0.8, -0.1])[: 3 * count(blocks)]
+    block = block_of(mixed.places, blocks)
+    with slow.merged(t5, weights.tolist(), mixed, combination, block):
         expected = logits(t5.model, batch)
-    found = engine_logits(t5, batch, weights, mixed, "sum")
+    found = engine_logits(t5, batch, weights, mixed, combination, blocks)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-    export(weights, mixed, "sum", tmp_path / "out")
-    loaded = PeftModel.from_pretrained(fresh(t5), tmp_path / "out")
+    export(weights, mixed, combination, tmp_path, blocks=blocks)
+    loaded = PeftModel.from_pretrained(fresh(t5), tmp_path)
     torch.testing.assert_close(logits(loaded, batch), expected, atol=1e-5, rtol=0)
-    with pytest.raises(IncompatibleModules, match="three has rank 3, two has rank 2"):
-        compose(weights[None], mixed, "lorahub")
+
+
+def test_one_block_more_changes_nothing_where_its_weights_are_the_same(mixed: Stack) -> None:
+    weights = np.array([[0.5, -0.7, 0.9]])
+    for combination in ("sum", "lorahub"):
+        one = compose(weights, mixed, combination)
+        two = compose(np.tile(weights, 2), mixed, combination, "sides")
+        for layer in mixed.places:
+            torch.testing.assert_close(one.A[layer], two.A[layer])
+            if one.scale is not None:
+                assert (one.scale[layer] == two.scale[layer]).all()
+
+
+def test_linear_refuses_what_peft_refuses(mixed: Stack) -> None:
+    with pytest.raises(IncompatibleModules, match="has rank 4 in own and 2 in two"):
+        compose([[0.1, 0.2, 0.3]], mixed.subset([0, 2]), "linear", "all")
+
+
+def test_it_refuses_another_number_of_weights(mixed: Stack) -> None:
+    with pytest.raises(IncompatibleModules, match="3 modules in 2 blocks but 3 weights"):
+        compose([[0.1, 0.2, 0.3]], mixed, "sum", "sides")
+
+
+@pytest.mark.parametrize("weights", [[0.8, 0.5, 0.0, 0.6], [0.8, -0.5, 0.3, -0.6]])
+def test_linear_is_what_peft_computes_also_for_negative_weights(
+    t5: BaseModel, modules: Stack, adapters: list[Path], batch: Batch, weights: list[float]
+) -> None:
+    loaded = PeftModel.from_pretrained(fresh(t5), adapters[0], adapter_name="0")
+    for number in (1, 2, 3):
+        loaded.load_adapter(adapters[number], str(number))
+    loaded.add_weighted_adapter(["0", "1", "2", "3"], weights, "mixed", combination_type="linear")
+    loaded.set_adapter("mixed")
+    found = engine_logits(t5, batch, np.array(weights), modules, "linear")
+    torch.testing.assert_close(logits(loaded, batch), found, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 5])
+def test_a_truncated_export_loses_what_it_says(
+    t5: BaseModel, modules: Stack, batch: Batch, tmp_path: Path, rank: int
+) -> None:
+    made = export(WEIGHTS, modules, "sum", tmp_path, rank=rank)
+    assert (made.rank, made.exact_rank) == (rank, 6)
+    for layer, error in made.errors.items():
+        whole = slow.delta(WEIGHTS.tolist(), modules, "sum", layer)
+        lost = whole - made.B[layer].double() @ made.A[layer].double()
+        assert float(lost.norm() / whole.norm()) == pytest.approx(error, abs=1e-6)
+        best = torch.linalg.svdvals(whole)
+        assert error == pytest.approx(float(best[rank:].norm() / best.norm()), abs=1e-7)
+    loaded = PeftModel.from_pretrained(fresh(t5), tmp_path)
+    assert loaded.peft_config["default"].r == rank
+    found = engine_logits(t5, batch, np.ones(1), made.as_stack(modules), "sum")
+    torch.testing.assert_close(logits(loaded, batch), found, atol=1e-5, rtol=0)
+    assert made.facts()["largest_error"] == max(made.errors.values()) > 0.01
+
+
+def test_a_rank_that_holds_everything_cuts_nothing_off(modules: Stack) -> None:
+    exact = factors_of(WEIGHTS, modules, "sum", rank=6)
+    assert exact.errors == {} and exact.rank == 6
+    assert factors_of(np.zeros(4), modules, "sum", rank=3).rank == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ranks=st.lists(st.integers(1, 6), min_size=1, max_size=5),
+    d_in=st.integers(1, 9),
+    d_out=st.integers(1, 9),
+    rank=st.integers(1, 8),
+    seed=st.integers(0, 99),
+)
+def test_any_shapes_are_summed_and_cut_down_as_stated(
+    ranks: list[int], d_in: int, d_out: int, rank: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    A = torch.randn(sum(ranks), d_in, generator=generator)
+    B = torch.randn(d_out, sum(ranks), generator=generator)
+    found = truncate({"layer": A}, {"layer": B}, rank)
+    short = found.B["layer"].double() @ found.A["layer"].double()
+    whole = B.double() @ A.double()
+    assert found.A["layer"].shape == (rank, d_in) and found.B["layer"].shape == (d_out, rank)
+    assert float((whole - short).norm() / whole.norm()) == pytest.approx(
+        found.errors["layer"], abs=1e-6
+    )
+    if rank >= min(sum(ranks), d_in, d_out):
+        assert found.errors["layer"] == pytest.approx(0, abs=1e-7)
+
+
+def test_the_recipe_lies_inside_the_weights_file(modules: Stack, tmp_path: Path) -> None:
+    export(WEIGHTS, modules, "sum", tmp_path, recipe='{"schema":2}')
+    with safe_open(tmp_path / "adapter_model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt", RECIPE_KEY: '{"schema":2}'}
 
 
 def test_a_subset_is_its_modules(t5: BaseModel, modules: Stack, batch: Batch) -> None:

@@ -11,11 +11,11 @@ from peft import PeftModel
 
 from composer.engine import stack as stacks
 from composer.engine.base_model import BaseModel
-from composer.engine.compose import export
 from composer.engine.config import SearchConfig
 from composer.engine.errors import BadExamples
 from composer.engine.evaluate import fresh_lora, predict
 from composer.engine.examples import Example, encode
+from composer.engine.export import export
 from composer.engine.loss import Objective, answer_losses
 from composer.engine.search import search
 from composer.engine.stack import Stack

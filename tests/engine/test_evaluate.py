@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 
 from composer.engine.base_model import BaseModel
 from composer.engine.batch import Batch
-from composer.engine.compose import compose, export
+from composer.engine.compose import compose
 from composer.engine.config import SearchConfig
 from composer.engine.evaluate import (
     FreshRecipe,
@@ -22,6 +22,7 @@ from composer.engine.evaluate import (
     uniform_weights,
 )
 from composer.engine.examples import Example
+from composer.engine.export import export
 from composer.engine.loss import TOKENS, Objective, answer_losses
 from composer.engine.stack import Stack
 from tests.engine import slow
@@ -137,7 +138,8 @@ def test_a_fresh_lora_learns_the_examples_and_leaves_the_base_alone(
     assert all((value == state[name]).all() for name, value in t5.model.state_dict().items())
     assert not any(parameter.grad is not None for parameter in t5.model.parameters())
     assert len(predict(t5, fresh.stack, fresh.weights, INPUTS, TEMPLATE)) == len(INPUTS)
-    assert (export(fresh.weights, fresh.stack, "sum", tmp_path) / "adapter_config.json").exists()
+    assert export(fresh.weights, fresh.stack, "sum", tmp_path).rank == 8
+    assert (tmp_path / "adapter_config.json").exists()
 
 
 def test_a_fresh_lora_can_be_stopped_after_any_step(t5: BaseModel) -> None:
@@ -181,12 +183,13 @@ def test_a_fresh_lora_is_what_peft_and_adamw_would_train(t5: BaseModel) -> None:
     config = LoraConfig(r=recipe.r, lora_alpha=recipe.lora_alpha, target_modules=["q", "v"])
     model = get_peft_model(type(t5.model).from_pretrained(t5.folder), config)
     layers = {name: model.get_submodule(f"base_model.model.{name}") for name in ours.A}
+    root = 2**0.5  # the stack's factors have √s in them
     for name, layer in layers.items():
         bound = (
             layer.lora_A["default"].weight.detach().abs().max()
         )  # both are drawn from the same range
-        assert float(start.A[name].abs().max()) == pytest.approx(float(bound), rel=0.1)
-        layer.lora_A["default"].weight.data = start.A[name][0].clone()
+        assert float(start.A[name].abs().max() / root) == pytest.approx(float(bound), rel=0.1)
+        layer.lora_A["default"].weight.data = start.A[name][0] / root
     prompts = t5.tokenizer([TEMPLATE.render(e.input) for e in EXAMPLES], padding=True)
     labels = torch.tensor(t5.tokenizer([e.target for e in EXAMPLES], padding=True).input_ids)
     labels[labels == t5.tokenizer.pad_token_id] = -100
@@ -204,5 +207,9 @@ def test_a_fresh_lora_is_what_peft_and_adamw_would_train(t5: BaseModel) -> None:
         falling.step()
     for name, layer in layers.items():
         close = {"atol": 1e-4, "rtol": 1e-3}
-        torch.testing.assert_close(ours.A[name][0], layer.lora_A["default"].weight.data, **close)
-        torch.testing.assert_close(ours.Bt[name][0].T, layer.lora_B["default"].weight.data, **close)
+        torch.testing.assert_close(
+            ours.A[name][0] / root, layer.lora_A["default"].weight.data, **close
+        )
+        torch.testing.assert_close(
+            ours.B[name][0] / root, layer.lora_B["default"].weight.data, **close
+        )

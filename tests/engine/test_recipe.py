@@ -116,7 +116,7 @@ def with_spec(**changes: Any) -> Any:
     "spoil",
     [
         lambda d: [],
-        lambda d: {**d, "schema": 2},
+        lambda d: {**d, "schema": 3},
         lambda d: {**d, "schema": True},
         lambda d: {**d, "spec": None},
         lambda d: {**d, "weights": [0.5]},
@@ -127,7 +127,7 @@ def with_spec(**changes: Any) -> Any:
         lambda d: {**d, "evidence": []},
         lambda d: {**d, "id": "0" * 64},
         lambda d: {**d, "weights": [0.5, -1.0]},  # no longer what its id says
-        *(without(key) for key in recipe.SPEC_KEYS),
+        *(without(key) for key in recipe.SPEC_KEYS[2]),
         with_spec(extra=1),
         with_spec(combination="mean"),
         with_spec(combination=["sum"]),
