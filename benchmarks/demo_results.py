@@ -29,7 +29,7 @@ from composer.engine import base_model, evaluate, stack
 from composer.engine.batch import Batch
 from composer.engine.config import SearchConfig, as_in_the_paper, recommended, with_combination
 from composer.engine.examples import Example, encode
-from composer.engine.loss import Objective
+from composer.engine.objective import Objective
 from composer.engine.prompt import Template
 from composer.engine.search import search
 

@@ -30,7 +30,7 @@ from composer.engine.base_model import BaseModel
 from composer.engine.batch import Batch, encode
 from composer.engine.config import SearchConfig
 from composer.engine.examples import Example
-from composer.engine.loss import Objective
+from composer.engine.objective import Objective
 from composer.engine.prompt import Template
 
 EXAMPLES = 5

@@ -18,7 +18,7 @@ from composer.engine.adapter_file import CONFIG_NAME, WEIGHTS_NAME
 from composer.engine.errors import CommonsError
 from composer.engine.prompt import Template
 from composer.engine.recipe import Recipe as PlainRecipe
-from composer.engine.recipe import canonical, search_config
+from composer.engine.recipe import canonical, config_of
 from composer.models import Recipe, Search
 from composer.verdict import methods, verdict
 from modules.models import Blob
@@ -76,7 +76,7 @@ def build(
 
     pinned = recipe.spec["base_model"]
     with tempfile.TemporaryDirectory(prefix="adapter-") as folder:
-        settings = search_config(recipe)
+        settings = config_of(recipe.spec)
         made = export(
             recipe.weights,
             stack,
@@ -110,9 +110,11 @@ def _load_again(
     import torch
     from peft import PeftModel
 
+    from composer.engine.batch import prompt_text
     from composer.engine.loss import answer_losses, default_chunk, parts
 
-    prompt = Template(recipe.spec["template"]).render(PROBE)
+    kind = {"is_encoder_decoder": base.is_encoder_decoder}
+    prompt = prompt_text(PROBE, Template(recipe.spec["template"]), base.tokenizer, **kind)
 
     def measured(model: "BaseModel", factors: "Factors | None") -> tuple[torch.Tensor, ...]:
         at_once = default_chunk(model, batch).examples
@@ -147,15 +149,14 @@ def _load_again(
 
 
 def _probe(base: "BaseModel", template: str, factors: "Factors | None") -> "Tensor":
-    """Logits (V,) of the first token after a fixed prompt: whoever loads the adapter can compare."""
+    """Logits (V,) of the first token after a fixed prompt, for whoever loads it to compare."""
     import torch
 
     from composer.engine.batch import encode_prompts
     from composer.engine.population import attached
 
-    ids, mask = encode_prompts(
-        [PROBE], Template(template), base.tokenizer, is_encoder_decoder=base.is_encoder_decoder
-    )
+    kind = {"is_encoder_decoder": base.is_encoder_decoder}
+    ids, mask = encode_prompts([PROBE], Template(template), base.tokenizer, **kind)
     inputs = {"input_ids": ids.to(base.device), "attention_mask": mask.to(base.device)}
     if base.is_encoder_decoder:
         start = base.model.config.decoder_start_token_id

@@ -7,7 +7,15 @@ from django import forms
 from django.http import QueryDict
 
 from composer import services, task_writing
-from composer.engine.config import COMBINATIONS, OBJECTIVES, PRESETS, REDUCTIONS
+from composer.engine.config import (
+    COMBINATIONS,
+    OBJECTIVES,
+    OPTIMISERS,
+    PRESETS,
+    REDUCTIONS,
+    SELECTIONS,
+    preset_with,
+)
 from composer.engine.errors import BadExamples, CommonsError
 from composer.engine.examples import Example
 from composer.engine.prompt import Template
@@ -223,12 +231,15 @@ class ComposeForm(forms.Form):
     combination = forms.ChoiceField(
         choices=[("", "")],
         required=False,
-        help_text="sum adds each module's effect exactly; lorahub mixes the factors as published.",
+        help_text="sum adds each module's effect exactly; lorahub mixes the factors as published; "
+        "linear is PEFT's own.",
     )
     objective = forms.ChoiceField(
         choices=[("", "")],
         required=False,
-        help_text="paper: loss + penalty · Σ|w|; reference: as LoraHub's own code computes it.",
+        help_text="paper: loss + penalty · Σ|w|; reference: as LoraHub's own code computes it; "
+        "options: how unlikely the right answer is among the task's; exact_match: the share of "
+        "answers that come out wrong.",
     )
     reduction = forms.ChoiceField(
         choices=[("", "")],
@@ -246,10 +257,46 @@ class ComposeForm(forms.Form):
     population = forms.IntegerField(
         required=False, min_value=4, help_text="Mixtures tried side by side."
     )
+    optimiser = forms.ChoiceField(
+        choices=[("", "")],
+        required=False,
+        help_text="cmaes and cobyla need no gradients; random is for comparison; lbfgs uses "
+        "gradients, each counted as three mixtures.",
+    )
+    restarts = forms.IntegerField(
+        required=False, min_value=0, help_text="How often cmaes begins anew once it has settled."
+    )
+    blocks = forms.CharField(
+        required=False,
+        max_length=9,
+        help_text="all: one weight a module. sides: one for the encoder, one for the decoder. "
+        "layers:4: one for each quarter of the layers.",
+    )
+    selection = forms.ChoiceField(
+        choices=[("", "")],
+        required=False,
+        help_text="The best is chosen on the examples searched with, on a part of them kept back "
+        "for validation, or over folds.",
+    )
+    folds = forms.IntegerField(
+        required=False, min_value=2, max_value=100, help_text="Into how many parts they are cut."
+    )
+    patience = forms.IntegerField(
+        required=False, min_value=0, help_text="Rounds without a better mixture before it stops."
+    )
+    rank = forms.IntegerField(
+        label="Adapter's rank",
+        required=False,
+        min_value=1,
+        max_value=4096,
+        help_text="sum only: cut the adapter down to this rank and score it again. Servers often "
+        "take 16 at most. Empty keeps the exact one.",
+    )
 
     SETTINGS = (
         "budget", "seed", "combination", "objective", "reduction", "x0", "sigma", "bound",
-        "penalty", "population",
+        "penalty", "population", "optimiser", "restarts", "blocks", "selection", "folds",
+        "patience", "rank",
     )  # fmt: skip
 
     def __init__(self, data: Any = None, *, task: FewShotTask, user: User) -> None:
@@ -259,6 +306,8 @@ class ComposeForm(forms.Form):
             ("combination", COMBINATIONS),
             ("objective", OBJECTIVES),
             ("reduction", REDUCTIONS),
+            ("optimiser", OPTIMISERS),
+            ("selection", SELECTIONS),
         ):
             self.fields[name].choices = [
                 ("", "as the preset says"),
@@ -310,7 +359,7 @@ class ComposeForm(forms.Form):
             self.add_error("collection", "Choose a collection.")
         if not self.errors:
             try:
-                services.config_for(cleaned["preset"], self.overrides)
+                preset_with(cleaned["preset"], self.overrides)
             except CommonsError as error:
                 add_commons_error(self, error)
         return cleaned

@@ -21,10 +21,12 @@ Shape = tuple[int, tuple[str, ...]]  # r, target_modules
 
 @dataclass(frozen=True)
 class Fit:
-    """A module of the base model, and why it cannot take part where it cannot."""
+    """A module of the base model, and why it cannot take part where it cannot; `note` says what
+    is done to make it fit."""
 
     lora_module: LoraModule
     reason: str = ""
+    note: str = ""
 
     @property
     def fits(self) -> bool:
@@ -40,7 +42,11 @@ def modules_for(base_model: BaseModel, user: "Visitor", combination: str = "sum"
     mixable = [module for module in found if module.is_composable and module.pk in open_to_them]
     usual = _usual_shape(mixable)
     return [
-        Fit(module, _misfit(module, combination, usual) if module.pk in open_to_them else GATED)
+        Fit(
+            module,
+            _misfit(module, combination, usual) if module.pk in open_to_them else GATED,
+            _note(module, combination, usual),
+        )
         for module in found
     ]
 
@@ -138,19 +144,23 @@ def _misfit(module: LoraModule, combination: str, usual: Shape | None) -> str:
         return module.rejected_reason or "Its files were rejected."
     if module.not_composable:
         return module.not_composable
-    if usual is None or combination != "lorahub":
+    if usual is None or combination != "linear" or _shape(module) == usual:
         return ""
-    if module.r != usual[0]:
-        return (
-            f"Its rank is {module.r}, the others' {usual[0]}. LoraHub mixes modules of one rank; "
-            "the combination 'sum' mixes any."
-        )
-    if _shape(module) != usual:
-        return (
-            f"It adapts {', '.join(module.target_modules)}, the others {', '.join(usual[1])}. "
-            "LoraHub mixes modules of one kind; the combination 'sum' mixes any."
-        )
-    return ""
+    return (
+        f"It has rank {module.r} on {', '.join(module.target_modules)}; the others have rank "
+        f"{usual[0]} on {', '.join(usual[1])}. PEFT's 'linear' mixes modules of one shape; the "
+        "combination 'sum' mixes any."
+    )
+
+
+def _note(module: LoraModule, combination: str, usual: Shape | None) -> str:
+    """The paper's modules all have one shape: what is done with others is our convention."""
+    if usual is None or combination != "lorahub" or _shape(module) == usual:
+        return ""
+    return (
+        f"It has rank {module.r} on {', '.join(module.target_modules)}, unlike most: what it lacks "
+        "is filled up with zeros, which is our convention and not the paper's."
+    )
 
 
 def _by_hand(chosen: Sequence[LoraModule], fits: Sequence[Fit]) -> list[LoraModule]:

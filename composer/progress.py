@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from django.db.models import F
 
+from composer.engine.recipe import module_weights
 from composer.models import Generation, Search
 
 STAGES = {
@@ -95,11 +96,11 @@ def progress(search: Search) -> Progress:
 
 
 def current_weights(search: Search, last: Generation | None) -> list[ModuleWeight]:
-    """The best weights so far with the modules' names, largest first."""
+    """The best weights so far with the modules' names, largest first; means over blocks."""
     if last is None:
         return []
     names = [ingredient["repo"] for ingredient in search.spec["ingredients"]]
-    weights = [float.fromhex(weight) for weight in last.best_weights]
+    weights = module_weights(search.spec, [float.fromhex(each) for each in last.best_weights])
     found = [ModuleWeight(*pair) for pair in zip(names, weights, strict=True)]
     return sorted(found, key=lambda each: -abs(each.weight))
 

@@ -16,10 +16,11 @@ import numpy as np
 from composer import artifacts, model_cache
 from composer.engine import evaluate
 from composer.engine import recipe as engine_recipe
+from composer.engine.batch import encode_prompts
 from composer.engine.contenders import Contender
 from composer.engine.errors import CommonsError
-from composer.engine.examples import Example, encode
-from composer.engine.loss import Objective
+from composer.engine.examples import Example
+from composer.engine.objective import Objective
 from composer.engine.prompt import Template, normalise_answer
 from composer.engine.search import Generation, ResumeMismatch
 from composer.engine.search import search as run_search
@@ -59,24 +60,21 @@ def predict(job: Job, lease: "Lease") -> None:
     shots = [Example(*pair) for pair in search.examples["shots"]]
     room = evaluate.answer_room(base, shots)
     start = time.perf_counter()
-    alone = evaluate.predict(
-        base, None, None, given, template, answer_options=options, max_new_tokens=room
-    )
-    lease.check()
-    composed = evaluate.predict(
+    (alone,), (composed,) = evaluate.predict_each(
         base,
         stack,
-        search.recipe.document["weights"],
+        [None, search.recipe.document["weights"]],
         given,
         template,
         search.spec["combination"],
+        blocks=search.spec["search"].get("blocks", "all"),
         answer_options=options,
         max_new_tokens=room,
     )
     result = {
         "input": job.params["input"],
-        "base": _storable(alone[0]),
-        "composed": _storable(composed[0]),
+        "base": _storable(alone),
+        "composed": _storable(composed),
         "seconds": round(time.perf_counter() - start, 3),
     }
     with queue.finish(job, result):
@@ -111,19 +109,13 @@ class Composition:
         self.held_out = [Example(*pair) for pair in search.examples["held_out"]]
         self.options = search.examples.get("answer_options") or None
         self.template = Template(search.spec["template"])
-        self.config = engine_recipe.search_config(
-            engine_recipe.build(search.spec, [0.0] * len(search.spec["ingredients"]))
-        )
+        self.config = engine_recipe.config_of(search.spec)
         self.base = model_cache.base_of(search, self.lease)
         self.lease.check()
         self.stack = model_cache.stack_of(search, self.lease)
-        batch = encode(
-            self.shots,
-            self.template,
-            self.base.tokenizer,
-            is_encoder_decoder=self.base.is_encoder_decoder,
+        self.objective = Objective.of(
+            self.base, self.stack, self.shots, self.template, self.config, options=self.options
         )
-        self.objective = Objective(self.base, self.stack, batch, self.config)
         self.answer_room = evaluate.answer_room(self.base, [*self.shots, *self.held_out])
         self.fingerprint = {
             **self.base.fingerprint(),
@@ -300,9 +292,14 @@ class Composition:
         return self.stack.names[int(np.argmax(method.weights))]
 
     def _tokens_per_example(self) -> float:
-        prompts = [self.template.render(example.input) for example in self.held_out]
-        counts = [len(ids) for ids in self.base.tokenizer(prompts).input_ids]
-        return round(sum(counts) / len(counts), 1)
+        inputs = [example.input for example in self.held_out]
+        _, mask = encode_prompts(
+            inputs,
+            self.template,
+            self.base.tokenizer,
+            is_encoder_decoder=self.base.is_encoder_decoder,
+        )
+        return round(int(mask.sum()) / len(inputs), 1)
 
     # --- building ----------------------------------------------------------------------------
 
@@ -380,6 +377,7 @@ def _write_ingredients(recipe: Recipe, found: engine_recipe.Recipe) -> None:
             weights_sha256__in=[each["sha256"] for each in pinned]
         ).select_related("repo__owner")
     }
+    weights = engine_recipe.module_weights(found.spec, found.weights)
     Ingredient.objects.bulk_create(
         Ingredient(
             recipe=recipe,
@@ -390,5 +388,5 @@ def _write_ingredients(recipe: Recipe, found: engine_recipe.Recipe) -> None:
             weights_sha256=each["sha256"],
             weight=weight,
         )
-        for place, (each, weight) in enumerate(zip(pinned, found.weights, strict=True))
+        for place, (each, weight) in enumerate(zip(pinned, weights, strict=True))
     )

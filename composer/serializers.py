@@ -5,7 +5,14 @@ from typing import Any
 from rest_framework import serializers
 
 from composer import artifacts
-from composer.engine.config import COMBINATIONS, OBJECTIVES, PRESETS, REDUCTIONS
+from composer.engine.config import (
+    COMBINATIONS,
+    OBJECTIVES,
+    OPTIMISERS,
+    PRESETS,
+    REDUCTIONS,
+    SELECTIONS,
+)
 from composer.engine.examples import Example
 from composer.models import Example as StoredExample
 from composer.models import FewShotTask, Recipe
@@ -126,6 +133,17 @@ class SettingsSerializer(Given):
     bound = serializers.FloatField(required=False)
     penalty = serializers.FloatField(required=False)
     population = serializers.IntegerField(required=False)
+    optimiser = serializers.ChoiceField(OPTIMISERS, required=False)
+    restarts = serializers.IntegerField(required=False)
+    blocks = serializers.CharField(
+        required=False, help_text="all, sides (encoder and decoder), or layers:K for K groups."
+    )
+    selection = serializers.ChoiceField(SELECTIONS, required=False)
+    folds = serializers.IntegerField(required=False)
+    patience = serializers.IntegerField(required=False)
+    rank = serializers.IntegerField(
+        required=False, help_text="`sum` only: the rank the adapter is cut down to, by SVD."
+    )
 
 
 class NewJobSerializer(Given):

@@ -4,7 +4,6 @@ Tasks are in task_writing.py, published recipes in publishing.py.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from django.db import transaction
@@ -12,8 +11,8 @@ from django.db import transaction
 from composer import limits
 from composer.engine import examples as engine_examples
 from composer.engine import recipe as engine_recipe
-from composer.engine.config import PRESETS, SearchConfig, with_combination
-from composer.engine.errors import BadConfig, BadExamples
+from composer.engine.config import preset_with
+from composer.engine.errors import BadExamples
 from composer.errors import NotReady
 from composer.models import Example, FewShotTask, Recipe, Search
 from composer.module_choice import ModuleChoice, choose_modules, usual_choice
@@ -27,27 +26,6 @@ from modules.models import BaseModel, LoraModule
 
 COMPOSE, PREDICT = "compose", "predict"
 MOST_TRIAL_CHARACTERS = 4_000
-
-
-def config_for(preset: str, overrides: Mapping[str, Any] | None = None) -> SearchConfig:
-    """A preset with the given settings changed; None keeps the preset's value."""
-    if preset not in PRESETS:
-        known = " or ".join(repr(name) for name in PRESETS)
-        raise BadConfig(
-            f"The preset is {preset!r}; it must be {known}.", fields={"preset": [known]}
-        )
-    config = PRESETS[preset]()
-    changes = {name: value for name, value in (overrides or {}).items() if value is not None}
-    unknown = sorted(set(changes) - set(config.to_json()))
-    if unknown:
-        raise BadConfig(
-            f"Unknown setting {unknown[0]!r}. Known: {', '.join(sorted(config.to_json()))}.",
-            fields={unknown[0]: ["Unknown setting."]},
-        )
-    # The combination first: it brings the start and step that suit it.
-    if "combination" in changes:
-        config = with_combination(config, changes["combination"])
-    return replace(config, **changes).validate()
 
 
 @transaction.atomic
@@ -73,7 +51,7 @@ def submit_job(
     }
     if _is_used(user, idempotency_key):
         return queue.submit(COMPOSE, user=user, params=params, idempotency_key=idempotency_key)
-    config = config_for(preset, overrides)
+    config = preset_with(preset, overrides)
     limits.check_budget(user, config.budget)
     limits.check_queue(user)
     task = _hold(task, user)
@@ -96,6 +74,7 @@ def submit_job(
         config=config,
         template=task.template,
         examples_hash=engine_recipe.examples_hash(shots, task.salt_used),
+        answer_options=task.answer_options,
     )
     job = queue.submit(
         COMPOSE,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from composer.engine import chat
 from composer.engine import examples as engine_examples
 from composer.engine.errors import BadExamples
 from composer.engine.prompt import Template, TokenCounter
@@ -122,15 +123,20 @@ def token_counter(base_model: BaseModel) -> TokenCounter | None:
     from modules.storage.local import tokenizer_path
 
     path = tokenizer_path(base_model)
-    return _counter(path, path.stat().st_mtime_ns) if path else None
+    if path is None:
+        return None
+    # Of base models that stay on the Hub only tokenizer.json is here: the few tokens of a chat
+    # template are not counted then, and the worker says what is too long.
+    asks = base_model.source == base_model.FOLDER and not base_model.is_encoder_decoder
+    return _counter(path, path.stat().st_mtime_ns, path.parent if asks else None)
 
 
 # --- private -----------------------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=8)
-def _counter(path: Path, changed: int) -> TokenCounter:
-    return TokenCounter(path)
+def _counter(path: Path, changed: int, chat_in: Path | None) -> TokenCounter:
+    return TokenCounter(path, chat.of_folder(chat_in) if chat_in else None)
 
 
 def _length_check(base_model: BaseModel | None, template: str) -> Any:
@@ -141,7 +147,7 @@ def _length_check(base_model: BaseModel | None, template: str) -> Any:
     render = Template(template).render
 
     def measure(name: str, text: str) -> str:
-        count = counter.count(render(text) if name == "input" else text)
+        count = counter.count_prompt(render(text)) if name == "input" else counter.count(text)
         if count <= most:
             return ""
         return f"This is {count} tokens long; the model reads at most {most}. Shorten it."

@@ -16,6 +16,7 @@ HOPELESS = 0.10
 GOOD = 0.50
 NAMES = {
     "composed": "this composition",
+    "exact": "the same before its rank was cut down",
     "zero_shot": "the base model alone",
     "best_single": "the best single module",
     "uniform": "the plain average of the modules",
@@ -27,7 +28,7 @@ NAMES = {
 class Method:
     """One way to answer, measured on the held-out examples. `hits` has "1" where it was right."""
 
-    key: str  # composed, zero_shot, best_single, uniform, fresh_lora
+    key: str  # composed, exact, zero_shot, best_single, uniform, fresh_lora
     correct: int
     total: int
     low: float
@@ -71,6 +72,7 @@ def verdict(evidence: Mapping[str, Any]) -> Verdict | None:
     composed = rows.pop("composed", None)
     if composed is None or not composed.total:
         return _unmeasured(evidence) if "adapter" in evidence else None
+    rows.pop("exact", None)  # not another way, but the same before it was cut down
     rivals = list(rows.values())
     best = max([composed, *rivals], key=lambda method: method.correct)
     if best.value <= HOPELESS:

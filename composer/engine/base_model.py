@@ -1,7 +1,12 @@
-"""A frozen base model and its tokenizer, from a folder and from nowhere else."""
+"""A frozen base model and its tokenizer, from a folder and from nowhere else.
+
+Models of 7 to 8 billion parameters are loaded in bfloat16, or quantised to 8 or 4 bits, or spread
+over several devices; the population's forward calls their layers as they are.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import platform
 from collections.abc import Iterator
@@ -17,7 +22,14 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from composer.engine.errors import BadBaseModel
+from composer.engine.errors import BadBaseModel, CommonsError
+from composer.engine.precision import (
+    DeviceMap,
+    check_dtype,
+    check_quantisation,
+    default_dtype,
+    placing,
+)
 
 # The longest answer that is generated.
 ANSWER_TOKENS = 32
@@ -31,10 +43,21 @@ class BaseModel:
     tokenizer: Any
     is_encoder_decoder: bool
     folder: Path
+    quantisation: str | None = None
 
     @property
     def device(self) -> torch.device:
-        return torch.device(self.model.device)
+        """Where inputs go: to the embeddings, wherever the other layers of a spread model are."""
+        embedding = self.model.get_input_embeddings()
+        if embedding.weight.device.type != "meta":
+            return torch.device(embedding.weight.device)
+        # accelerate keeps the weights elsewhere and brings them here when they are needed
+        return torch.device(embedding._hf_hook.execution_device)
+
+    @property
+    def config(self) -> Any:
+        """The language model's part of the config, where a model also has other parts."""
+        return self.model.config.get_text_config()
 
     @property
     def max_tokens(self) -> int | None:
@@ -43,7 +66,7 @@ class BaseModel:
         A decoder-only model writes its answer behind the prompt and needs room for it.
         """
         stated = [
-            getattr(self.model.config, "max_position_embeddings", None),
+            getattr(self.config, "max_position_embeddings", None),
             getattr(self.tokenizer, "model_max_length", None),
         ]
         limits = [int(value) for value in stated if value and 0 < value < 1 << 24]
@@ -60,6 +83,13 @@ class BaseModel:
 
     def fingerprint(self) -> dict[str, str | int]:
         """What decides the bits of a result; a search is resumed only where all of it is equal."""
+        spread = getattr(self.model, "hf_device_map", None) or {}
+        places = sorted({str(place) for place in spread.values()})
+        extra: dict[str, str | int] = {}
+        if self.quantisation:
+            extra["quantisation"] = f"{self.quantisation}, {_version_of('bitsandbytes')}"
+        if len(places) > 1:
+            extra["spread"] = ", ".join(f"{name or 'all'}: {to}" for name, to in spread.items())
         return {
             "torch": torch.__version__,
             "transformers": transformers.__version__,
@@ -68,29 +98,46 @@ class BaseModel:
             "device": _device_name(self.device),
             "machine": platform.machine(),
             "threads": torch.get_num_threads(),
+            **extra,
         }
 
 
-def load(folder: Path | str, *, device: str = "cpu", dtype: torch.dtype | None = None) -> BaseModel:
+def load(
+    folder: Path | str,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    quantisation: str | None = None,
+    device_map: DeviceMap | None = None,
+) -> BaseModel:
     """Load safetensors weights from a folder: no hub, no pickles, no code of the model's own.
 
-    dtype None means float32.
+    dtype         None: float32 on a CPU; on a GPU bfloat16 for weights kept in 16 bits, else
+                  float32. float16 only when named, and never for models that overflow in it.
+    quantisation  "8bit" or "4bit" (NF4) linear layers, by bitsandbytes as it loads
+    device_map    how accelerate spreads the layers: "auto", or {name: device}; instead of device
     """
     folder = Path(folder)
     config = _read_config(folder)
+    check_quantisation(quantisation)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         kind = AutoConfig.from_pretrained(str(folder), **options)
+        dtype = dtype or default_dtype(folder, config, device if device_map is None else "cuda")
+        check_dtype(config, dtype)
         auto: Any = AutoModelForSeq2SeqLM if kind.is_encoder_decoder else AutoModelForCausalLM
         with _no_progress_bar():
             model, report = auto.from_pretrained(
                 str(folder),
                 use_safetensors=True,
-                dtype=dtype or torch.float32,
+                dtype=dtype,
                 output_loading_info=True,
+                **placing(config, device, dtype, quantisation, device_map),
                 **options,
             )
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
+    except CommonsError:
+        raise
     except Exception as error:  # the libraries raise errors of their own for damaged files
         raise BadBaseModel(
             f"The base model in {folder.name!r} ({config.get('model_type')!r}) cannot be loaded: "
@@ -104,11 +151,14 @@ def load(folder: Path | str, *, device: str = "cpu", dtype: torch.dtype | None =
         )
     model.requires_grad_(False)
     model.eval()
+    if not hasattr(model, "hf_device_map"):
+        model = model.to(device)
     return BaseModel(
-        model=model.to(device),
+        model=model,
         tokenizer=tokenizer,
         is_encoder_decoder=bool(kind.is_encoder_decoder),
         folder=folder,
+        quantisation=quantisation,
     )
 
 
@@ -161,3 +211,7 @@ def _device_name(device: torch.device) -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _version_of(package: str) -> str:
+    return f"{package} {importlib.metadata.version(package)}"

@@ -153,6 +153,23 @@ PRESETS: dict[str, Callable[..., SearchConfig]] = {
 }
 
 
+def preset_with(preset: str, settings: Mapping[str, Any] | None = None) -> SearchConfig:
+    """A preset with some settings changed; None keeps the preset's.
+
+    The combination comes first: it brings the start and step that suit it.
+    """
+    if preset not in PRESETS:
+        known = " or ".join(repr(name) for name in PRESETS)
+        raise BadConfig(
+            f"The preset is {preset!r}; it must be {known}.", fields={"preset": [known]}
+        )
+    made = PRESETS[preset]()
+    given = {name: value for name, value in (settings or {}).items() if value is not None}
+    if "combination" in given:
+        made = with_combination(made, given["combination"])
+    return SearchConfig.from_json({**made.to_json(), **given})
+
+
 def with_combination(config: SearchConfig, combination: str) -> SearchConfig:
     """Change the combination together with the start, step and penalty that suit it.
 

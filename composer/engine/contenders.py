@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from composer.engine.loss import Objective
+from composer.engine.objective import Objective
 from composer.engine.stack import Stack
 
 Array = NDArray[np.float64]
@@ -28,11 +29,15 @@ class Contender:
     loss: float | None = None
 
 
+# Scales that are tried where one is tuned: half on a grid, half between the best one's neighbours.
+SCALES = 20
+
+
 def best_single(objective: Objective) -> Contender:
     """The one module, at weight 1, with the lowest loss on the examples. Costs N."""
     stack = objective.stack
     singles = np.eye(len(stack))
-    losses = objective.task_loss(singles)
+    losses = _as_sum(objective).task_loss(singles)
     best = int(np.argmin(losses))
     return Contender(
         name="best single module",
@@ -42,6 +47,12 @@ def best_single(objective: Objective) -> Contender:
         cost=len(stack),
         loss=float(losses[best]),
     )
+
+
+def best_single_scaled(objective: Objective, scales: int = SCALES) -> Contender:
+    """The best single module at its best weight, from 1/8 to 2. Costs N and the scales tried."""
+    single = best_single(objective)
+    return _scaled("best single module, scale tuned", objective, single, 1 / 8, 2.0, scales)
 
 
 def uniform_weights(n: int) -> Array:
@@ -60,6 +71,49 @@ def uniform(stack: Stack) -> Contender:
     )
 
 
+def uniform_scaled(objective: Objective, scales: int = SCALES) -> Contender:
+    """All modules at one weight c/N, c from 1/4 of the mean to N: each at 1. Costs the scales."""
+    mean = uniform(objective.stack)
+    N = len(objective.stack)
+    return _scaled("uniform average, scale tuned", objective, mean, 1 / 4, float(max(N, 1)), scales)
+
+
+def _scaled(
+    name: str, objective: Objective, start: Contender, low: float, high: float, scales: int
+) -> Contender:
+    """The start's weights times the scale of lowest loss, scale 1 among them.
+
+    The first half of the scales is a geometric grid from low to high, the second half another
+    between the neighbours of its best.
+    """
+    measure = _as_sum(objective).task_loss
+    grid = np.unique([1.0, *np.geomspace(low, high, max(2, scales // 2 - 1))])
+    losses = measure(np.outer(grid, start.weights))
+    rest = scales - len(grid)
+    if rest > 0:
+        best = int(np.argmin(losses))
+        ends = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+        finer = np.geomspace(*ends, rest + 2)[1:-1]
+        grid = np.concatenate([grid, finer])
+        losses = np.concatenate([losses, measure(np.outer(finer, start.weights))])
+    best = int(np.argmin(losses))
+    return Contender(
+        name=name,
+        stack=start.stack,
+        weights=grid[best] * start.weights,
+        combination="sum",
+        cost=start.cost + len(grid),
+        loss=float(losses[best]),
+    )
+
+
+def _as_sum(objective: Objective) -> Objective:
+    """The same objective for weights (P, N) that are added up exactly."""
+    found = copy.copy(objective)
+    found.config = replace(objective.config, combination="sum", blocks="all")
+    return found
+
+
 def randomised_stack(stack: Stack, seed: int) -> Stack:
     """A control: the same stack pointing in random directions.
 
@@ -71,6 +125,33 @@ def randomised_stack(stack: Stack, seed: int) -> Stack:
     B = {layer: _turned(factor, generator) for layer, factor in stack.Bt.items()}
     turned = stack.with_factors(A, {layer: factor.transpose(1, 2) for layer, factor in B.items()})
     return replace(turned, names=tuple(f"random:{name}" for name in stack.names))
+
+
+def rotated_stack(stack: Stack, seed: int) -> Stack:
+    """The same modules, each stored in another basis: (B, A) -> (B Qᵀ, Q A), Q random orthogonal.
+
+    Every ΔW_i is what it was. `sum` does not notice; `lorahub` and `linear` add factors entry by
+    entry and give another adapter for each basis. Q is drawn for each module and layer, in the
+    module's own rank r: what is filled up with zeros stays so.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    A, B = {}, {}
+    for layer, ranks in stack.ranks.items():
+        Q = torch.stack([_rotation(r, stack.places[layer].R, generator) for r in ranks])
+        old_A, old_B = stack.A[layer], stack.B[layer]
+        A[layer] = (Q @ old_A.double().cpu()).to(old_A)
+        B[layer] = (old_B.double().cpu() @ Q.transpose(1, 2)).to(old_B)
+    return stack.with_factors(A, B)
+
+
+def _rotation(r: int, size: int, generator: torch.Generator) -> Tensor:
+    """Orthogonal (size, size), uniform on its first r directions and nothing on the others: QR of
+    a normal matrix with the signs of R's diagonal (Mezzadri, math-ph/0609050)."""
+    found = torch.eye(size, dtype=torch.float64)
+    noise = torch.randn(r, r, generator=generator, dtype=torch.float64)
+    Q, upper = torch.linalg.qr(noise)
+    found[:r, :r] = Q * upper.diagonal().sign()
+    return found
 
 
 def _turned(factor: Tensor, generator: torch.Generator) -> Tensor:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import GenerationConfig
 
 from composer.engine.base_model import ANSWER_TOKENS, BaseModel
-from composer.engine.batch import encode, encode_prompts, pad_id
-from composer.engine.compose import Factors, compose
+from composer.engine.compose import compose
 from composer.engine.contenders import (
     Contender,
     best_single,
@@ -23,11 +19,8 @@ from composer.engine.contenders import (
     uniform,
     uniform_weights,
 )
-from composer.engine.errors import BadExamples
-from composer.engine.examples import Example
 from composer.engine.fresh_lora import FreshRecipe, fresh_lora
-from composer.engine.loss import answer_losses, check_length
-from composer.engine.population import attached
+from composer.engine.generate import BATCH_SIZE, answer_room, choose, generate
 from composer.engine.prompt import Template, normalise_answer
 from composer.engine.stack import Stack
 
@@ -39,6 +32,7 @@ __all__ = [
     "best_single",
     "fresh_lora",
     "predict",
+    "predict_each",
     "randomised_stack",
     "score",
     "uniform",
@@ -69,35 +63,66 @@ def predict(
     template: Template,
     combination: str = "sum",
     *,
+    blocks: str = "all",
     answer_options: Sequence[str] | None = None,
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     max_new_tokens: int = ANSWER_TOKENS,
 ) -> list[str]:
     """Answers to inputs; weights None is the base model alone.
 
-    Without options: greedy generation. With options: the one of highest log p(option | input),
-    the end of the text included, so that lengths need no correction.
+    Without options: greedy generation. With options: the likeliest of them.
     """
-    factors = None
-    if stack is not None and weights is not None:
-        with torch.inference_mode():
-            factors = compose(np.asarray(weights, dtype=np.float64)[None], stack, combination)
-    answers: list[str] = []
-    if answer_options:
-        batch_size = max(1, batch_size // len(answer_options))
-    for start in range(0, len(inputs), batch_size):
-        some = inputs[start : start + batch_size]
-        if answer_options:
-            answers += _choose(base, factors, some, template, answer_options)
-        else:
-            answers += _generate(base, factors, some, template, max_new_tokens)
+    (answers,) = predict_each(
+        base,
+        stack,
+        [weights],
+        inputs,
+        template,
+        combination,
+        blocks=blocks,
+        answer_options=answer_options,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+    )
     return answers
 
 
-def answer_room(base: BaseModel, examples: Sequence[Example]) -> int:
-    """max_new_tokens that let each of these targets be written to its end."""
-    longest = max((len(base.tokenizer(each.target).input_ids) for each in examples), default=0)
-    return max(ANSWER_TOKENS, longest)
+def predict_each(
+    base: BaseModel,
+    stack: Stack | None,
+    weights: Sequence[Sequence[float] | Array | None],
+    inputs: Sequence[str],
+    template: Template,
+    combination: str = "sum",
+    *,
+    blocks: str = "all",
+    answer_options: Sequence[str] | None = None,
+    batch_size: int = BATCH_SIZE,
+    max_new_tokens: int = ANSWER_TOKENS,
+) -> list[list[str]]:
+    """What each candidate answers, all in one batch; None among them is the base model.
+
+    weights: P times (N,), or (K·N,) with K blocks, or None -> P lists of answers
+    """
+    factors = None
+    given = [np.asarray(each, dtype=np.float64) for each in weights if each is not None]
+    if stack is not None and given:
+        zero = np.zeros_like(given[0])
+        rows = [zero if each is None else np.asarray(each, np.float64) for each in weights]
+        with torch.inference_mode():
+            factors = compose(np.stack(rows), stack, combination, blocks)
+    if answer_options:
+        answers = choose(base, factors, inputs, template, answer_options, batch_size=batch_size)
+    else:
+        answers = generate(
+            base,
+            factors,
+            inputs,
+            template,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+        )
+    return answers if factors is not None else answers * len(weights)
 
 
 def score(predictions: Sequence[str], targets: Sequence[str]) -> Score:
@@ -119,63 +144,3 @@ def score(predictions: Sequence[str], targets: Sequence[str]) -> Score:
     # At 0 and at n correct the formula gives 0 and 1 but for rounding.
     low, high = (0.0 if correct == 0 else low), (1.0 if correct == n else high)
     return Score(correct=correct, total=n, value=p, low=low, high=high)
-
-
-def _generate(
-    base: BaseModel,
-    factors: Factors | None,
-    inputs: Sequence[str],
-    template: Template,
-    max_new_tokens: int,
-) -> list[str]:
-    ids, mask = encode_prompts(
-        inputs, template, base.tokenizer, is_encoder_decoder=base.is_encoder_decoder
-    )
-    if base.max_tokens is not None and ids.shape[1] > base.max_tokens:
-        raise BadExamples(
-            f"The input has {ids.shape[1]} tokens, with the template; the model reads at most "
-            f"{base.max_tokens}. Shorten it.",
-            field="input",
-        )
-    if base.max_tokens is not None and not base.is_encoder_decoder:
-        max_new_tokens = min(max_new_tokens, base.max_tokens + ANSWER_TOKENS - ids.shape[1])
-    stated: Any = base.model.generation_config
-    greedy = GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=pad_id(base.tokenizer),
-        bos_token_id=stated.bos_token_id,
-        eos_token_id=stated.eos_token_id,
-        decoder_start_token_id=stated.decoder_start_token_id,
-    )
-    attach = nullcontext() if factors is None else attached(base, factors, rows=len(inputs))
-    with torch.inference_mode(), attach:
-        written = base.model.generate(
-            input_ids=ids.to(base.device),
-            attention_mask=mask.to(base.device),
-            generation_config=greedy,
-        )
-    if not base.is_encoder_decoder:
-        written = written[:, ids.shape[1] :]
-    texts = base.tokenizer.batch_decode(written, skip_special_tokens=True)
-    return [str(text).strip() for text in texts]
-
-
-def _choose(
-    base: BaseModel,
-    factors: Factors | None,
-    inputs: Sequence[str],
-    template: Template,
-    options: Sequence[str],
-) -> list[str]:
-    if not all(option.strip() for option in options):
-        raise BadExamples("An answer option is empty. Fill it in or remove it.", field="options")
-    pairs = [Example(input=text, target=option) for text in inputs for option in options]
-    batch = encode(pairs, template, base.tokenizer, is_encoder_decoder=base.is_encoder_decoder).to(
-        base.device
-    )
-    check_length(base, batch)
-    with torch.inference_mode():
-        losses = answer_losses(base, factors, batch)[0].view(len(inputs), len(options))
-    return [options[int(choice)] for choice in losses.argmin(dim=1)]

@@ -27,6 +27,8 @@ class Example:
 class Counter(Protocol):
     def count(self, text: str) -> int: ...
 
+    def count_prompt(self, prompt: str) -> int: ...
+
 
 def read_jsonl(text: str, part: str = "examples") -> list[Example]:
     """One JSON object a line, with "input" and "target"; empty lines are skipped."""
@@ -143,8 +145,10 @@ def _check_length(
 ) -> None:
     if counter is None or max_tokens is None:
         return
-    for field, text in (("input", template.render(example.input)), ("target", example.target)):
-        count = counter.count(text)
+    for field, count in (
+        ("input", counter.count_prompt(template.render(example.input))),
+        ("target", counter.count(example.target)),
+    ):
         if count > max_tokens:
             raise BadExamples(
                 f"The {field} in line {line} has {count} tokens, with the template; the model "

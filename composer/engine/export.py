@@ -18,11 +18,9 @@ from composer.engine.adapter_file import CONFIG_NAME, PREFIX, WEIGHTS_NAME
 from composer.engine.adapter_rows import in_a_row
 from composer.engine.blocks import block_of, count
 from composer.engine.compose import compose
+from composer.engine.recipe import RECIPE_KEY
 from composer.engine.stack import Stack
 from composer.engine.truncate import truncate
-
-# Where a safetensors file names the recipe it was made by.
-RECIPE_KEY = "lora_commons_recipe"
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,24 @@
-"""The number a search makes small."""
+"""How unlikely candidates find the answers: the one function that everything is measured with."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
+from composer.engine import prefix
 from composer.engine.base_model import ANSWER_TOKENS, BaseModel
 from composer.engine.batch import IGNORED, Batch
-from composer.engine.compose import Factors, compose
-from composer.engine.config import SearchConfig
+from composer.engine.compose import Factors
 from composer.engine.errors import BadExamples
 from composer.engine.population import attached
-from composer.engine.stack import Stack
 
-Array = NDArray[np.float64]
 # Tokens and logits of one forward: what keeps memory bounded.
 TOKENS = {"cpu": 4096, "cuda": 65536}
 LOGITS = {"cpu": 1 << 24, "cuda": 1 << 28}
@@ -39,87 +36,22 @@ class Chunk:
         return asdict(self)
 
 
-class Objective:
-    """Loss of P candidates on B examples; call it with weights (P, N), get losses (P,).
-
-    paper:     L = cross-entropy + penalty · Σ_i |w_i|          (arXiv 2307.13269, section 3.3)
-               reduction `token`: Σ over all label tokens / their number
-               reduction `example`: the mean over each example's tokens, then over examples
-    reference: L = cross-entropy (`token`) / B + penalty · mean_i |w_i|     (the released code)
-
-    A loss that is not finite counts as infinitely bad and is counted in `not_finite`.
-    """
-
-    def __init__(
-        self,
-        base: BaseModel,
-        stack: Stack,
-        batch: Batch,
-        config: SearchConfig,
-        *,
-        chunk: Chunk | None = None,
-    ) -> None:
-        stack.check(config.combination)
-        self.base = base
-        self.stack = stack
-        self.batch = batch.to(base.device)
-        self.config = config
-        self.chunk = chunk or default_chunk(base, self.batch)
-        self.not_finite = 0
-        self._answer_tokens: Array = self.batch.answer_tokens.cpu().numpy().astype(np.float64)
-        if len(batch) == 0 or not self._answer_tokens.all():
-            raise BadExamples("An example has no answer token to learn from. Fill in its target.")
-        check_length(base, batch)
-
-    def __call__(self, weights: Array) -> Array:
-        """(P, N) -> (P,): loss and penalty."""
-        return self.task_loss(weights) + self.penalty(weights)
-
-    def penalty(self, weights: Array) -> Array:
-        sizes = np.abs(np.asarray(weights, dtype=np.float64))
-        total = sizes.sum(axis=1) if self.config.objective == "paper" else sizes.mean(axis=1)
-        return self.config.penalty * total  # type: ignore[no-any-return]
-
-    def task_loss(self, weights: Array) -> Array:
-        """(P, N) -> (P,): cross-entropy alone, in the config's objective and reduction."""
-        sums = self.answer_losses(weights)
-        if self.config.reduction == "example":
-            losses = (sums / self._answer_tokens).mean(axis=1)
-        else:
-            losses = sums.sum(axis=1) / self._answer_tokens.sum()
-        if self.config.objective == "reference":
-            losses = losses / len(self.batch)
-        bad = ~np.isfinite(losses)
-        self.not_finite += int(bad.sum())
-        return np.where(bad, np.inf, losses)
-
-    def answer_losses(self, weights: Array) -> Array:
-        """(P, N) -> (P, B): -log p(answer), summed over its tokens."""
-        weights = np.atleast_2d(np.asarray(weights, dtype=np.float64))
-        found = np.empty((len(weights), len(self.batch)))
-        with torch.inference_mode():
-            for first in range(0, len(weights), self.chunk.candidates):
-                some = slice(first, first + self.chunk.candidates)
-                factors = compose(weights[some], self.stack, self.config.combination)
-                for start, rows in parts(self.batch, self.chunk.examples):
-                    losses = answer_losses(self.base, factors, rows)
-                    found[some, start : start + len(rows)] = losses.cpu().numpy()
-        return found
-
-
 def answer_losses(base: BaseModel, factors: Factors | None, batch: Batch) -> Tensor:
     """-log p(answer) of each candidate on each example, (P, B) in float64; factors None is the
     base model alone, with P = 1."""
     P = factors.candidates if factors is not None else 1
     rows = P * len(batch)
-    ids = batch.input_ids.repeat(P, 1)
-    mask = batch.attention_mask.repeat(P, 1)
-    labels = batch.labels.repeat(P, 1)
-    if factors is None:
-        logits, labels = _forward(base, ids, mask, labels)
+    cache = prefix.new_cache(base) if prefix.pays(batch) else None
+    if cache is not None:
+        logits, labels = prefix.logits(base, factors, batch, cache)
     else:
-        with attached(base, factors, rows):
-            logits, labels = _forward(base, ids, mask, labels)
+        with nullcontext() if factors is None else attached(base, factors, rows):
+            logits, labels = _forward(
+                base,
+                batch.input_ids.repeat(P, 1),
+                batch.attention_mask.repeat(P, 1),
+                batch.labels.repeat(P, 1),
+            )
     real = labels != IGNORED
     losses = F.cross_entropy(logits[real].float(), labels[real], reduction="none").double()
     row = torch.arange(rows, device=labels.device)[:, None].expand_as(labels)[real]
@@ -170,7 +102,7 @@ def default_chunk(base: BaseModel, batch: Batch) -> Chunk:
     kind = "cuda" if base.device.type == "cuda" else "cpu"
     answer = int(batch.answer_tokens.max()) if len(batch) else 1
     tokens = batch.input_ids.shape[1] + (answer if batch.is_encoder_decoder else 0)
-    vocabulary = int(getattr(base.model.config, "vocab_size", 1))
+    vocabulary = int(getattr(base.config, "vocab_size", 1))
     rows = max(1, min(TOKENS[kind] // tokens, LOGITS[kind] // (answer * vocabulary)))
     examples = max(1, min(len(batch), rows))
     return Chunk(candidates=max(1, rows // examples), examples=examples)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from composer.engine.chat import Chat
 from composer.engine.errors import BadBaseModel, BadExamples
 
 SLOT = "{input}"
@@ -14,9 +15,14 @@ SLOT = "{input}"
 
 @dataclass(frozen=True)
 class Template:
-    """A text with one {input}. Other braces are ordinary text."""
+    """A text with one {input}. Other braces are ordinary text.
+
+    chat: whether a decoder-only model reads the prompt as a user's turn of its tokenizer's chat
+    template. None: where the tokenizer has one. Encoder-decoder models have no chats.
+    """
 
     text: str = SLOT
+    chat: bool | None = None
 
     def __post_init__(self) -> None:
         if not is_text(self.text):
@@ -51,9 +57,12 @@ def normalise_answer(text: str) -> str:
 
 
 class TokenCounter:
-    """Counts tokens with the base model's own tokenizer.json, without loading a model."""
+    """Counts tokens with the base model's own tokenizer.json, without loading a model.
 
-    def __init__(self, tokenizer_json: Path) -> None:
+    chat is the model's chat template, where its prompts are asked in one.
+    """
+
+    def __init__(self, tokenizer_json: Path, chat: Chat | None = None) -> None:
         try:
             self._tokenizer = Tokenizer.from_file(str(tokenizer_json))
         except Exception as error:  # the library raises a bare Exception
@@ -62,10 +71,20 @@ class TokenCounter:
             ) from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._chat = chat
 
     def count(self, text: str) -> int:
-        """Tokens the model reads, the special ones that are added included."""
+        """Tokens of a text as it stands, the special ones that are added included."""
         return len(self._tokenizer.encode(text).ids)
 
-    def tokens(self, text: str) -> list[str]:
-        return list(self._tokenizer.encode(text).tokens)
+    def count_prompt(self, prompt: str) -> int:
+        """Tokens the model reads of a rendered prompt, the chat template's own included."""
+        return len(self.tokens(prompt))
+
+    def tokens(self, prompt: str) -> list[str]:
+        """The pieces that the model reads of a rendered prompt."""
+        if self._chat is None:
+            return list(self._tokenizer.encode(prompt).tokens)
+        # The template writes the special tokens itself: added again, they would stand twice.
+        asked = self._chat.ask(prompt)
+        return list(self._tokenizer.encode(asked, add_special_tokens=False).tokens)

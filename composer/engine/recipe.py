@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import rfc8785
@@ -15,7 +17,10 @@ from composer.engine.config import BLOCKS, COMBINATIONS, SearchConfig
 from composer.engine.errors import BadConfig, BadExamples, BadRecipe
 from composer.engine.examples import Example
 from composer.engine.prompt import Template
+from composer.engine.safetensors_header import read_metadata
 
+# Where a safetensors file names the recipe it was made by.
+RECIPE_KEY = "lora_commons_recipe"
 SCHEMA = 2
 SCHEMAS = (1, 2)
 SCALING = {
@@ -111,19 +116,19 @@ def make_spec(
     }
 
 
-def search_config(recipe: Recipe) -> SearchConfig:
-    """The settings to run a recipe's search again."""
-    objective = recipe.spec["objective"]
+def config_of(spec: Mapping[str, Any]) -> SearchConfig:
+    """The settings that a spec was made of; those that schema 1 did not know are the usual ones."""
+    objective = spec["objective"]
     try:
         return SearchConfig.from_json(
             {
-                "combination": recipe.spec["combination"],
+                "combination": spec["combination"],
                 "objective": objective["kind"],
                 "reduction": objective["reduction"],
                 "penalty": objective["penalty"],
-                "seed": recipe.spec["seed"],
-                "rank": _truncated_to(recipe.spec["rank"]),
-                **recipe.spec["search"],
+                "seed": spec["seed"],
+                "rank": _truncated_to(spec["rank"]),
+                **spec["search"],
             }
         )
     except (BadConfig, KeyError, TypeError) as error:
@@ -148,6 +153,12 @@ def canonical_sign(weights: Sequence[float], blocks: int = 1) -> tuple[float, ..
         sign = -1.0 if max(block, key=abs, default=0.0) < 0 else 1.0
         found += [sign * float(w) + 0.0 for w in block]  # + 0.0 turns -0.0 into 0.0
     return tuple(found)
+
+
+def module_weights(spec: Mapping[str, Any], weights: Sequence[float]) -> list[float]:
+    """One number for each ingredient: its weight, or the mean of its weights over the blocks."""
+    blocks, n = _blocks(spec), len(spec["ingredients"])
+    return [sum(weights[i::n]) / blocks for i in range(n)]
 
 
 def _canonical_weights(spec: Mapping[str, Any], weights: Sequence[float]) -> tuple[float, ...]:
@@ -187,6 +198,18 @@ def examples_hash(examples: Iterable[Example], salt: str = "") -> str:
     return hashlib.sha256(rfc8785.dumps({"examples": rows, "salt": salt})).hexdigest()
 
 
+def inside(weights: Path) -> Recipe:
+    """The recipe that an adapter's weights file carries, without its evidence."""
+    text = read_metadata(weights).get(RECIPE_KEY)
+    if text is None:
+        raise BadRecipe(f"{weights.name} carries no recipe. Name a recipe.json instead.")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadRecipe(f"The recipe in {weights.name} is not JSON: {error}.") from error
+    return check(document)
+
+
 def check(document: Any) -> Recipe:
     """Read a recipe from JSON, or raise BadRecipe with what is wrong in it."""
     if not isinstance(document, Mapping):
@@ -208,7 +231,7 @@ def check(document: Any) -> Recipe:
         weights=_canonical_weights(spec, weights),
         evidence=dict(evidence),
     )
-    search_config(recipe)
+    config_of(spec)
     named = document.get("id")
     if named is not None and named != digest(recipe):
         raise BadRecipe(f"The recipe says its id is {named}, but its content is {digest(recipe)}.")

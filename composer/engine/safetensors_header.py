@@ -42,6 +42,16 @@ class TensorInfo:
     end: int
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that a safetensors file carries beside its tensors."""
+    read_header(path)  # refuses what is not one
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+    metadata: dict[str, str] = header.get("__metadata__") or {}
+    return metadata
+
+
 def read_header(source: Path | BinaryIO) -> dict[str, TensorInfo]:
     """Read the header of a safetensors file, from its path, its folder, or a seekable stream.
 

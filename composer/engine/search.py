@@ -1,8 +1,8 @@
-"""CMA-ES over the modules' weights, one generation at a time, resumable to the bit.
+"""A search over the modules' weights, one generation at a time, resumable to the bit.
 
-CMA-ES: Hansen, "The CMA Evolution Strategy: A Tutorial" (arXiv 1604.00772), as pycma has it. It
-draws from a generator of its own, so a search depends on its seed and losses alone, and a search
-that was interrupted is rebuilt by asking and telling again what its stored generations say.
+Every optimiser goes through one interface (`composer.engine.optimisers`) and draws from a generator
+of its own, so a search depends on its seed and losses alone, and a search that was interrupted is
+rebuilt by asking and telling again what its stored generations say.
 """
 
 from __future__ import annotations
@@ -10,80 +10,26 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from composer.engine import optimisers, selection
 from composer.engine.config import SearchConfig
 from composer.engine.errors import BadConfig, ResumeMismatch
+from composer.engine.generation import Generation
+from composer.engine.optimisers import Optimiser
 from composer.engine.recipe import canonical_sign
-
-with warnings.catch_warnings():  # pycma says at import that it cannot draw plots
-    warnings.simplefilter("ignore")
-    import cma
-    from cma.boundary_handler import BoundTransform
+from composer.engine.selection import Measured
 
 Array = NDArray[np.float64]
+Measure = Callable[[Array, int | None], Measured]
 __all__ = ["Generation", "ResumeMismatch", "search"]
 
-# What the optimiser is told for a loss that is not finite: worse than anything real.
+# What an optimiser that goes by ranks is told for a loss that is not finite: worse than any real.
 WORST = 1e30
-# Candidates nearer to each other than this are one: told on, the step size would end in NaN.
-CONVERGED = 1e-9
-
-
-@dataclass(frozen=True)
-class Generation:
-    """P candidates and their losses; the best so far, over all generations.
-
-    weights (P, N), losses (P,) with inf where a loss was not finite, best_weights (N,) in
-    canonical sign for `lorahub`. evaluations counts all so far; seconds is this generation's.
-    """
-
-    number: int
-    weights: Array
-    losses: Array
-    best_weights: Array
-    best_loss: float
-    evaluations: int
-    budget: int
-    seconds: float
-    digest: str
-    labels: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Floats as hexadecimal text: every bit survives."""
-        return {
-            "number": self.number,
-            "weights": [_hex(row) for row in self.weights],
-            "losses": _hex(self.losses),
-            "best_weights": _hex(self.best_weights),
-            "best_loss": float(self.best_loss).hex(),
-            "evaluations": self.evaluations,
-            "budget": self.budget,
-            "seconds": self.seconds,
-            "digest": self.digest,
-            "labels": list(self.labels),
-        }
-
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> Generation:
-        return cls(
-            number=int(row["number"]),
-            weights=np.array([_floats(candidate) for candidate in row["weights"]]),
-            losses=_floats(row["losses"]),
-            best_weights=_floats(row["best_weights"]),
-            best_loss=float.fromhex(row["best_loss"]),
-            evaluations=int(row["evaluations"]),
-            budget=int(row["budget"]),
-            seconds=float(row["seconds"]),
-            digest=str(row["digest"]),
-            labels=tuple(row["labels"]),
-        )
 
 
 def search(
@@ -91,151 +37,294 @@ def search(
     n: int,
     config: SearchConfig,
     *,
+    modules: int | None = None,
     resume: Sequence[dict[str, Any]] = (),
 ) -> Iterator[Generation]:
-    """Yield generations until the budget of evaluations is spent, to the last one.
+    """Yield generations until one says in `ended` that it was the last.
 
-    objective  weights (P, n) -> losses (P,)
+    objective  weights (P, n) -> losses (P,); for gradients, and where examples are kept back, one
+               that knows its losses by example (`selection.ExampleObjective`)
+    n          weights a candidate: N modules, or N·K where each has one for each of K blocks,
+               column k·N + i for module i in block k
+    modules    N, where n is more
     resume     to_json() of the generations already done; they are replayed, not evaluated, and
                not yielded again. ResumeMismatch when they are not this search's own.
+
+    `budget` counts forward-equivalents: a candidate is 1, or 3 with its gradient. It is never
+    overstepped; it is spent to the last one, unless the search has converged, its patience has
+    ended, or what is left is too little for another candidate.
     """
     config.validate()
-    if n < 1:
-        raise BadConfig("A search needs at least one module.")
-    state = _State(n, config)
-    for row in resume:
-        state.replay(row)
-    while state.evaluations < config.budget:
-        weights = state.ask()
-        start = time.perf_counter()
-        losses = np.asarray(objective(weights), dtype=np.float64)
-        if losses.shape != (len(weights),):
-            raise ValueError(f"the objective gave {losses.shape} losses for {len(weights)}")
-        yield state.tell(weights, losses, time.perf_counter() - start)
+    modules = n if modules is None else modules
+    if modules < 1 or n < 1 or n % modules:
+        raise BadConfig("A search needs at least one module, and as many weights for each.")
+    state = _Search(objective, n, modules, config)
+    try:
+        for row in resume:
+            state.replay(row)
+        while not state.ended:
+            yield state.step(state.measure)
+    finally:
+        state.close()
 
 
-class _State:
-    """Everything a search knows. ask() then tell(), again and again."""
+class _Search:
+    """Everything a search knows: its optimisers, one for each search of the selection."""
 
-    def __init__(self, n: int, config: SearchConfig) -> None:
-        self.n = n
-        self.config = config
-        self.number = 0
-        self.evaluations = 0
-        self.best_weights: Array = np.zeros(n)
-        self.best_loss = np.inf
-        self.generator = np.random.Generator(np.random.PCG64(config.seed))
-        self.optimiser = _cmaes(max(n, 2), config, self._randn)
-        self._asked: list[Array] = []
+    def __init__(
+        self, objective: Callable[[Array], Array], n: int, modules: int, config: SearchConfig
+    ) -> None:
+        self.n, self.modules, self.config = n, modules, config
+        self.selection = selection.make(objective, config, self._one_sign)
+        self.number = self.evaluations = 0
+        self.improved_at = 0
+        self.restarts = [0] * self.selection.searches
+        self.ended = ""
+        self.last_digest = ""
+        self.seconds = 0.0
+        self._worst_told = -np.inf
+        self._turn = 0
+        self._untried = False  # picks have come since their mean was last evaluated
+        self.generators = [
+            np.random.Generator(np.random.PCG64([config.seed, each] if each else config.seed))
+            for each in range(self.selection.searches)
+        ]
+        self.optimisers: list[Optimiser] = []
+        try:
+            for generator in self.generators:
+                self.optimisers.append(optimisers.make(n, config, generator))
+        except BaseException:
+            self.close()
+            raise
 
-    def ask(self) -> Array:
-        """The next candidates (P, n). Generation 0: zero, then each module alone at weight 1.
+    def close(self) -> None:
+        for optimiser in self.optimisers:
+            optimiser.close()
 
-        Near the end of the budget only the first candidates of a population are evaluated.
-        """
-        left = self.config.budget - self.evaluations
+    # --- a generation ------------------------------------------------------------------------
+
+    def step(self, measure: Measure) -> Generation:
+        self.seconds = 0.0
         if self.number == 0:
-            singles = np.eye(self.n) if self.config.singles else np.zeros((0, self.n))
-            return np.concatenate([np.zeros((1, self.n)), singles])[:left]
-        self._asked = self.optimiser.ask()
-        return np.array(self._asked)[:left, : self.n].copy()
+            weights, measured, which = self._begin(measure)
+        elif self._is_due_to_try():
+            weights, measured, which = self._try_answer(measure)
+        else:
+            weights, measured, which = self._go_on(measure)
+        before = self.selection.best_weights
+        if self.selection.consider(weights, measured, which):
+            self.improved_at = self.number
+        if self.selection.best_weights is not before:
+            self.best_weights = self._canonical(self.selection.best_weights)
+        return self._record(weights, measured, which)
 
-    def tell(self, weights: Array, losses: Array, seconds: float) -> Generation:
-        losses = np.where(np.isfinite(losses), losses, np.inf)
-        converged = float(np.ptp(weights, axis=0).max()) < CONVERGED
-        if self.number > 0 and len(losses) == len(self._asked) and not converged:
-            told = np.where(np.isfinite(losses), losses, WORST)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self.optimiser.tell(self._asked, told.tolist())
-        first = int(np.argmin(losses))
-        if losses[first] < self.best_loss or self.evaluations == 0:
-            self.best_loss = float(losses[first])
-            self.best_weights = self._canonical(weights[first])
-        labels = self._labels(len(weights))
+    def measure(self, weights: Array, which: int | None) -> Measured:
+        start = time.perf_counter()
+        gradients = which is not None and self.optimisers[which].uses_gradients
+        found = self.selection.measure(weights, which, gradients)
+        self.seconds += time.perf_counter() - start
+        return found
+
+    def _begin(self, measure: Measure) -> tuple[Array, Measured, int | None]:
+        """Generation 0: zero, then each module alone, at weight 1 in all its blocks."""
+        blocks = self.n // self.modules
+        singles = np.tile(np.eye(self.modules), blocks if self.config.singles else 0)
+        weights = np.zeros((1, self.n))
+        if self.config.singles:
+            weights = np.concatenate([weights, singles])
+        weights = weights[: self.config.budget]
         self.evaluations += len(weights)
+        return weights, measure(weights, None), None
+
+    def _try_answer(self, measure: Measure) -> tuple[Array, Measured, int | None]:
+        weights = self.selection.answer_to_try()
+        assert weights is not None
+        self._untried, self._turn = False, 0
+        self.evaluations += 1
+        return weights, measure(weights, None), None
+
+    def _go_on(self, measure: Measure) -> tuple[Array, Measured, int | None]:
+        """One generation of the search whose turn it is."""
+        which = self._next_alive()
+        optimiser = self._awake(which)
+        asked: list[Array] = []
+        found: list[Measured] = []
+        while len(asked) < optimiser.group and self._room(optimiser):
+            population = optimiser.ask()
+            some = population[: self._room(optimiser)]
+            measured = measure(some, which)
+            self.evaluations += optimiser.cost * len(some)
+            if len(some) == len(population):
+                optimiser.tell(some, self._told(measured.told), measured.gradients)
+            asked.append(some)
+            found.append(measured)
+            if optimiser.converged:
+                break
+        if self.selection.searches > 1:
+            self._turn, self._untried = which + 1, True
+        return np.concatenate(asked), _joined(found), which
+
+    def _record(self, weights: Array, measured: Measured, which: int | None) -> Generation:
+        tried = self.number > 0 and which is None
+        self.ended = self._why_ended()
+        self.last_digest = self._digest(weights, measured, which or 0)
         generation = Generation(
             number=self.number,
             weights=weights,
-            losses=losses,
+            losses=measured.told,
             best_weights=self.best_weights.copy(),
-            best_loss=self.best_loss,
+            best_loss=self.selection.best_loss,
             evaluations=self.evaluations,
             budget=self.config.budget,
-            seconds=seconds,
-            digest=self._digest(weights, losses),
-            labels=labels,
+            seconds=self.seconds,
+            digest=self.last_digest,
+            labels=("mean of the folds",) if tried else self._labels(len(weights)),
+            selection_losses=measured.selection,
+            gradients=measured.gradients,
+            restarts=sum(self.restarts),
+            ended=self.ended,
         )
         self.number += 1
         return generation
+
+    # --- whose turn, and when it is over -----------------------------------------------------
+
+    def _room(self, optimiser: Optimiser) -> int:
+        """Candidates that may still be evaluated; one is kept for the mean of the folds."""
+        kept = 1 if self.selection.searches > 1 else 0
+        return max(0, self.config.budget - self.evaluations - kept) // optimiser.cost
+
+    def _alive(self, which: int) -> bool:
+        optimiser = self.optimisers[which]
+        may_go_on = not optimiser.converged or self.restarts[which] < self.config.restarts
+        return may_go_on and self._room(optimiser) > 0
+
+    def _next_alive(self) -> int:
+        return next(each for each in range(self._turn, len(self.optimisers)) if self._alive(each))
+
+    def _awake(self, which: int) -> Optimiser:
+        """The optimiser; a converged one begins anew, from a drawn start."""
+        if self.optimisers[which].converged:
+            self.restarts[which] += 1
+            self.optimisers[which] = optimisers.make(
+                self.n, self.config, self.generators[which], self.restarts[which]
+            )
+        return self.optimisers[which]
+
+    def _is_due_to_try(self) -> bool:
+        """The round is over, or the search will be."""
+        is_last = not any(self._alive(each) for each in range(self._turn, len(self.optimisers)))
+        return self._untried and (is_last or self._is_out_of_patience())
+
+    def _is_out_of_patience(self) -> bool:
+        patience = self.config.patience
+        return bool(patience) and self.number - self.improved_at >= patience
+
+    def _why_ended(self) -> str:
+        """Asked with the number of the generation that was just done."""
+        if self.evaluations >= self.config.budget:
+            return "budget"
+        if self._untried:
+            return ""
+        if not any(self._alive(each) for each in range(len(self.optimisers))):
+            has_room = any(self._room(optimiser) for optimiser in self.optimisers)
+            return "converged" if has_room else "budget"
+        return "patience" if self._is_out_of_patience() else ""
+
+    # --- replay ------------------------------------------------------------------------------
 
     def replay(self, row: dict[str, Any]) -> None:
         """Do again what a stored generation did, and compare everything but its time."""
         try:
             stored = Generation.from_json(row)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ResumeMismatch(
                 f"Stored generation {self.number} cannot be read. Start the search again."
             ) from error
-        weights = self.ask()
-        if stored.losses.shape != (len(weights),) or not len(weights):
+        if self.ended or len(stored.losses) != len(stored.weights):
             raise _mismatch(self.number)
-        again = self.tell(weights, stored.losses, stored.seconds)
-        if again.to_json() != stored.to_json():
+        done = 0
+
+        def remembered(weights: Array, which: int | None) -> Measured:
+            nonlocal done
+            rows = slice(done, done + len(weights))
+            done += len(weights)
+            if not np.array_equal(stored.weights[rows], weights):
+                raise _mismatch(self.number)
+            return Measured.stored(stored, rows)
+
+        try:
+            again = self.step(remembered)
+        except (IndexError, TypeError, ValueError, AssertionError) as error:
+            raise _mismatch(self.number) from error
+        # Older rows say less.
+        said = {**again.to_json(), "seconds": stored.seconds}
+        if {key: said.get(key) for key in row} != row:
             raise _mismatch(stored.number)
 
-    def _randn(self, *shape: int) -> Array:
-        return self.generator.standard_normal(shape)
+    # --- small things ------------------------------------------------------------------------
 
-    def _canonical(self, weights: Array) -> Array:
-        if self.config.combination == "lorahub":
-            return np.array(canonical_sign(weights.tolist()))
-        return weights + 0.0
+    def _told(self, losses: Array) -> Array:
+        """Losses (P,) that an optimiser can work with: all finite.
+
+        CMA-ES goes by ranks. The others build models of the loss, which a huge number would
+        ruin: they are told a little more than the worst they have seen.
+        """
+        if self.config.optimiser == "cmaes":
+            return np.where(np.isfinite(losses), losses, WORST)
+        real = losses[np.isfinite(losses)]
+        self._worst_told = max(self._worst_told, float(real.max(initial=-np.inf)))
+        worst = self._worst_told if np.isfinite(self._worst_told) else 0.0
+        return np.where(np.isfinite(losses), losses, worst + 1 + abs(worst))
+
+    def _canonical(self, weights: Array | None) -> Array:
+        assert weights is not None
+        if self.config.combination != "lorahub":
+            return weights + 0.0
+        return np.array(canonical_sign(weights.tolist(), self.n // self.modules))
+
+    def _one_sign(self, picks: Array) -> Array:
+        """(k, n): w and -w are one adapter for `lorahub`; each block is given the sign that is
+        nearer to the first's."""
+        if self.config.combination != "lorahub":
+            return picks
+        blocks = picks.reshape(len(picks), -1, self.modules)
+        nearer = np.where((blocks * blocks[:1]).sum(axis=2, keepdims=True) < 0, -1.0, 1.0)
+        return (blocks * nearer).reshape(picks.shape)
 
     def _labels(self, count: int) -> tuple[str, ...]:
         if self.number > 0:
             return ()
-        return ("zero", *(f"single:{i}" for i in range(self.n)))[:count]
+        return ("zero", *(f"single:{i}" for i in range(self.modules)))[:count]
 
-    def _digest(self, weights: Array, losses: Array) -> str:
-        """sha256 over the optimiser, its generator, and what it was just told."""
-        es = self.optimiser
+    def _digest(self, weights: Array, measured: Measured, which: int) -> str:
+        """sha256 over the optimiser, its generator, and what it was just told.
+
+        Where the state cannot be read in full, as in scipy's loops, the digest before goes in too.
+        """
+        optimiser = self.optimisers[which]
         sha = hashlib.sha256()
-        for array in (
-            weights,
-            losses,
-            self.best_weights,
-            es.mean,
-            es.pc,
-            es.sm.C,
-            es.sm.B,
-            es.sm.D,
-        ):
+        told = [weights, measured.told, self.best_weights]
+        more = [each for each in (measured.selection, measured.gradients) if each is not None]
+        for array in (*told, *optimiser.arrays(), *more):
             sha.update(np.ascontiguousarray(array, dtype=np.float64).tobytes())
-        path = getattr(es.adapt_sigma, "ps", None)
-        sha.update(np.asarray([] if path is None else path, dtype=np.float64).tobytes())
-        counts = [self.number, self.evaluations, int(es.countiter), float(es.sigma).hex()]
-        generator = self.generator.bit_generator.state
-        sha.update(json.dumps([counts, generator], sort_keys=True).encode())
+        counts = [self.number, self.evaluations, *optimiser.facts()]
+        facts: list[Any] = [counts, self.generators[which].bit_generator.state]
+        if self.config.optimiser != "cmaes" or self.config.selection != "examples":
+            facts.append([self.last_digest, which, self.restarts])
+        sha.update(json.dumps(facts, sort_keys=True).encode())
         return sha.hexdigest()
 
 
-def _cmaes(n: int, config: SearchConfig, randn: Callable[..., Array]) -> Any:
-    """An optimiser over n >= 2 weights (for one module, a second weight that nothing reads)."""
-    options: dict[str, Any] = {
-        "seed": float("nan"),  # touch no global generator
-        "randn": randn,
-        "verbose": -9,
-        "verb_log": 0,
-    }
-    if config.population is not None:
-        options["popsize"] = config.population
-    if config.bound is not None:
-        options["bounds"] = [-config.bound, config.bound]
-        options["BoundaryHandler"] = BoundTransform
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return cma.CMAEvolutionStrategy([config.x0] * n, config.sigma, options)
+def _joined(found: Sequence[Measured]) -> Measured:
+    told = np.concatenate([each.told for each in found])
+    selected = [each.selection for each in found if each.selection is not None]
+    gradients = [each.gradients for each in found if each.gradients is not None]
+    return Measured(
+        told,
+        np.concatenate(selected) if selected else None,
+        np.concatenate(gradients) if gradients else None,
+    )
 
 
 def _mismatch(number: int) -> ResumeMismatch:
@@ -243,11 +332,3 @@ def _mismatch(number: int) -> ResumeMismatch:
         f"Stored generation {number} is not what this search would have done with its settings. "
         "Start the search again from the beginning."
     )
-
-
-def _hex(values: Array) -> list[str]:
-    return [float(value).hex() for value in values]
-
-
-def _floats(values: Sequence[str]) -> Array:
-    return np.array([float.fromhex(value) for value in values])

@@ -14,8 +14,9 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
 
 from composer import services
-from composer.engine.config import PRESETS
+from composer.engine.config import PRESETS, preset_with
 from composer.engine.errors import CommonsError
+from composer.engine.recipe import config_of
 from composer.forms import ComposeForm, add_commons_error
 from composer.models import Example, FewShotTask, Recipe, Search
 from composer.module_choice import Fit, ModuleChoice, fits_in, left_out
@@ -27,9 +28,12 @@ from modules.models import BaseModel, Collection, LoraModule
 
 RECOMMENDED = "recommended"
 MOST_COLLECTIONS = 20  # of one's own, the last changed first, in the form
-ADVANCED = (
-    "combination", "objective", "reduction", "x0", "sigma", "bound", "penalty", "population",
-)  # fmt: skip
+ADVANCED = {
+    "How modules are mixed": ("combination", "blocks", "rank"),
+    "What is made small": ("objective", "reduction", "penalty"),
+    "How it is searched": ("optimiser", "x0", "sigma", "bound", "population", "restarts"),
+    "How the best is chosen": ("selection", "folds", "patience"),
+}
 
 
 def usual_time(base_model: BaseModel | None) -> str:
@@ -59,9 +63,9 @@ def compose_context(
         "fitting_count": len(fitting),
         "misfits": [fit for fit in fits if not fit.fits],
         "chosen": _ids(form["modules"].value() or []),
-        "advanced": [form[name] for name in ADVANCED],
+        "advanced": {title: [form[name] for name in names] for title, names in ADVANCED.items()},
         "has_settings": _any_given(form, ComposeForm.SETTINGS),
-        "has_advanced": _any_given(form, ADVANCED),
+        "has_advanced": _any_given(form, [name for names in ADVANCED.values() for name in names]),
         "estimate": usual_time(task.base_model),
     }
 
@@ -124,15 +128,8 @@ def _modules_named(ingredients: Sequence[Mapping[str, str]], user: User) -> list
 def _settings_of(search: Search, user: User) -> dict[str, Any]:
     """A search's settings as the form takes them: its preset, and what differs from that."""
     spec = search.spec
-    used = {
-        **spec["search"],
-        "combination": spec["combination"],
-        "objective": spec["objective"]["kind"],
-        "reduction": spec["objective"]["reduction"],
-        "penalty": spec["objective"]["penalty"],
-        "seed": spec["seed"],
-    }
-    usual = services.config_for(search.preset).to_json()
+    used = config_of(spec).to_json()
+    usual = preset_with(search.preset).to_json()
     changed = {name: used[name] for name in ComposeForm.SETTINGS if used[name] != usual[name]}
     return {**changed, "preset": search.preset, **_by_hand(spec["ingredients"], user)}
 

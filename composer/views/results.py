@@ -6,13 +6,25 @@ from typing import Any
 from django.http import HttpRequest
 
 from composer import artifacts, plots
+from composer.engine.blocks import count as block_count
 from composer.engine.prompt import normalise_answer
+from composer.engine.recipe import config_of
 from composer.models import Search
 from composer.verdict import Method, methods, verdict
 from hub_site.figures import number
 
 PREDICTIONS_SHOWN = 12
-OPTIMISERS = {"cmaes": "CMA-ES"}
+OPTIMISERS = {
+    "cmaes": "CMA-ES",
+    "cobyla": "COBYLA",
+    "random": "random draws",
+    "lbfgs": "L-BFGS, by gradients",
+}
+SELECTIONS = {
+    "examples": "on the examples themselves",
+    "validation": "on a part of the examples kept back",
+    "folds": "over folds of the examples",
+}
 
 Row = dict[str, Any]
 FILTERS: dict[str, tuple[str, Callable[[Row], bool]]] = {
@@ -100,17 +112,30 @@ def _same(answer: str, wanted: str) -> bool:
 
 def facts(spec: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The settings that decided the weights, in a reader's order."""
-    search, objective = spec["search"], spec["objective"]
-    bound = "none" if search["bound"] is None else f"±{search['bound']:g}"
+    config = config_of(spec)
+    per = f", per {config.reduction}" if config.objective in ("paper", "reference") else ""
+    optimiser = OPTIMISERS.get(config.optimiser, config.optimiser)
+    again = f", begun anew up to {config.restarts} times" if config.restarts else ""
+    weights = len(spec["ingredients"]) * block_count(config.blocks)
     return [
         ("Base model", spec["base_model"]["repo"]),
-        ("Combination", spec["combination"]),
-        ("Objective", f"{objective['kind']}, per {objective['reduction']}"),
-        ("Penalty", f"{objective['penalty']:g}"),
-        ("Search", OPTIMISERS.get(search["optimiser"], search["optimiser"])),
-        ("Budget", f"{search['budget']} evaluations"),
-        ("Start and step", f"{search['x0']:g} and {search['sigma']:g}"),
-        ("Bound", bound),
+        ("Combination", config.combination),
+        ("Weights searched", _dimension(weights, config.blocks)),
+        ("Objective", f"{config.objective}{per}"),
+        ("Penalty", f"{config.penalty:g}"),
+        ("Search", f"{optimiser}{again}"),
+        ("Budget", f"{config.budget} evaluations"),
+        ("Start and step", f"{config.x0:g} and {config.sigma:g}"),
+        ("Bound", "none" if config.bound is None else f"±{config.bound:g}"),
+        ("Best chosen", SELECTIONS[config.selection]),
         ("Seed", spec["seed"]),
         ("Instruction", spec["template"]),
+        ("Chat template", "the tokenizer's own" if spec.get("chat_template") else "none"),
     ]
+
+
+def _dimension(weights: int, blocks: str) -> str:
+    if blocks == "all":
+        return f"{weights}, one a module"
+    what = "the encoder and the decoder" if blocks == "sides" else "groups of layers"
+    return f"{weights}, {block_count(blocks)} a module: {what} apart"

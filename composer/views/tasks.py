@@ -12,7 +12,8 @@ from django.urls import reverse
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from composer import services, task_writing
+from composer import task_writing
+from composer.engine.config import preset_with
 from composer.engine.errors import CommonsError
 from composer.engine.prompt import SLOT
 from composer.forms import ComposeForm, ExampleRow, TaskForm
@@ -141,7 +142,7 @@ def _answer_form(
         "blank_row": ExampleRow(0),
         "shot_count": sum(bool(row.input.strip() or row.target.strip()) for row in rows),
         "preview": _preview(base_model, form["template"].value() or "", rows[0]),
-        "recommended": services.config_for(RECOMMENDED),
+        "recommended": preset_with(RECOMMENDED),
         "estimate": usual_time(base_model),
     }
     return render(request, "composer/task_form.html", context, status=status)

@@ -15,6 +15,7 @@ from composer import artifacts, model_cache, publishing, services
 from composer.artifacts import AdapterDiffers
 from composer.engine import recipe as engine_recipe
 from composer.engine.adapter_file import WEIGHTS_NAME
+from composer.engine.compose import compose
 from composer.engine.examples import Example, encode
 from composer.engine.export import export
 from composer.engine.prompt import Template
@@ -128,9 +129,10 @@ def test_an_adapter_that_differs_from_the_search_is_not_handed_out(
     batch = encode(shots, Template(search.spec["template"]), base.tokenizer)
     recipe = engine_recipe.check(search.recipe.document)
     other = [weight + 1 for weight in recipe.weights]
+    factors = compose([recipe.weights], stack, "sum")
     export(other, stack, "sum", tmp_path / "other")
     export(recipe.weights, stack, "sum", tmp_path / "own")
     with pytest.raises(AdapterDiffers, match="not handed out"):
-        artifacts._load_again(tmp_path / "other", recipe, base, stack, batch)
+        artifacts._load_again(tmp_path / "other", recipe, base, factors, batch)
     assert not any("lora" in name for name, _ in base.model.named_parameters())
-    assert artifacts._load_again(tmp_path / "own", recipe, base, stack, batch)["probe"]
+    assert artifacts._load_again(tmp_path / "own", recipe, base, factors, batch)["probe"]

@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import T5ForConditionalGeneration
 
-from composer import cli
+from composer.cli import main as cli
 from composer.engine import adapter_file, base_model, recipe
 from tests.engine.conftest import EXAMPLES, TEMPLATE, make_adapter, make_t5
 

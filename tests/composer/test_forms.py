@@ -170,8 +170,8 @@ def test_it_offers_modules_with_reasons(
     LoraModule.objects.filter(pk=lora_modules[0].pk).update(r=9)
     exact = ComposeForm(task=task, user=alice)
     assert [fit.fits for fit in exact.fits] == [True] * 4
-    lorahub = ComposeForm(posted(preset="paper"), task=task, user=alice)
-    assert [fit.fits for fit in lorahub.fits] == [False, True, True, True]
+    linear = ComposeForm(posted(preset="paper", combination="linear"), task=task, user=alice)
+    assert [fit.fits for fit in linear.fits] == [False, True, True, True]
 
 
 def test_publishing_hides_examples_unless_asked() -> None:

@@ -14,10 +14,13 @@ def test_it_says_why_a_module_does_not_fit(
     waiting, wide, *_ = lora_modules
     LoraModule.objects.filter(pk=waiting.pk).update(status="checking")
     LoraModule.objects.filter(pk=wide.pk).update(r=64)
-    reasons = {fit.lora_module.pk: fit.reason for fit in modules_for(base_model, alice, "lorahub")}
+    reasons = {fit.lora_module.pk: fit.reason for fit in modules_for(base_model, alice, "linear")}
     assert "being checked" in reasons[waiting.pk]
-    assert "Its rank is 64, the others' 2" in reasons[wide.pk]
+    assert "It has rank 64" in reasons[wide.pk] and "the others have rank 2" in reasons[wide.pk]
     assert [reason for reason in reasons.values() if not reason] == ["", ""]
+    published = {fit.lora_module.pk: fit for fit in modules_for(base_model, alice, "lorahub")}
+    assert published[wide.pk].fits and "not the paper's" in published[wide.pk].note
+    assert sum(bool(fit.note) for fit in published.values()) == 1
     exact = modules_for(base_model, alice, "sum")
     assert [fit.lora_module.pk for fit in exact if not fit.fits] == [waiting.pk]
 

@@ -7,6 +7,7 @@ from django.contrib.auth.models import AnonymousUser
 from django.utils import timezone
 
 from composer import publishing, services, task_writing
+from composer.engine.config import preset_with
 from composer.engine.errors import BadConfig, BadExamples, CommonsError
 from composer.engine.examples import Example
 from composer.limits import OverLimit
@@ -115,18 +116,18 @@ def test_it_hides_private_examples_behind_a_salt(
 
 
 def test_it_takes_a_preset_and_what_differs_from_it() -> None:
-    paper = services.config_for("paper")
+    paper = preset_with("paper")
     assert (paper.combination, paper.budget, paper.x0) == ("lorahub", 40, 0.0)
-    changed = services.config_for("recommended", {"combination": "lorahub", "budget": None})
+    changed = preset_with("recommended", {"combination": "lorahub", "budget": None})
     assert changed.combination == "lorahub" and changed.budget == 200
-    exact = services.config_for("paper", {"combination": "sum"})
+    exact = preset_with("paper", {"combination": "sum"})
     assert (exact.budget, exact.x0) == (40, 0.1)  # it brings the start that suits it
     with pytest.raises(BadConfig, match="preset"):
-        services.config_for("best")
+        preset_with("best")
     with pytest.raises(BadConfig, match="Unknown setting 'speed'"):
-        services.config_for("paper", {"speed": 1})
+        preset_with("paper", {"speed": 1})
     with pytest.raises(BadConfig, match="budget is 0"):
-        services.config_for("paper", {"budget": 0})
+        preset_with("paper", {"budget": 0})
 
 
 def test_it_does_not_queue_what_no_worker_could_load(task: FewShotTask, alice: User) -> None:

@@ -68,12 +68,14 @@ def answer_losses(
         if base.is_encoder_decoder:
             ids = base.tokenizer(prompt, return_tensors="pt").input_ids
             answer = base.tokenizer(example.target, return_tensors="pt").input_ids[0]
-            start = torch.cat([torch.tensor([0]), answer[:-1]])[None]
+            first = base.model.config.decoder_start_token_id
+            start = torch.cat([torch.tensor([first]), answer[:-1]])[None]
             with torch.no_grad():
                 logits = base.model(input_ids=ids, decoder_input_ids=start).logits[0]
         else:
             prompt_ids = base.tokenizer(prompt).input_ids
-            answer = torch.tensor([*base.tokenizer(example.target).input_ids, 1])
+            words = base.tokenizer(" " + example.target, add_special_tokens=False).input_ids
+            answer = torch.tensor([*words, 1])
             ids = torch.tensor([[*prompt_ids, *answer.tolist()]])
             with torch.no_grad():
                 logits = base.model(input_ids=ids).logits[0]
@@ -81,3 +83,23 @@ def answer_losses(
         logp = torch.log_softmax(logits.double(), dim=-1)
         found.append([-float(logp[t, token]) for t, token in enumerate(answer.tolist())])
     return found
+
+
+def written(base: BaseModel, text: str, template: Template, length: int) -> str:
+    """The likeliest token, again and again, each by a whole forward of its own."""
+    ids = base.tokenizer(template.render(text)).input_ids
+    stop = base.tokenizer.eos_token_id
+    config = base.model.config
+    out = [config.decoder_start_token_id] if base.is_encoder_decoder else list(ids)
+    first = len(out)
+    forced = getattr(base.model.generation_config, "forced_bos_token_id", None)
+    while len(out) < first + length and (len(out) == first or out[-1] != stop):
+        rows = torch.tensor([out])
+        with torch.no_grad():
+            if base.is_encoder_decoder:
+                logits = base.model(input_ids=torch.tensor([ids]), decoder_input_ids=rows).logits
+            else:
+                logits = base.model(input_ids=rows).logits
+        token = int(logits[0, -1].argmax())
+        out.append(forced if forced is not None and len(out) == first else token)
+    return str(base.tokenizer.decode(out[first:], skip_special_tokens=True)).strip()

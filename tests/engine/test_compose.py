@@ -16,8 +16,9 @@ from composer.engine.batch import Batch
 from composer.engine.blocks import block_of, count
 from composer.engine.compose import compose
 from composer.engine.errors import IncompatibleModules
-from composer.engine.export import RECIPE_KEY, export, factors_of
+from composer.engine.export import export, factors_of
 from composer.engine.population import attached
+from composer.engine.recipe import RECIPE_KEY
 from composer.engine.stack import Stack
 from composer.engine.truncate import truncate
 from tests.engine import slow

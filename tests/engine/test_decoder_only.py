@@ -16,7 +16,8 @@ from composer.engine.errors import BadExamples
 from composer.engine.evaluate import fresh_lora, predict
 from composer.engine.examples import Example, encode
 from composer.engine.export import export
-from composer.engine.loss import Objective, answer_losses
+from composer.engine.loss import answer_losses
+from composer.engine.objective import Objective
 from composer.engine.search import search
 from composer.engine.stack import Stack
 from tests.engine import slow

@@ -23,7 +23,8 @@ from composer.engine.evaluate import (
 )
 from composer.engine.examples import Example
 from composer.engine.export import export
-from composer.engine.loss import TOKENS, Objective, answer_losses
+from composer.engine.loss import TOKENS, answer_losses
+from composer.engine.objective import Objective
 from composer.engine.stack import Stack
 from tests.engine import slow
 from tests.engine.conftest import EXAMPLES, TEMPLATE

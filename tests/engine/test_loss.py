@@ -7,7 +7,8 @@ from composer.engine.base_model import BaseModel
 from composer.engine.batch import Batch
 from composer.engine.config import SearchConfig
 from composer.engine.examples import encode
-from composer.engine.loss import Chunk, Objective, answer_losses
+from composer.engine.loss import Chunk, answer_losses
+from composer.engine.objective import Objective
 from composer.engine.stack import Stack
 from tests.engine import slow
 from tests.engine.conftest import EXAMPLES, TEMPLATE

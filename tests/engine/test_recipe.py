@@ -89,7 +89,7 @@ def test_the_canonical_sign_makes_the_largest_weight_positive(
 
 def test_it_gives_back_the_settings_of_its_search() -> None:
     for config in (recommended(seed=5), as_in_the_paper(seed=6)):
-        assert recipe.search_config(make(config)) == config
+        assert recipe.config_of(make(config).spec) == config
 
 
 def test_the_examples_hash_knows_order_text_and_salt() -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from composer.engine.base_model import BaseModel
 from composer.engine.batch import Batch
+from composer.engine.cmaes import FLAT
 from composer.engine.config import SearchConfig, as_in_the_paper, recommended
 from composer.engine.errors import BadConfig, ResumeMismatch
-from composer.engine.loss import Objective
+from composer.engine.objective import Objective
 from composer.engine.search import Generation, search
 from composer.engine.stack import Stack
 
@@ -168,9 +169,11 @@ def test_it_shows_lorahub_weights_in_canonical_sign() -> None:
 
 
 def test_it_survives_a_flat_loss() -> None:
+    """And ends when many generations have told it nothing."""
     flat = list(search(lambda w: np.ones(len(w)), 12, recommended(budget=600)))
-    assert flat[-1].evaluations == 600
     assert (flat[-1].best_weights == 0).all()  # nothing was better than the base model
+    assert flat[-1].ended == "converged"
+    assert len(flat) > FLAT and flat[-1].evaluations < 600
 
 
 def test_it_needs_a_module() -> None:
@@ -191,9 +194,79 @@ def test_a_search_over_a_real_model_resumes_to_the_same_bits(
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_it_goes_on_when_it_has_converged_to_the_last_bit(n: int) -> None:
-    """Told of candidates that are all one, the step size would end in NaN."""
+def test_it_ends_when_it_has_converged(n: int) -> None:
+    """It would ask for the same candidate again and again, and its step size would end in NaN."""
     config = replace(recommended(budget=20_000), singles=False)
-    *_, last = search(lambda w: 1 + 1e-3 * bowl(w), n, config)
-    assert last.evaluations == 20_000
-    np.testing.assert_allclose(last.best_weights, AIM[:n], atol=1e-6)
+    generations = list(search(lambda w: 1 + 1e-3 * bowl(w), n, config))
+    last = generations[-1]
+    assert [g.ended for g in generations] == [""] * (len(generations) - 1) + ["converged"]
+    assert last.evaluations == sum(len(g.weights) for g in generations) < 2_000
+    np.testing.assert_allclose(last.best_weights, AIM[:n], atol=1e-4)
+
+
+def test_it_says_when_the_budget_ended_it() -> None:
+    generations = list(search(bowl, 12, recommended(budget=60)))
+    assert [g.ended for g in generations] == [""] * (len(generations) - 1) + ["budget"]
+
+
+def two_valleys(weights: np.ndarray) -> np.ndarray:
+    """A wide valley near the start, and a deeper one away from it."""
+    near = ((weights - 0.1) ** 2).sum(axis=1)
+    far = ((weights - 0.8) ** 2).sum(axis=1)
+    return np.minimum(near, 4 * far - 0.5)
+
+
+def test_a_converged_search_begins_anew_with_twice_the_population() -> None:
+    config = SearchConfig(budget=6000, restarts=3, singles=False)
+    generations = list(search(two_valleys, 2, config))
+    sizes = {g.restarts: len(g.weights) for g in reversed(generations) if g.number}
+    assert sizes == {0: 6, 1: 12, 2: 24, 3: 48}
+    assert generations[-1].ended == "converged"
+    *_, once = search(two_valleys, 2, replace(config, restarts=0))
+    assert once.best_loss == pytest.approx(0, abs=1e-6)  # the near valley
+    assert generations[-1].best_loss == pytest.approx(-0.5, abs=1e-6)
+    stored = rows(generations)
+    for done in (1, len(stored) // 2, len(stored) - 1):
+        rest = rows(list(search(two_valleys, 2, config, resume=stored[:done])))
+        assert stored[:done] + rest == stored
+
+
+def test_patience_ends_a_search_that_finds_nothing_better() -> None:
+    config = replace(recommended(budget=2000), patience=4)
+    generations = list(search(lambda w: bowl(w).round(2), 3, config))
+    best = [g.best_loss for g in generations]
+    assert generations[-1].ended == "patience"
+    assert best[-5:] == [best[-1]] * 5 and best[-6] > best[-1]
+    assert generations[-1].evaluations < 2000
+    assert list(search(lambda w: bowl(w).round(2), 3, config, resume=rows(generations))) == []
+
+
+def test_a_single_module_has_weight_1_in_each_of_its_blocks() -> None:
+    first = next(search(bowl, 6, recommended(budget=20), modules=3))
+    assert first.labels == ("zero", "single:0", "single:1", "single:2")
+    assert first.weights[1:].tolist() == [[1, 0, 0] * 2, [0, 1, 0] * 2, [0, 0, 1] * 2]
+    with pytest.raises(BadConfig):
+        next(search(bowl, 6, recommended(), modules=4))
+
+
+def test_each_block_of_lorahub_weights_has_a_sign_of_its_own() -> None:
+    aim = np.array([-0.5, 0.3, 0.2, 0.6])
+    config = SearchConfig(combination="lorahub", budget=500)
+    *_, last = search(lambda w: ((w - aim) ** 2).sum(axis=1), 4, config, modules=2)
+    np.testing.assert_allclose(last.best_weights, [0.5, -0.3, 0.2, 0.6], atol=0.05)
+
+
+def test_it_goes_on_from_generations_of_before_there_were_restarts() -> None:
+    config = recommended(budget=150)
+    stored = rows(list(search(bowl, 12, config)))
+    old = [{k: v for k, v in row.items() if k not in ("restarts", "ended")} for row in stored]
+    assert Generation.from_json(old[3]).ended == ""
+    assert rows(list(search(bowl, 12, config, resume=old[:4]))) == stored[4:]
+    assert list(search(bowl, 12, config, resume=old)) == []
+
+
+def test_the_digests_are_those_of_searches_already_stored() -> None:
+    """A search that was begun by an older version goes on."""
+    # Numbers that no machine's arithmetic changes: eighths, and nothing told yet to CMA-ES.
+    *_, last = search(lambda w: (w > 0.1).sum(axis=1) / 8, 3, recommended(budget=10))
+    assert last.digest[:12] == "919ef4240d45"

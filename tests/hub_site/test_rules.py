@@ -12,19 +12,25 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 APPS = {"composer", "hub_site", "modules"}
 ENGINE_MAY_USE = {
-    *("cma", "numpy", "peft", "rfc8785", "safetensors", "scipy"),
+    *("cma", "jinja2", "numpy", "peft", "rfc8785", "safetensors", "scipy"),
     *("tokenizers", "torch", "transformers"),
 }
 NO_TORCH_ENGINE = {
     f"composer.engine.{name}"
-    for name in ("adapter_file", "config", "errors", "examples", "prompt", "recipe")
+    for name in (
+        *("adapter_file", "blocks", "chat", "config", "errors", "examples"),
+        *("prompt", "recipe"),
+    )
 }
 MAY_USE_THE_WHOLE_ENGINE = (
     *("composer/runner.py", "composer/model_cache.py", "composer/artifacts.py"),
-    *("composer/cli.py", "composer/demo/", "composer/engine/"),
+    *("composer/cli/", "composer/workbench.py", "composer/demo/", "composer/engine/"),
     "modules/importing/process.py",  # a process of its own
 )
-MAY_USE_HUGGINGFACE_HUB = ("modules/storage/hub.py", "modules/storage/hub_cache.py")
+MAY_USE_HUGGINGFACE_HUB = (
+    *("modules/storage/hub.py", "modules/storage/hub_cache.py"),
+    "composer/fetched.py",  # the command line and notebooks
+)
 HEAVY = ("torch", "transformers", "peft", "cma", "scipy")
 
 
@@ -123,9 +129,9 @@ def test_only_the_storage_and_the_workers_downloads_use_huggingface_hub() -> Non
     assert offenders(APPS, is_wrong) == []
 
 
-def test_only_the_search_uses_cma() -> None:
+def test_only_one_file_uses_cma() -> None:
     def is_wrong(name: str, module: str, at_top: bool) -> bool:
-        return module.partition(".")[0] == "cma" and name != "composer/engine/search.py"
+        return module.partition(".")[0] == "cma" and name != "composer/engine/cmaes.py"
 
     assert offenders(APPS, is_wrong) == []
 
