@@ -40,7 +40,8 @@ TOLERANCE = 1e-3
 PROBE = "hello"
 PROBE_TOKENS = 5
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date a zip can hold: equal content, equal bytes
-PRIVATE = ("answers",)
+# What is not for others: texts, and the names of modules that were only looked at.
+PRIVATE = ("answers", "screening")
 
 
 class AdapterDiffers(CommonsError):

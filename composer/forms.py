@@ -204,6 +204,7 @@ class ComposeForm(forms.Form):
         choices=[
             ("", "as the preset says"),
             ("all", "all that fit"),
+            ("ranked", "those that do best alone on the examples"),
             ("random", "some, drawn at random"),
             ("hand", "those I choose"),
             ("collection", "those of a collection"),

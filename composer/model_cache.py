@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,9 +62,7 @@ def stack_of(search: Search, lease: "Lease") -> Stack:
     """The search's modules as one stack, in the order of their weights."""
     pinned = search.spec["base_model"]
     ingredients = search.spec["ingredients"]
-    # Also for a stack that is kept: a module may go, be hidden or gated while a job waits.
-    commits = [_commit_of(ingredient) for ingredient in ingredients]
-    _refuse_closed(search, commits)
+    commits = _open_commits(search)
     key = (pinned["repo"], pinned["revision"], *(each["sha256"] for each in ingredients))
     if key not in _stacks:
         base = base_of(search, lease)
@@ -74,6 +73,18 @@ def stack_of(search: Search, lease: "Lease") -> Stack:
     while len(_stacks) > STACKS_KEPT:
         _stacks.popitem(last=False)
     return _stacks[key]
+
+
+def folders_of(search: Search, lease: "Lease") -> list[Path]:
+    """The files of the search's modules, for a look at each that keeps none."""
+    return [fetching.folder_of(commit, lease) for commit in _open_commits(search)]
+
+
+def _open_commits(search: Search) -> list[Commit]:
+    """Asked each time: a module may go, be hidden or gated while a job waits."""
+    commits = [_commit_of(ingredient) for ingredient in search.spec["ingredients"]]
+    _refuse_closed(search, commits)
+    return commits
 
 
 def _threads_for(parameters: int) -> int:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from composer.querysets import Visitor
 
 MOST_MODULES = 100
+# Each is measured once on all examples before any is mixed.
+MOST_RANKED = 500
 GATED = "It is gated. Ask its author for access on its page."
 
 Shape = tuple[int, tuple[str, ...]]  # r, target_modules
@@ -53,10 +55,10 @@ def modules_for(base_model: BaseModel, user: "Visitor", combination: str = "sum"
 
 @dataclass(frozen=True)
 class ModuleChoice:
-    """Which modules a search mixes: all that fit, `count` of them drawn with `seed`, these, or
-    those of a collection that fit."""
+    """Which modules a search mixes: all that fit, the `count` of them that do best alone on the
+    examples, `count` drawn with `seed`, these, or those of a collection that fit."""
 
-    how: str = "all"  # "all", "random", "hand", "collection"
+    how: str = "all"  # "all", "ranked", "random", "hand", "collection"
     count: int = 20
     seed: int = 0
     modules: tuple[LoraModule, ...] = ()
@@ -73,7 +75,10 @@ class ModuleChoice:
 def choose_modules(
     choice: ModuleChoice, *, base_model: BaseModel, user: "Visitor", combination: str
 ) -> list[LoraModule]:
-    """The modules of a search, by name; raises where the choice cannot be met."""
+    """The modules of a search, by name; raises where the choice cannot be met.
+
+    Where they are to be ranked these are the candidates: a worker measures them.
+    """
     fits = modules_for(base_model, user, combination)
     fitting = [fit.lora_module for fit in fits if fit.fits]
     if choice.how == "hand":
@@ -81,24 +86,35 @@ def choose_modules(
     elif choice.how == "collection":
         chosen = _of_collection(choice.collection, fits, base_model, user)
     elif choice.how == "random":
-        if choice.count < 1:
-            raise BadConfig("Draw at least one module.", fields={"count": ["At least 1."]})
+        _check_count(choice)
         count = min(choice.count, len(fitting))
         drawn = set(random.Random(choice.seed).sample(range(len(fitting)), count))  # noqa: S311
         chosen = [module for place, module in enumerate(fitting) if place in drawn]
     else:
+        _check_count(choice)
         chosen = fitting
     if not chosen:
         raise IncompatibleModules(
             f"No module of {base_model} fits the combination {combination!r}. "
             "Choose another combination, or upload a module."
         )
-    if len(chosen) > MOST_MODULES:
+    if choice.how == "ranked" and len(chosen) > MOST_RANKED:
+        raise OverLimit(
+            f"{len(chosen)} modules fit; at most {MOST_RANKED} are measured on the examples. "
+            "Name a collection, or choose by hand."
+        )
+    if choice.how != "ranked" and len(chosen) > MOST_MODULES:
         raise OverLimit(
             f"{len(chosen)} modules are chosen; a search mixes at most {MOST_MODULES}. "
-            "Draw some at random or choose by hand."
+            "Take those that fit the examples best, draw some at random, or choose by hand."
         )
     return chosen
+
+
+def _check_count(choice: ModuleChoice) -> None:
+    if choice.how in ("random", "ranked") and not 1 <= choice.count <= MOST_MODULES:
+        message = f"How many is {choice.count}; it must be from 1 to {MOST_MODULES}."
+        raise BadConfig(message, fields={"count": [message]})
 
 
 def fits_in(

@@ -11,6 +11,7 @@ from composer.models import Generation, Search
 
 STAGES = {
     "preparing": "Fetching the base model and the modules",
+    "ranking": "Measuring each module alone on your examples",
     "searching": "Searching for weights",
     "measuring": "Measuring on the held-out examples",
     "building": "Building the adapter",

@@ -12,18 +12,24 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from composer import artifacts, model_cache
 from composer.engine import evaluate
 from composer.engine import recipe as engine_recipe
-from composer.engine.batch import encode_prompts
+from composer.engine.batch import chat_of, encode, encode_prompts
+from composer.engine.blocks import count as block_count
+from composer.engine.chunk import Chunk, OutOfMemory
 from composer.engine.contenders import Contender
 from composer.engine.errors import CommonsError
 from composer.engine.examples import Example
+from composer.engine.export import handed_out
 from composer.engine.objective import Objective
 from composer.engine.prompt import Template, normalise_answer
+from composer.engine.screening import screen_folders
 from composer.engine.search import Generation, ResumeMismatch
 from composer.engine.search import search as run_search
+from composer.engine.stack import Stack
 from composer.models import Generation as GenerationRow
 from composer.models import Ingredient, Recipe, Search
 from composer.verdict import NAMES
@@ -33,6 +39,8 @@ from modules.models import LoraModule
 
 if TYPE_CHECKING:
     from hub_site.jobs.worker import Lease
+
+Array = NDArray[np.float64]
 
 HELD_OUT_AT_ONCE = 64
 # Counted up where the engine rounds otherwise than before: a search is then begun anew.
@@ -54,20 +62,28 @@ def predict(job: Job, lease: "Lease") -> None:
     search = Search.objects.select_related("base_model", "recipe").get(pk=job.params["search"])
     assert search.recipe is not None
     base, stack = model_cache.base_of(search, lease), model_cache.stack_of(search, lease)
-    template = Template(search.spec["template"])
+    template = _template(search)
     options = search.examples.get("answer_options") or None
     given = [job.params["input"]]
     shots = [Example(*pair) for pair in search.examples["shots"]]
     room = evaluate.answer_room(base, shots)
     start = time.perf_counter()
+    config = engine_recipe.config_of(search.spec)
+    stack, weights, combination, blocks = handed_out(
+        search.recipe.document["weights"],
+        stack,
+        config.combination,
+        blocks=config.blocks,
+        rank=config.rank,
+    )
     (alone,), (composed,) = evaluate.predict_each(
         base,
         stack,
-        [None, search.recipe.document["weights"]],
+        [None, weights],
         given,
         template,
-        search.spec["combination"],
-        blocks=search.spec["search"].get("blocks", "all"),
+        combination,
+        blocks=blocks,
         answer_options=options,
         max_new_tokens=room,
     )
@@ -91,7 +107,12 @@ class Composition:
 
     def run(self) -> None:
         with self._stage("preparing"):
-            self._prepare()
+            self._load_base()
+        if self._is_ranked and "screening" not in self.search.evidence:
+            with self._stage("ranking"):
+                self._rank()
+        with self._stage("preparing"):
+            self._load_modules()
         with self._stage("searching"):
             best = self._search()
         with self._stage("measuring"):
@@ -103,19 +124,79 @@ class Composition:
 
     # --- preparing ---------------------------------------------------------------------------
 
-    def _prepare(self) -> None:
+    def _load_base(self) -> None:
         search = self.search
         self.shots = [Example(*pair) for pair in search.examples["shots"]]
         self.held_out = [Example(*pair) for pair in search.examples["held_out"]]
         self.options = search.examples.get("answer_options") or None
-        self.template = Template(search.spec["template"])
+        self.template = _template(search)
         self.config = engine_recipe.config_of(search.spec)
         self.base = model_cache.base_of(search, self.lease)
+        self._record_chat_template()
         self.lease.check()
-        self.stack = model_cache.stack_of(search, self.lease)
-        self.objective = Objective.of(
-            self.base, self.stack, self.shots, self.template, self.config, options=self.options
+
+    def _record_chat_template(self) -> None:
+        """Which one the prompts are asked in is known once the tokenizer is loaded."""
+        chat = chat_of(
+            self.template, self.base.tokenizer, is_encoder_decoder=self.base.is_encoder_decoder
         )
+        spec, found = self.search.spec, None if chat is None else chat.hash
+        if spec.get("chat_template") != found:
+            self._settle({**spec, "chat_template": found})
+
+    def _settle(self, spec: dict[str, Any], **evidence: Any) -> None:
+        """What of the spec only a worker can find out. It is the same whoever finds it."""
+        self.search.spec = spec
+        self.search.evidence = {**self.search.evidence, **evidence}
+        with queue.checkpoint(self.job):
+            Search.objects.filter(pk=self.job.pk).update(spec=spec, evidence=self.search.evidence)
+
+    # --- ranking -----------------------------------------------------------------------------
+
+    @property
+    def _is_ranked(self) -> bool:
+        return (self.job.params.get("modules") or {}).get("how") == "ranked"
+
+    def _rank(self) -> None:
+        """Measure every candidate alone on the examples; the best of them are what is mixed."""
+        candidates = self.search.spec["ingredients"]
+        batch = encode(
+            self.shots,
+            self.template,
+            self.base.tokenizer,
+            is_encoder_decoder=self.base.is_encoder_decoder,
+        )
+
+        def progress(done: int, total: int) -> None:
+            self.lease.check()
+            self._show(stage_detail=f"{done} of {total} modules")
+
+        found = screen_folders(
+            model_cache.folders_of(self.search, self.lease),
+            self.base,
+            batch,
+            names=[each["repo"] for each in candidates],
+            reduction=self.config.reduction,
+            progress=progress,
+        )
+        losses, kept = found.loss(), found.top(self.job.params["modules"]["count"])
+        if not kept:
+            raise NothingFound(
+                "No module could be measured on the examples: "
+                + " ".join(f"{name}: {why}" for name, why in list(found.refused.items())[:3])
+            )
+        rows = [{"name": found.names[n], "loss": float(losses[n])} for n in found.ranking()]
+        self._settle(
+            {**self.search.spec, "ingredients": [candidates[n] for n in kept]},
+            screening={"modules": rows, "refused": dict(found.refused), "mixed": len(kept)},
+        )
+
+    # --- preparing the search ----------------------------------------------------------------
+
+    def _load_modules(self) -> None:
+        self.stack = model_cache.stack_of(self.search, self.lease)
+        before = self.search.fingerprint.get("chunk")
+        self._choose_chunk(Chunk.from_json(before) if before else None)
         self.answer_room = evaluate.answer_room(self.base, [*self.shots, *self.held_out])
         self.fingerprint = {
             **self.base.fingerprint(),
@@ -124,22 +205,41 @@ class Composition:
             "peft": version("peft"),
             "chunk": self.objective.chunk.to_json(),
         }
+        if "load" not in self.search.evidence:
+            self._note(load=[report.to_json() for report in self.stack.reports])
+
+    def _choose_chunk(self, chunk: Chunk | None) -> None:
+        """The one that a search began with, or one that fits into what is free now."""
+        self.objective = Objective.of(
+            self.base, self.stack, self.shots, self.template, self.config, options=self.options,
+            chunk=chunk,
+        )  # fmt: skip
 
     # --- searching ---------------------------------------------------------------------------
 
     def _search(self) -> Generation:
         """The last generation; each one is a row before the next begins."""
-        try:
-            return self._search_from(self._stored())
-        except ResumeMismatch as mismatch:
-            self._restart(mismatch.user_message)
-            return self._search_from([])
+        stored = self._stored()
+        while True:
+            try:
+                return self._search_from(stored)
+            except ResumeMismatch as mismatch:
+                if not stored:
+                    raise
+                self._restart(mismatch.user_message)
+            except OutOfMemory as error:
+                if error.smaller is None:
+                    raise
+                self._restart_with(error.smaller, error.user_message)
+            stored = []
 
     def _stored(self) -> list[dict[str, Any]]:
         rows = list(self.search.generations.order_by("number").values_list("record", flat=True))
         if rows and self.search.fingerprint != self.fingerprint:
             before = self.search.fingerprint
             changed = [key for key in self.fingerprint if before.get(key) != self.fingerprint[key]]
+            self._choose_chunk(None)  # this machine's own
+            self.fingerprint["chunk"] = self.objective.chunk.to_json()
             self._restart(
                 f"Another worker took over ({', '.join(changed)} differ), which would not give "
                 "the same figures. The search began again."
@@ -149,7 +249,9 @@ class Composition:
 
     def _search_from(self, stored: Sequence[dict[str, Any]]) -> Generation:
         last = Generation.from_json(stored[-1]) if stored else None
-        found = run_search(self.objective, len(self.stack), self.config, resume=stored)
+        N = len(self.stack)
+        weights = N * block_count(self.config.blocks)
+        found = run_search(self.objective, weights, self.config, modules=N, resume=stored)
         for generation in found:
             self._keep(generation)
             last = generation
@@ -175,13 +277,25 @@ class Composition:
             )
 
     def _restart(self, reason: str) -> None:
+        # The candidates that were not among the best are no longer in the spec.
+        kept = {key: value for key, value in self.search.evidence.items() if key == "screening"}
         with queue.checkpoint(self.job):
             self.search.generations.all().delete()
-            Search.objects.filter(pk=self.job.pk).update(evidence={}, fingerprint={})
+            Search.objects.filter(pk=self.job.pk).update(evidence=kept, fingerprint={})
             JobEvent.objects.create(
                 job=self.job, fence=self.job.fence, name="restarted", detail={"reason": reason}
             )
-        self.search.evidence, self.search.fingerprint = {}, {}
+        self.search.evidence, self.search.fingerprint = kept, {}
+
+    def _restart_with(self, chunk: Chunk, why: str) -> None:
+        """Other pieces give other last bits, so nothing that was measured is kept."""
+        self.objective = self.objective.with_chunk(chunk)
+        self.fingerprint["chunk"] = chunk.to_json()
+        self._restart(f"{why} The search began again in smaller pieces.")
+        # Whoever takes over need not run out of memory first.
+        Search.objects.filter(pk=self.job.pk, job__fence=self.job.fence).update(
+            fingerprint={"chunk": chunk.to_json()}
+        )
 
     # --- measuring ---------------------------------------------------------------------------
 
@@ -191,16 +305,23 @@ class Composition:
             self._note(search=self._search_facts(best))
         if not self.held_out:
             return
-        composed = Contender(
-            "composed", self.stack, weights, self.config.combination, self.config.budget
+        config, cost = self.config, best.evaluations
+        mixed = (self.stack, weights, config.combination, config.blocks)
+        given = handed_out(
+            weights, self.stack, config.combination, blocks=config.blocks, rank=config.rank
         )
-        for key, contender in (
-            ("composed", lambda: composed),
+        methods: list[tuple[str, Callable[[], Contender | None]]] = [
+            ("composed", lambda: _contender("composed", given, cost)),
+        ]
+        if given[0] is not self.stack:
+            methods.append(("exact", lambda: _contender("exact", mixed, cost)))
+        methods += [
             ("zero_shot", lambda: None),
             ("best_single", lambda: evaluate.best_single(self.objective)),
             ("uniform", lambda: evaluate.uniform(self.stack)),
             ("fresh_lora", self._fresh_lora),
-        ):
+        ]
+        for key, contender in methods:
             if not any(row["key"] == key for row in self.search.evidence.get("methods", [])):
                 self._show(stage_detail=NAMES[key])
                 self._measure_one(key, contender)
@@ -208,7 +329,7 @@ class Composition:
 
     def _search_facts(self, best: Generation) -> dict[str, Any]:
         rows = list(self.search.generations.order_by("number"))
-        zero = np.zeros(len(self.stack))
+        zero = np.zeros_like(best.best_weights)
         before, after = self.objective.task_loss(np.stack([zero, best.best_weights]))
         digests = [row.record["digest"] for row in rows]
         return {
@@ -279,6 +400,7 @@ class Composition:
                 inputs[start : start + HELD_OUT_AT_ONCE],
                 self.template,
                 method.combination if method else "sum",
+                blocks=method.blocks if method else "all",
                 answer_options=self.options,
                 batch_size=HELD_OUT_AT_ONCE,
                 max_new_tokens=self.answer_room,
@@ -362,6 +484,16 @@ class Composition:
         self.search.evidence = {**self.search.evidence, **parts}
         with queue.checkpoint(self.job):
             Search.objects.filter(pk=self.job.pk).update(evidence=self.search.evidence)
+
+
+def _template(search: Search) -> Template:
+    """Searches of before chat templates were known go on without one."""
+    return Template(search.spec["template"], None if "chat_template" in search.spec else False)
+
+
+def _contender(name: str, mixed: tuple[Stack, Array, str, str], cost: int) -> Contender:
+    stack, weights, combination, blocks = mixed
+    return Contender(name, stack, weights, combination, cost, blocks=blocks)
 
 
 def _storable(answer: str) -> str:

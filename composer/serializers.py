@@ -104,7 +104,11 @@ class TaskFilterSerializer(serializers.Serializer):
 
 
 class ModuleChoiceSerializer(Given):
-    how = serializers.ChoiceField(["all", "random", "hand", "collection"], default="all")
+    how = serializers.ChoiceField(
+        ["all", "ranked", "random", "hand", "collection"],
+        default="all",
+        help_text='"ranked" measures each module alone on the examples and mixes the `count` best.',
+    )
     count = serializers.IntegerField(min_value=1, max_value=MOST_MODULES, default=20)
     seed = serializers.IntegerField(min_value=0, default=0)
     modules = serializers.ListField(

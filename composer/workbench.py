@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from composer import fetched
 from composer.engine import base_model, config, evaluate, recipe, screening, stack
@@ -33,7 +34,7 @@ from composer.engine.config import SearchConfig
 from composer.engine.errors import CommonsError
 from composer.engine.evaluate import Score
 from composer.engine.examples import Example
-from composer.engine.export import export, factors_of
+from composer.engine.export import export, handed_out
 from composer.engine.objective import Objective
 from composer.engine.prompt import Template
 from composer.engine.recipe import Recipe
@@ -44,6 +45,7 @@ from composer.fetched import LOCAL, Source
 
 BASE = "the base model alone"
 AT_ONCE = 64
+Array = NDArray[np.float64]
 Given = Sequence[Example | tuple[str, str]]
 
 
@@ -323,19 +325,16 @@ class Composed:
                 path.replace(out / path.name)
         return out
 
-    def _handed_out(self) -> tuple[Stack, Sequence[float], str, str]:
+    def _handed_out(self) -> tuple[Stack, Array, str, str]:
         """The adapter as it is saved: cut down in rank where the settings say so."""
-        settings, weights = self.settings, self.recipe.weights
-        if settings.rank is None:
-            return self.bench.stack, weights, settings.combination, settings.blocks
-        made = factors_of(
-            weights,
+        settings = self.settings
+        return handed_out(
+            self.recipe.weights,
             self.bench.stack,
             settings.combination,
             blocks=settings.blocks,
             rank=settings.rank,
         )
-        return made.as_stack(self.bench.stack), np.ones(1).tolist(), "sum", "all"
 
     def _repr_html_(self) -> str:
         rows = "".join(

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         {
             "module": found.names[n],
             "loss": float(losses[n]),
-            "by_example": (found.losses[n] / found.tokens).tolist(),
+            "by_example": found.losses[n].tolist(),
         }
         for n in found.ranking()[: options.top]
     ]

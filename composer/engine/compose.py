@@ -23,12 +23,15 @@ class Factors:
 
     own factors     A (P, R, D_in), Bt (P, R, D_out), scale None:   delta_p = B_p A_p x
     shared factors  A (K, D_in), Bt (K, D_out), scale[layer] (P, K): delta_p = B diag(scale_p) A x
+                    owner[layer] (K,) says which module each of the K directions belongs to; those
+                    of one module lie together and have one scale
     """
 
     A: Mapping[str, Tensor]
     Bt: Mapping[str, Tensor]
     scale: Mapping[str, Tensor] | None
     candidates: int
+    owner: Mapping[str, Tensor] | None = None
 
 
 def compose(weights: Weights, stack: Stack, combination: str, blocks: str = "all") -> Factors:
@@ -67,6 +70,7 @@ def _sum(w: Tensor, stack: Stack, block: Mapping[str, int]) -> Factors:
         Bt={layer: Bt for layer, (_, Bt, _) in shared.items()},
         scale={layer: w[:, block[layer], owner] for layer, (_, _, owner) in shared.items()},
         candidates=len(w),
+        owner={layer: owner for layer, (_, _, owner) in shared.items()},
     )
 
 

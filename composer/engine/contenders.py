@@ -19,7 +19,8 @@ Array = NDArray[np.float64]
 @dataclass(frozen=True)
 class Contender:
     """Something to compare a search with. `cost` is in forward-equivalents: one candidate on all
-    examples is 1, a gradient step is 3. Predict with its own stack, weights and combination."""
+    examples is 1, a gradient step is 3. Predict with its own stack, weights, combination and
+    blocks."""
 
     name: str
     stack: Stack
@@ -27,6 +28,7 @@ class Contender:
     combination: str
     cost: int
     loss: float | None = None
+    blocks: str = "all"
 
 
 # Scales that are tried where one is tuned: half on a grid, half between the best one's neighbours.

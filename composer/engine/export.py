@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor
 
 from composer.engine.adapter_file import CONFIG_NAME, PREFIX, WEIGHTS_NAME
@@ -102,6 +101,23 @@ def factors_of(
         return Exported(_filled(A, exact, 0), _filled(B, exact, 1), exact, exact, {})
 
 
+def handed_out(
+    weights: Sequence[float] | NDArray[np.float64],
+    stack: Stack,
+    combination: str,
+    *,
+    blocks: str = "all",
+    rank: int | None = None,
+) -> tuple[Stack, NDArray[np.float64], str, str]:
+    """What an export computes, as stack, weights, combination and blocks to predict with: the
+    candidate itself, or what is left of it where its rank was cut down."""
+    if rank is not None:
+        made = factors_of(weights, stack, combination, blocks=blocks, rank=rank)
+        if made.errors:
+            return made.as_stack(stack), np.ones(1), "sum", "all"
+    return stack, np.asarray(weights, dtype=np.float64), combination, blocks
+
+
 def _sum(
     w: NDArray[np.float64], stack: Stack, blocks: str
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -157,13 +173,29 @@ def export(
         tensors[f"{PREFIX}{layer}.lora_A.weight"] = made.A[layer]
         tensors[f"{PREFIX}{layer}.lora_B.weight"] = made.B[layer]
     metadata = {"format": "pt"} | ({} if recipe is None else {RECIPE_KEY: recipe})
-    save_file(tensors, str(folder / WEIGHTS_NAME), metadata=metadata)
-    (folder / WEIGHTS_NAME).chmod(0o644)  # safetensors writes 0600; another user may serve it
+    _write(folder / WEIGHTS_NAME, tensors, metadata)
     text = json.dumps(_config(stack, made.rank, base_model, revision), indent=2, sort_keys=True)
     (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
     if card is not None:
         (folder / "README.md").write_text(card, encoding="utf-8")
     return made
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """A safetensors file of float32. The library's own writer puts metadata in a random order, so
+    that the same adapter would have other bytes each time."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in sorted(tensors):
+        shape, size = list(tensors[name].shape), 4 * tensors[name].numel()
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in sorted(tensors):
+            file.write(tensors[name].to(torch.float32).contiguous().numpy().tobytes())
 
 
 def _config(

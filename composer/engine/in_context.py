@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from composer.engine.base_model import BaseModel
+from composer.engine.batch import encode_prompts
 from composer.engine.examples import Example
 from composer.engine.prompt import Template
 
@@ -23,16 +24,18 @@ class Layout:
 
 @dataclass(frozen=True)
 class KShot:
-    """Prompts that hold their examples: predict with Template(), without stack and weights.
+    """Prompts that hold their examples: predict with this template, without stack and weights.
 
     shots   how many of the examples each prompt holds; fewer where the model reads no more
-    tokens  tokens of each prompt: what an answer costs instead of a search
+    tokens  tokens of each prompt, a chat template's included: what an answer costs instead of a
+            search
     """
 
     name: str
     prompts: tuple[str, ...]
     shots: tuple[int, ...]
     tokens: tuple[int, ...]
+    template: Template
     cost: int = 0
 
     @property
@@ -50,28 +53,35 @@ def k_shot(
 ) -> KShot:
     """A prompt for each input, with as many of the first examples as fit into what the model reads.
 
-    Each example is its prompt and its answer as the template and the layout write them.
+    Each example is its prompt and its answer as the template and the layout write them; all of it
+    is one turn of a chat, where the template asks for one.
     """
-    layout = layout or Layout()
+    layout, whole = layout or Layout(), Template(chat=template.chat)
     shown = [
         f"{template.render(each.input)}{layout.answer}{each.target}{layout.between}"
         for each in examples
     ]
-    found = [_fitted(base, shown, template.render(text) + layout.end) for text in inputs]
+    found = [_fitted(base, whole, shown, template.render(text) + layout.end) for text in inputs]
     return KShot(
         name="in context",
         prompts=tuple(prompt for prompt, _, _ in found),
         shots=tuple(shots for _, shots, _ in found),
         tokens=tuple(tokens for _, _, tokens in found),
+        template=whole,
     )
 
 
-def _fitted(base: BaseModel, shown: Sequence[str], prompt: str) -> tuple[str, int, int]:
+def _fitted(
+    base: BaseModel, template: Template, shown: Sequence[str], prompt: str
+) -> tuple[str, int, int]:
     """The prompt with the most examples that fit; with none of them it is left as it is."""
-    limit = base.max_tokens
-    for shots in range(len(shown), -1, -1):
+    shots = len(shown)
+    while True:
         whole = "".join(shown[:shots]) + prompt
-        tokens = len(base.tokenizer(whole).input_ids)
-        if limit is None or tokens <= limit or shots == 0:
+        ids, _ = encode_prompts(
+            [whole], template, base.tokenizer, is_encoder_decoder=base.is_encoder_decoder
+        )
+        tokens = int(ids.shape[1])
+        if shots == 0 or base.max_tokens is None or tokens <= base.max_tokens:
             return whole, shots, tokens
-    raise AssertionError("unreachable")
+        shots -= 1

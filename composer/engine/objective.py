@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +13,15 @@ from torch import Tensor
 
 from composer.engine.base_model import BaseModel
 from composer.engine.batch import Batch, encode
+from composer.engine.chunk import Chunk, bounded, default_chunk
 from composer.engine.compose import Factors, Weights, compose
 from composer.engine.config import SearchConfig
 from composer.engine.errors import BadConfig, BadExamples
 from composer.engine.examples import Example
+from composer.engine.forward import Prepared, prepare
 from composer.engine.generate import answer_room, generate
 from composer.engine.gradient import loss_and_gradient
-from composer.engine.loss import Chunk, answer_losses, check_length, default_chunk
+from composer.engine.loss import check_length
 from composer.engine.prompt import Template, normalise_answer
 from composer.engine.stack import Stack
 
@@ -100,6 +103,12 @@ class Objective:
         task = Task(examples, template, options or ())
         return cls(base, stack, batch, config, task=task, chunk=chunk)
 
+    def with_chunk(self, chunk: Chunk) -> Objective:
+        """The same in other pieces, with nothing counted yet: its last bits may differ."""
+        again = copy(self)
+        again.chunk, again.not_finite = chunk, 0
+        return again
+
     @property
     def examples(self) -> int:
         """B"""
@@ -125,7 +134,7 @@ class Objective:
         """(P, N) -> (P, B): l_b of each candidate, not finite where the model's output is not."""
         weights = np.atleast_2d(np.asarray(weights, dtype=np.float64))
         found = np.empty((len(weights), self.examples))
-        with torch.inference_mode():
+        with torch.inference_mode(), bounded(self.chunk):
             for first in range(0, len(weights), self.chunk.candidates):
                 some = slice(first, first + self.chunk.candidates)
                 factors = self.compose(weights[some])
@@ -196,12 +205,25 @@ def _measure(
 
 def _likelihood(base: BaseModel, batch: Batch) -> Measure:
     tokens = batch.answer_tokens
+    prepared = _prepared(base, batch)
 
     def measure(factors: Factors, rows: slice) -> Tensor:
-        sums = answer_losses(base, factors, batch.rows(rows.start, rows.stop))
+        sums = prepared(rows.start, rows.stop).losses(factors)
         return sums / tokens[rows].to(sums.device)
 
     return measure
+
+
+def _prepared(base: BaseModel, batch: Batch) -> Callable[[int, int], Prepared]:
+    """Some rows of a batch, prepared at their first use and kept."""
+    kept: dict[tuple[int, int], Prepared] = {}
+
+    def rows(start: int, stop: int) -> Prepared:
+        if (start, stop) not in kept:
+            kept[start, stop] = prepare(base, batch.rows(start, stop))
+        return kept[start, stop]
+
+    return rows
 
 
 def _options(base: BaseModel, task: Task) -> tuple[Measure, Chunk]:
@@ -221,9 +243,10 @@ def _options(base: BaseModel, task: Task) -> tuple[Measure, Chunk]:
     check_length(base, batch)
     O = len(options)  # noqa: E741 (as P, N, B)
     places = torch.tensor(right, device=base.device)
+    prepared = _prepared(base, batch)
 
     def measure(factors: Factors, rows: slice) -> Tensor:
-        losses = answer_losses(base, factors, batch.rows(rows.start * O, rows.stop * O))
+        losses = prepared(rows.start * O, rows.stop * O).losses(factors)
         logp = torch.log_softmax(-losses.view(factors.candidates, -1, O), dim=2)
         return -logp.gather(2, places[rows].expand(len(logp), -1)[:, :, None])[:, :, 0]
 

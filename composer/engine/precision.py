@@ -1,4 +1,9 @@
-"""In how many bits a base model is kept, and on which devices its layers lie."""
+"""In how many bits a base model is kept, and on which devices its layers lie.
+
+In 8 bits (LLM.int8, Dettmers et al. 2022, arXiv 2208.07339) a column with an outlier in any row of
+a batch is multiplied in 16 bits for all of them. There, and only there, candidates of one batch
+move each other, by as much as rounding to 8 bits does; the same batch gives the same bits.
+"""
 
 from __future__ import annotations
 

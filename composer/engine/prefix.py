@@ -25,7 +25,7 @@ from composer.engine.compose import Factors
 from composer.engine.population import attached
 
 # Sharing is worth a second, smaller forward when it spares this share of the tokens.
-PAYS = 0.25
+PAYS = 0.1
 
 
 @dataclass(frozen=True)

@@ -32,16 +32,15 @@ Progress = Callable[[int, int], None]  # modules done, modules in all; what it r
 class Screening:
     """N modules at weight 1 on B examples.
 
-    losses   (N, B): each module's loss on each example, summed over the answer's tokens; inf for a
-             module that could not be loaded
-    tokens   (B,): answer tokens of each example
+    losses   (N, B): each module's loss on each example, as `Objective.example_losses` has it: for
+             cross-entropies the mean over the answer's tokens; inf where it could not be loaded
+    counts   (B,): what each example counts for in a mean over some of them
     refused  by name, why a module could not be loaded
     """
 
     names: tuple[str, ...]
     losses: Array
-    tokens: Array
-    reduction: str = "token"
+    counts: Array
     refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -50,14 +49,11 @@ class Screening:
         return len(self.names) - len(self.refused)
 
     def loss(self, rows: Rows | None = None) -> Array:
-        """(N,): over all examples, or over these alone. `token`: Σ losses / Σ tokens; `example`:
-        the mean of loss / tokens."""
+        """(N,): Σ_b c_b l_b / Σ_b c_b over all examples, or over these alone."""
         some = slice(None) if rows is None else np.asarray(rows, dtype=np.int64)
-        losses, tokens = self.losses[:, some], self.tokens[some]
-        if self.reduction == "example":
-            found = (losses / tokens).mean(axis=1)
-        else:
-            found = losses.sum(axis=1) / tokens.sum()
+        counts = self.counts[some]
+        with np.errstate(invalid="ignore"):
+            found = (self.losses[:, some] * counts).sum(axis=1) / counts.sum()
         return np.where(np.isfinite(found), found, np.inf)
 
     def ranking(self, rows: Rows | None = None) -> list[int]:
@@ -111,7 +107,7 @@ def screen_stack(
             if progress is not None:
                 progress(some.stop, len(stack))
     tokens = batch.answer_tokens.cpu().numpy().astype(np.float64)
-    return Screening(stack.names, losses, tokens, reduction)
+    return Screening(stack.names, losses / tokens, _counts(tokens, reduction))
 
 
 def _screen_otherwise(objective: Objective, progress: Progress | None) -> Screening:
@@ -161,7 +157,12 @@ def screen_folders(
         if len(loaded) < len(some):
             told(len(some), 0)
     tokens = batch.answer_tokens.cpu().numpy().astype(np.float64)
-    return Screening(names, losses, tokens, reduction, refused)
+    return Screening(names, losses, _counts(tokens, reduction), refused)
+
+
+def _counts(tokens: Array, reduction: str) -> Array:
+    """Pooled over tokens, an example counts for as many as its answer has."""
+    return np.ones_like(tokens) if reduction == "example" else tokens
 
 
 def single_factors(stack: Stack, modules: slice) -> Factors:

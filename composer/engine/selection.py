@@ -115,6 +115,7 @@ class Selection:
             losses, found = objective.loss_and_gradient(weights, rows)
             if found.shape != weights.shape:
                 raise ValueError(f"the objective gave {found.shape} slopes for {weights.shape}")
+            found = np.where(np.isfinite(found).all(), found, 0.0)  # no direction is better
         else:
             assert isinstance(objective, ExampleObjective)
             losses = objective.example_losses(weights)

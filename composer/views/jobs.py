@@ -21,7 +21,7 @@ from composer.job_words import job_words
 from composer.models import Recipe, Search
 from composer.progress import Progress, progress
 from composer.views.request import acts_on_job, find_done, find_search
-from composer.views.results import evidence_context, facts, predictions_context
+from composer.views.results import evidence_context, facts, predictions_context, ranking_context
 from hub_site.jobs.models import Job, Worker
 from hub_site.pages import page_or_part, site_address
 
@@ -80,6 +80,8 @@ def _answer_result(request: HttpRequest, search: Search, recipe: Recipe) -> Http
         "recipe": recipe,
         "closed": publishing.closed_ingredients(recipe, request.user),
         "facts": facts(search.spec),
+        "load": search.evidence.get("load", []),
+        **ranking_context(search.evidence),
         "ingredients": recipe.ingredients.all(),
         "all_zero": not any(recipe.document["weights"]),
         "generations": search.generations.defer("record"),

@@ -14,6 +14,7 @@ from composer.verdict import Method, methods, verdict
 from hub_site.figures import number
 
 PREDICTIONS_SHOWN = 12
+RANKED_SHOWN = 30
 OPTIMISERS = {
     "cmaes": "CMA-ES",
     "cobyla": "COBYLA",
@@ -69,6 +70,19 @@ def _method_row(method: Method, gone: Collection[str]) -> dict[str, Any]:
         "emphasised": method.key == "composed",
         "forwards": method.forwards,
         "tokens": method.tokens,
+    }
+
+
+def ranking_context(evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """How much each module alone lowers the base model's loss, where modules were ranked."""
+    screening = evidence.get("screening")
+    before = evidence.get("search", {}).get("loss_before")
+    if not screening or before is None:
+        return {}
+    rows = screening["modules"][:RANKED_SHOWN]
+    return {
+        "screening": screening,
+        "ranking": [(row["name"], before - row["loss"], f"/{row['name']}") for row in rows],
     }
 
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from peft import PeftModel
@@ -12,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers import T5ForConditionalGeneration
 
 from composer.cli import main as cli
-from composer.engine import adapter_file, base_model, recipe
+from composer.engine import adapter_file, base_model, recipe, stack
+from composer.workbench import Workbench
+from tests.engine import slow
 from tests.engine.conftest import EXAMPLES, TEMPLATE, make_adapter, make_t5
 
 
@@ -204,3 +207,123 @@ def test_a_stopped_run_leaves_what_was_there(
     monkeypatch.setattr(json, "dumps", stopped)  # weights are written, nothing after
     assert compose(files, tmp_path, "--seed", "2") == 130
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+# --- the other commands ------------------------------------------------------------------------
+
+
+def shown_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_it_ranks_modules_by_what_they_do_alone(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arguments(files, "--template", TEMPLATE.text)
+    assert cli.main(["rank", *given, "--json"]) == 0
+    rows = shown_json(capsys)["modules"]
+    assert sorted(row["module"] for row in rows) == ["m0", "m1", "m2"]
+    assert [row["loss"] for row in rows] == sorted(row["loss"] for row in rows)
+    base = base_model.load(files / "base")
+    modules = stack.load([files / "modules" / row["module"] for row in rows], base)
+    with slow.merged(base, [1.0, 0.0, 0.0], modules, "sum"):
+        alone = slow.answer_losses(base, EXAMPLES, TEMPLATE)
+    assert rows[0]["by_example"] == pytest.approx([sum(r) / len(r) for r in alone], abs=1e-5)
+    assert cli.main(["rank", *given, "--top", "1"]) == 0
+    table = capsys.readouterr()
+    assert table.out.split() == ["loss", "module", f"{rows[0]['loss']:.4f}", rows[0]["module"]]
+    assert "3/3" in table.err
+
+
+def test_it_inspects_adapters_without_a_base_model(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(files / "modules" / "m0", tmp_path / "dora")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
+    assert cli.main(["inspect", str(files / "modules" / "m1"), "--json"]) == 0
+    (row,) = shown_json(capsys)["modules"]
+    assert row["ranks"] == [2] and row["scalings"] == [2.0] and row["reason"] == ""
+    assert row["layers"] == {"q": 6, "v": 6}
+    assert cli.main(["inspect", str(folder), str(files / "modules" / "m1")]) == 1
+    shown = capsys.readouterr().out
+    assert "no. It cannot be composed exactly: it uses DoRA" in shown
+    assert "can be mixed exactly: yes" in shown
+
+
+def test_it_cuts_the_rank_down_and_says_what_that_cost(files: Path, tmp_path: Path) -> None:
+    assert compose(files, tmp_path, "--rank", "2", "--blocks", "sides", "--top", "2") == 0
+    made = recipe.check(json.loads((tmp_path / "recipe.json").read_text()))
+    assert made.spec["rank"] == "truncated to 2 by SVD" and len(made.weights) == 4
+    assert len(made.spec["ingredients"]) == 2
+    adapter = made.evidence["adapter"]
+    assert adapter["r"] == 2 and adapter["exact_rank"] == 4 and 0 < adapter["largest_error"] < 1
+    assert adapter_file.read_config(tmp_path).r == 2
+    assert recipe.inside(tmp_path / "adapter_model.safetensors").id == made.id
+
+
+@pytest.mark.parametrize("source", ["recipe.json", "", "adapter_model.safetensors"])
+def test_it_builds_a_recipes_adapter_again(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str
+) -> None:
+    assert compose(files, tmp_path / "one") == 0
+    again = ["apply", str(tmp_path / "one" / source), "--out", str(tmp_path / "two")]
+    places = ["--base", str(files / "base"), "--modules", str(files / "modules")]
+    assert cli.main([*again, *places]) == 0
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    capsys.readouterr()
+    fewer = [*again, *places[:3], str(files / "modules" / "m1")]
+    assert cli.main(fewer) == 3
+    assert "not the ingredients" in capsys.readouterr().out
+
+
+def test_it_scores_adapters_beside_the_base_model(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compose(files, tmp_path / "made", "--held-out", str(files / "held_out.jsonl")) == 0
+    composed = json.loads((tmp_path / "made" / "recipe.json").read_text())["evidence"]["composed"]
+    capsys.readouterr()
+    given = ["--base", str(files / "base"), "--held-out", str(files / "held_out.jsonl")]
+    adapters = ["--adapter", str(tmp_path / "made"), str(files / "modules" / "m0")]
+    assert cli.main(["evaluate", *given, *adapters, "--template", TEMPLATE.text, "--json"]) == 0
+    scores = shown_json(capsys)["scores"]
+    assert list(scores) == ["the base model alone", "made", "m0"]
+    assert scores["made"] == composed
+
+
+def test_programs_get_json(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compose(files, tmp_path, "--json") == 0
+    found = shown_json(capsys)
+    assert found["recipe"] == json.loads((tmp_path / "recipe.json").read_text())["id"]
+    assert list(found["weights"]) == sorted(
+        found["weights"], key=lambda name: -abs(found["weights"][name])
+    )
+    given = arguments(files, "--json")
+    assert cli.main(["verify", str(tmp_path / "recipe.json"), *given]) == 0
+    assert shown_json(capsys) == {"matched": True, "recipe": found["recipe"]}
+
+
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("inspect", "rank", "compose", "evaluate", "apply", "verify"):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([command, "--help"])
+        assert ended.value.code == 0
+        assert f"python -m composer.cli {command} " in capsys.readouterr().out
+
+
+def test_a_notebook_needs_five_lines(files: Path, tmp_path: Path) -> None:
+    bench = Workbench.open(files / "base", files / "modules")
+    found = bench.compose([(e.input, e.target) for e in EXAMPLES], template=TEMPLATE.text,
+                          budget=40, seed=1)  # fmt: skip
+    answers = found.answer(["new", "hot"])
+    found.save(tmp_path / "notebook")
+    assert compose(files, tmp_path / "program") == 0
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        same = [(tmp_path / way / name).read_bytes() for way in ("notebook", "program")]
+        assert same[0] == same[1]
+    score = found.score([("new", answers[0]), ("hot", answers[1] + "!")])
+    assert (score.correct, score.total) == (1, 2)
+    assert "m0" in found._repr_html_() and list(found.weights) != []
+    best = bench.best(EXAMPLES, 2, template=TEMPLATE.text)
+    assert len(best) == 2 and len(bench) == 3

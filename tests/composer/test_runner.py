@@ -196,7 +196,7 @@ def test_an_interrupted_search_ends_with_the_same_bits(
     first = services.submit_job(task=task, user=alice, overrides=overrides)
     whole = work(first)
     second = services.submit_job(task=task, user=alice, overrides=overrides)
-    for looks in (3, 4, 6, 6, 7):
+    for looks in (4, 5, 7, 7, 8):
         interrupt(second, looks)
     resumed = work(second)
     assert resumed.job.attempts == 6
@@ -220,7 +220,7 @@ def test_an_interrupted_search_ends_with_the_same_bits(
 
 
 def test_a_search_from_another_machine_begins_again_and_says_so(job: Job) -> None:
-    interrupt(job, 4)
+    interrupt(job, 5)
     assert Generation.objects.count() >= 2
     search = Search.objects.get(pk=job.pk)
     search.fingerprint["threads"] = 99
@@ -233,7 +233,7 @@ def test_a_search_from_another_machine_begins_again_and_says_so(job: Job) -> Non
 
 
 def test_generations_that_are_not_its_own_are_not_continued(job: Job) -> None:
-    interrupt(job, 4)
+    interrupt(job, 5)
     row = Generation.objects.get(number=1)
     row.record["losses"][0] = (0.5).hex()
     row.save()
@@ -247,7 +247,8 @@ def test_a_stale_worker_can_write_nothing(job: Job) -> None:
     assert stale is not None
     lease = Lease(stale)
     late = runner.Composition(stale, lease, Search.objects.get(pk=job.pk))
-    late._prepare()
+    late._load_base()
+    late._load_modules()
     Job.objects.filter(pk=job.pk).update(fence=stale.fence + 1)
     with pytest.raises(LeaseLost):
         late._search()
@@ -258,7 +259,7 @@ def test_a_stale_worker_can_write_nothing(job: Job) -> None:
         late._restart("no reason")
     search = Search.objects.get(pk=job.pk)
     assert not search.generations.exists()
-    assert (search.evidence, search.stage) == ({}, "")
+    assert (list(search.evidence), search.stage) == (["load"], "")
 
 
 def test_a_cancelled_search_stops(job: Job) -> None:
@@ -343,3 +344,139 @@ def test_a_trial_answers_by_both_models(job: Job, alice: User) -> None:
     assert trial.state == "done", trial.error_message
     assert set(trial.result) == {"input", "base", "composed", "seconds"}
     assert trial.result["input"] == "big"
+
+
+# --- ranking, blocks, cut-down ranks and other optimisers ----------------------------------------
+
+
+def test_it_mixes_the_modules_that_do_best_alone(
+    task: FewShotTask, alice: User, overrides: dict[str, Any], lora_modules: list[LoraModule]
+) -> None:
+    choice = ModuleChoice("ranked", count=2)
+    job = services.submit_job(task=task, user=alice, modules=choice, overrides=overrides)
+    candidates = [str(module) for module in lora_modules]
+    assert [
+        each["repo"] for each in Search.objects.get(pk=job.pk).spec["ingredients"]
+    ] == candidates
+    search = work(job)
+    assert (search.job.state, search.job.error_message) == ("done", "")
+    ranked = search.evidence["screening"]["modules"]
+    assert sorted(row["name"] for row in ranked) == sorted(candidates)
+    assert [row["loss"] for row in ranked] == sorted(row["loss"] for row in ranked)
+    best = sorted(row["name"] for row in ranked[:2])
+    assert [each["repo"] for each in search.recipe.document["spec"]["ingredients"]] == best
+    # As candidates of the search they have the same loss, and the penalty of one weight.
+    singles = {row["name"]: row["loss"] - 0.02 for row in search.evidence["search"]["singles"]}
+    assert singles == pytest.approx({row["name"]: row["loss"] for row in ranked[:2]}, abs=1e-5)
+    assert "screening" not in artifacts.public_evidence(search, show_examples=True)
+
+
+def test_a_ranking_is_made_once_whoever_ends_the_worker(
+    task: FewShotTask, alice: User, overrides: dict[str, Any], lora_modules: list[LoraModule]
+) -> None:
+    choice = ModuleChoice("ranked", count=2)
+    job = services.submit_job(task=task, user=alice, modules=choice, overrides=overrides)
+    claimed = queue.claim_next("test")
+    lease = Lease(claimed)
+    first = runner.Composition(claimed, lease, Search.objects.get(pk=job.pk))
+    first._load_base()
+    first._rank()
+    found = Search.objects.get(pk=job.pk)
+    queue.release(claimed, "test")
+    search = work(job)
+    assert search.job.state == "done"
+    assert search.evidence["screening"] == found.evidence["screening"]
+    assert search.spec["ingredients"] == found.spec["ingredients"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"blocks": "sides"},
+        {"blocks": "layers:2", "combination": "lorahub"},
+        {"optimiser": "cobyla"},
+        {"optimiser": "lbfgs"},
+        {"optimiser": "random", "selection": "folds", "folds": 2},
+        {"objective": "exact_match"},
+        {"combination": "linear"},
+    ],
+    ids=lambda changed: " ".join(map(str, changed.values())),
+)
+def test_every_setting_ends_in_a_recipe_that_peft_computes(
+    task: FewShotTask,
+    alice: User,
+    overrides: dict[str, Any],
+    lora_modules: list[LoraModule],
+    changed: dict[str, Any],
+) -> None:
+    search = work(services.submit_job(task=task, user=alice, overrides={**overrides, **changed}))
+    assert (search.job.state, search.job.error_message) == ("done", "")
+    recipe = check_recipe(search.recipe.document)
+    blocks = 1 if "blocks" not in changed else 2
+    assert len(recipe.weights) == blocks * len(lora_modules)
+    means = [sum(recipe.weights[n :: len(lora_modules)]) / blocks for n in range(len(lora_modules))]
+    shown = [each.weight for each in search.recipe.ingredients.all()]
+    assert shown == pytest.approx(means)
+    facts = search.recipe.adapter_facts
+    assert facts["max_difference"] < 1e-4 and facts["logit_difference"] < 1e-4
+
+
+def test_a_cut_down_adapter_is_scored_as_it_is_handed_out(
+    task: FewShotTask, alice: User, overrides: dict[str, Any], lora_modules: list[LoraModule]
+) -> None:
+    settings = {**overrides, "rank": 1, "penalty": 0.0}
+    search = work(services.submit_job(task=task, user=alice, overrides=settings))
+    assert (search.job.state, search.job.error_message) == ("done", "")
+    facts = search.recipe.adapter_facts
+    assert (facts["r"], search.recipe.adapter_config["r"]) == (1, 1)
+    assert facts["exact_rank"] > 1 and 0 < facts["mean_error"] <= facts["largest_error"] < 1
+    rows = [method.key for method in methods(search.evidence)]
+    assert rows[:2] == ["composed", "exact"]
+    assert search.recipe.document["spec"]["rank"] == "truncated to 1 by SVD"
+    assert facts["max_difference"] < 1e-4
+    assert "exact" not in str(verdict(search.evidence))
+
+
+def test_it_says_what_became_of_each_file(job: Job, lora_modules: list[LoraModule]) -> None:
+    load = work(job).evidence["load"]
+    assert [row["name"] for row in load] == [str(module) for module in lora_modules]
+    assert all(row["used"] and not row["ignored"] for row in load)
+
+
+def test_a_search_that_runs_out_of_memory_begins_again_in_smaller_pieces(
+    task: FewShotTask, alice: User, overrides: dict[str, Any]
+) -> None:
+    work(services.submit_job(task=task, user=alice, overrides=overrides))  # the model is warm now
+    assert model_cache._base is not None
+    model = model_cache._base[1].model
+
+    def refuse(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if args[0].shape[0] > 7:  # rows: three candidates on three examples are too many
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    handle = model.encoder.block[0].register_forward_pre_hook(refuse)
+    try:
+        job = services.submit_job(task=task, user=alice, overrides=overrides)
+        search = work(job)
+    finally:
+        handle.remove()
+    assert search.job.state == "done", search.job.error
+    reasons = [
+        event.detail["reason"]
+        for event in JobEvent.objects.filter(job=job, name="restarted").order_by("pk")
+    ]
+    assert reasons and all("began again in smaller pieces" in reason for reason in reasons)
+    assert f"Start again with {search.fingerprint['chunk']['candidates']} on 3" in reasons[-1]
+    assert search.fingerprint["chunk"]["candidates"] in (1, 2)
+    assert search.generations.count() > 1
+
+
+def test_a_resumed_search_keeps_the_chunk_it_began_with(job: Job) -> None:
+    interrupt(job, 5)
+    search = Search.objects.get(pk=job.pk)
+    assert search.fingerprint["chunk"]["candidates"] > 2
+    search.fingerprint["chunk"]["candidates"] = 2
+    search.save()
+    search = work(job)
+    assert search.job.state == "done" and "restarted" not in events(search)
+    assert search.fingerprint["chunk"]["candidates"] == 2

@@ -179,6 +179,38 @@ def test_the_result_opens_with_the_sentence(client: Client, done: Search) -> Non
     assert "PeftModel.from_pretrained" in answer.text
 
 
+def test_the_result_shows_how_each_module_did_alone(client: Client, done: Search) -> None:
+    rows = [{"name": "demo/good", "loss": 1.25}, {"name": "demo/bad", "loss": 9.5}]
+    done.evidence["screening"] = {
+        "modules": rows, "mixed": 1, "refused": {"demo/dora": "It uses DoRA."},
+    }  # fmt: skip
+    done.evidence["search"]["loss_before"] = 2.5
+    done.save(update_fields=["evidence"])
+    page = client.get(done.get_absolute_url()).content.decode()
+    assert "2 modules were measured on your examples" in page and "the 1 best" in page
+    assert "+1.250" in page and "−7.000" in page
+    assert "demo/dora: It uses DoRA." in page
+
+
+def test_the_result_says_how_files_were_read_and_what_a_small_rank_cost(
+    client: Client, done: Search
+) -> None:
+    done.evidence["load"] = [
+        {
+            "name": "demo/one", "used": 24, "dtypes": ["BF16"], "scalings": [2.0, 0.5],
+            "padded": ["2 to 4"], "padded_layers": 6, "absent_layers": 3, "ignored": {},
+        }
+    ]  # fmt: skip
+    done.save(update_fields=["evidence"])
+    done.recipe.adapter_facts = {
+        "r": 8, "exact_rank": 32, "errors": {"q": 0.25}, "mean_error": 0.25, "largest_error": 0.5,
+    }  # fmt: skip
+    done.recipe.save(update_fields=["adapter_facts"])
+    page = client.get(done.get_absolute_url()).content.decode()
+    assert "rank 2 to 4 in 6 layers" in page and "BF16" in page
+    assert "cut down from rank 32 to 8" in page and "25 %" in page and "50 %" in page
+
+
 def test_predictions_are_filtered_by_links(client: Client, done: Search) -> None:
     url = done.get_absolute_url()
     part = {"HX-Request": "true", "HX-Target": "predictions"}

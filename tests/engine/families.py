@@ -58,7 +58,7 @@ CHAT = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<turn> assistant' }}{% endif %}"
 )
 
-_ROTARY: dict[str, Any] = {
+ROTARY: dict[str, Any] = {
     "vocab_size": len(SPECIAL) + len(WORDS), "hidden_size": 16, "intermediate_size": 32,
     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
     "max_position_embeddings": 128, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3,
@@ -93,26 +93,26 @@ FAMILIES: dict[str, tuple[Any, Any, list[str]]] = {
         ["q", "v", "wi_0"],
     ),
     "bart": (BartConfig(**_BART), BartForConditionalGeneration, ["q_proj", "v_proj", "fc1"]),
-    "llama": (LlamaConfig(**_ROTARY), LlamaForCausalLM, ["q_proj", "v_proj", "down_proj"]),
+    "llama": (LlamaConfig(**ROTARY), LlamaForCausalLM, ["q_proj", "v_proj", "down_proj"]),
     "qwen2": (
-        Qwen2Config(**{**_ROTARY, "vocab_size": BYTES}),
+        Qwen2Config(**{**ROTARY, "vocab_size": BYTES}),
         Qwen2ForCausalLM,
         ["q_proj", "k_proj", "v_proj"],
     ),
-    "qwen3": (Qwen3Config(**_ROTARY, **_HEAD), Qwen3ForCausalLM, ["q_proj", "o_proj"]),
+    "qwen3": (Qwen3Config(**ROTARY, **_HEAD), Qwen3ForCausalLM, ["q_proj", "o_proj"]),
     "mistral": (
-        MistralConfig(**_ROTARY, sliding_window=WINDOW),
+        MistralConfig(**ROTARY, sliding_window=WINDOW),
         MistralForCausalLM,
         ["q_proj", "v_proj"],
     ),
-    "gemma": (GemmaConfig(**_ROTARY, **_HEAD), GemmaForCausalLM, ["q_proj", "up_proj"]),
+    "gemma": (GemmaConfig(**ROTARY, **_HEAD), GemmaForCausalLM, ["q_proj", "up_proj"]),
     "gemma2": (
-        Gemma2Config(**_ROTARY, **_HEAD, **_LAYERS, query_pre_attn_scalar=4),
+        Gemma2Config(**ROTARY, **_HEAD, **_LAYERS, query_pre_attn_scalar=4),
         Gemma2ForCausalLM,
         ["q_proj", "v_proj"],
     ),
     "gemma3": (
-        Gemma3TextConfig(**_ROTARY, **_HEAD, **_LAYERS, query_pre_attn_scalar=4),
+        Gemma3TextConfig(**ROTARY, **_HEAD, **_LAYERS, query_pre_attn_scalar=4),
         Gemma3ForCausalLM,
         ["q_proj", "v_proj", "gate_proj"],
     ),
@@ -128,9 +128,14 @@ WRAPPING = {
 }
 
 
-def make_model(family: str, folder: Path) -> Path:
-    """The family's model with random weights, and its tokenizer, in `folder`."""
+def make_model(family: str, folder: Path, **changes: Any) -> Path:
+    """The family's model with random weights, and its tokenizer, in `folder`.
+
+    changes: settings of a decoder-only model's config that are to be others.
+    """
     config, kind, _ = FAMILIES[family]
+    if changes:
+        config = type(config)(**{**ROTARY, **changes})
     torch.manual_seed(0)
     model = kind(config)
     if family == "bart":  # what the released summarisers ask for: neither is greedy decoding

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +115,7 @@ def test_the_examples_stand_before_the_input(t5: BaseModel) -> None:
     assert found.tokens == (15, 16)  # with the end
     assert found.tokens_per_input == 15.5
     assert found.cost == 0
-    assert len(predict(t5, None, None, found.prompts, Template(), max_new_tokens=3)) == 2
+    assert len(predict(t5, None, None, found.prompts, found.template, max_new_tokens=3)) == 2
 
 
 def test_the_layout_is_the_callers(t5: BaseModel) -> None:
@@ -123,6 +125,19 @@ def test_the_layout_is_the_callers(t5: BaseModel) -> None:
         "big -> small ; hot -> cold ; up ->",
         "big -> small ; hot -> cold ; {input} ->",
     )
+
+
+def test_all_of_it_is_one_turn_of_a_chat(llama: BaseModel) -> None:
+    tokenizer = copy.deepcopy(llama.tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}the {{ m.content }} is{% endfor %}"
+    chatty = replace(llama, tokenizer=tokenizer)
+    found = k_shot(chatty, EXAMPLES[:1], ["up"], TEMPLATE)
+    assert found.prompts == ("opposite of big : small\n\nopposite of up :",)
+    assert found.tokens == (11,)
+    plain = k_shot(chatty, EXAMPLES[:1], ["up"], replace(TEMPLATE, chat=False))
+    assert plain.tokens == (9,)
+    assert (found.template.chat, plain.template.chat) == (None, False)
+    assert len(predict(chatty, None, None, found.prompts, found.template, max_new_tokens=3)) == 1
 
 
 def test_examples_that_do_not_fit_are_left_out(llama: BaseModel) -> None:

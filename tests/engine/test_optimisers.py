@@ -15,7 +15,6 @@ from composer.engine.base_model import BaseModel
 from composer.engine.batch import Batch
 from composer.engine.config import OPTIMISERS, SELECTIONS, SearchConfig, recommended
 from composer.engine.errors import BadConfig, ResumeMismatch
-from composer.engine.examples import encode
 from composer.engine.generation import Generation
 from composer.engine.loss import Chunk
 from composer.engine.objective import Objective
@@ -313,31 +312,34 @@ def test_a_search_over_a_real_model_resumes_to_the_same_bits(
 
 
 @pytest.fixture(scope="module")
-def smooth(llama: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Stack, Batch]:
+def smooth(llama: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Stack:
     """A model without the kinks of T5's ReLU."""
     root = tmp_path_factory.mktemp("llama-adapters")
     folders = [
         make_adapter(llama, root / f"module-{i}", i, target_modules=["q_proj", "v_proj"])
         for i in range(4)
     ]
-    return stack.load(folders, llama), encode(
-        EXAMPLES, TEMPLATE, llama.tokenizer, is_encoder_decoder=False
-    )
+    return stack.load(folders, llama)
 
 
 @pytest.mark.parametrize("combination", ["sum", "lorahub"])
 @pytest.mark.parametrize(
-    ("objective", "reduction"), [("paper", "token"), ("paper", "example"), ("reference", "token")]
+    ("objective", "reduction"),
+    [("paper", "token"), ("paper", "example"), ("reference", "token"), ("options", "token")],
 )
 def test_the_gradient_is_the_slope_of_the_loss(
     llama: BaseModel,
-    smooth: tuple[Stack, Batch],
+    smooth: Stack,
     combination: str,
     objective: str,
     reduction: str,
 ) -> None:
     config = SearchConfig(combination=combination, objective=objective, reduction=reduction)
-    measured = Objective(llama, *smooth, config, chunk=Chunk(candidates=4, examples=2))
+    options = [each.target for each in EXAMPLES]
+    measured = Objective.of(
+        llama, smooth, EXAMPLES, TEMPLATE, config,
+        options=options, chunk=Chunk(candidates=4, examples=2),
+    )  # fmt: skip
     weights = np.array([[0.7, -0.6, 0.5, 0.8]])
     for some in (None, np.array([0, 3])):
         losses, gradient = measured.loss_and_gradient(weights, some)

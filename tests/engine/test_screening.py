@@ -42,7 +42,7 @@ def test_it_gives_each_module_the_loss_it_has_alone(
     assert found.names == mixed.names and found.cost == 6
     for n, single in enumerate(np.eye(6).tolist()):
         with slow.merged(t5, single, mixed, "sum"):
-            expected = [sum(row) for row in slow.answer_losses(t5, EXAMPLES, TEMPLATE)]
+            expected = [np.mean(row) for row in slow.answer_losses(t5, EXAMPLES, TEMPLATE)]
         np.testing.assert_allclose(found.losses[n], expected, atol=2e-5)
 
 
@@ -56,8 +56,22 @@ def test_it_is_what_the_search_sees_of_the_single_modules(
     objective = Objective(t5, modules, batch, config)
     singles = np.tile(np.eye(4), 2 if blocks == "sides" else 1)
     found = screen(objective)
-    np.testing.assert_allclose(found.losses, objective.example_losses(singles), atol=1e-5)
+    np.testing.assert_allclose(found.losses, objective.answer_losses(singles), atol=1e-5)
     np.testing.assert_allclose(found.loss(), objective.task_loss(singles), atol=1e-6)
+
+
+def test_it_ranks_by_the_answer_options_where_the_search_does(
+    t5: BaseModel, modules: Stack
+) -> None:
+    options = [*(each.target for each in EXAMPLES), "left"]
+    config = SearchConfig(objective="options", blocks="sides")
+    objective = Objective.of(t5, modules, EXAMPLES, TEMPLATE, config, options=options)
+    steps: list[tuple[int, int]] = []
+    found = screen(objective, lambda *step: steps.append(step))
+    singles = np.tile(np.eye(4), 2)
+    np.testing.assert_allclose(found.losses, objective.example_losses(singles), atol=1e-6)
+    np.testing.assert_allclose(found.loss(), objective.task_loss(singles), atol=1e-6)
+    assert steps[-1] == (4, 4) and found.cost == 4
 
 
 def test_it_ranks_for_any_part_of_the_examples(t5: BaseModel, mixed: Stack, batch: Batch) -> None:

@@ -253,6 +253,32 @@ def test_it_refuses_such_a_module_for_a_composition_with_the_reason(
         assert choice.how != "hand" or "DoRA" in str(error.value)
 
 
+def test_ranks_and_alphas_by_layer_can_be_composed(
+    alice: User, base_model: BaseModel, run_job: Any
+) -> None:
+    module = upload(alice, rank_pattern={"k": 4}, alpha_pattern={"q": 9})
+    run_job(module)
+    module.refresh_from_db()
+    assert module.is_composable and module in LoraModule.objects.composable_on(base_model)
+
+
+def test_modules_kept_back_for_their_patterns_alone_are_free_after_an_upgrade(
+    alice: User, base_model: BaseModel
+) -> None:
+    from importlib import import_module
+
+    from django.apps import apps
+
+    upgrade = import_module("modules.migrations.0012_patterns_compose")
+    module = upload(alice, alpha_pattern={"q": 9})
+    others = {"a reason of its own": {}, upgrade.TEXTS[1]: {"alpha_pattern": {"q|k": 9}}}
+    for reason, variant in ((upgrade.TEXTS[1], module.variant), *others.items()):
+        LoraModule.objects.filter(pk=module.pk).update(not_composable=reason, variant=variant)
+        upgrade.free(apps, None)
+        module.refresh_from_db()
+        assert module.not_composable == ("" if variant == {"alpha_pattern": {"q": 9}} else reason)
+
+
 def test_it_takes_ten_thousand_tensors(alice: User) -> None:
     """As many as an adapter of every expert of a mixture has."""
     tensors = {}

@@ -1,0 +1,137 @@
+"""What a batch needs for the losses of any candidates, prepared once: the path is chosen here."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from composer.engine import prefix, t5
+from composer.engine.base_model import BaseModel
+from composer.engine.batch import IGNORED, Batch
+from composer.engine.compose import Factors
+from composer.engine.linear import by_onednn
+from composer.engine.packing import buckets, trimmed
+from composer.engine.population import attached
+
+# What one more forward costs, in tokens that would have been computed in its time.
+OVERHEAD = {"cpu": 16, "cuda": 2048}
+
+
+class Prepared:
+    """B examples, ready to be measured: `losses` as often as wanted, with what no candidate changes
+    computed once. The base model must stay as it is meanwhile."""
+
+    def __init__(self, base: BaseModel, batch: Batch) -> None:
+        self.base = base
+        self.batch = batch
+        self._fast = t5.prepare(base, batch)
+        self._parts: list[tuple[list[int], Batch]] | None = None
+
+    def losses(self, factors: Factors | None) -> Tensor:
+        """-log p(answer) of each candidate on each example, (P, B) in float64; factors None is the
+        base model alone, with P = 1. With a gradient where torch keeps one."""
+        if self._fast is not None and not torch.is_grad_enabled() and self._fast.knows(factors):
+            return self._fast.losses(factors)
+        P = factors.candidates if factors is not None else 1
+        if self._parts is None:
+            with torch.inference_mode(False):  # they may be needed for a gradient later
+                self._parts = list(_by_length(self.base, self.batch))
+        found = [_losses(self.base, factors, some) for _, some in self._parts]
+        order = [place for places, _ in self._parts for place in places]
+        back = torch.tensor(order, device=found[0].device).argsort()
+        return torch.cat([each.view(P, -1) for each in found], dim=1)[:, back]
+
+
+def prepare(base: BaseModel, batch: Batch) -> Prepared:
+    return Prepared(base, batch)
+
+
+def _by_length(base: BaseModel, batch: Batch) -> Iterator[tuple[list[int], Batch]]:
+    """Examples of similar length together, where that saves more padding than forwards cost; all
+    of them where they share a prefix, which is computed once for a forward."""
+    if prefix.pays(batch):
+        yield list(range(len(batch))), batch
+        return
+    lengths = [int(each) for each in batch.attention_mask.sum(dim=1)]
+    kind = "cuda" if base.device.type == "cuda" else "cpu"
+    for chosen in buckets(lengths, OVERHEAD[kind]):
+        yield chosen, trimmed(batch, chosen)
+
+
+def _losses(base: BaseModel, factors: Factors | None, batch: Batch) -> Tensor:
+    """(P, B): the model's own forward, over P·B rows."""
+    P = factors.candidates if factors is not None else 1
+    rows = P * len(batch)
+    cache = prefix.new_cache(base) if prefix.pays(batch) else None
+    with by_onednn(base.model):
+        if cache is not None:
+            logits, wanted = prefix.logits(base, factors, batch, cache)
+        else:
+            with nullcontext() if factors is None else attached(base, factors, rows):
+                logits, wanted = _logits(base, batch, P)
+    real = (wanted != IGNORED).to(logits.device)
+    wanted = wanted.to(logits.device)
+    if logits.shape[:2] == wanted.shape:  # the head has seen every position
+        logits = logits[real]
+    logits, targets = logits.flatten(0, -2).float(), wanted[real]
+    chosen = logits.gather(1, targets[:, None])[:, 0]
+    losses = (torch.logsumexp(logits, dim=1) - chosen).double()
+    row = torch.arange(rows, device=logits.device)[:, None].expand_as(wanted)[real]
+    return losses.new_zeros(rows).index_add(0, row, losses).view(P, len(batch))
+
+
+def _logits(base: BaseModel, batch: Batch, P: int) -> tuple[Tensor, Tensor]:
+    """Logits (P, n, V) where the n labels of a candidate are predicted, or of every position,
+    (P·B, T, V); and what each of P·B rows predicts at each of T positions, IGNORED for nothing."""
+    ids, mask, labels = (
+        part.repeat(P, 1) for part in (batch.input_ids, batch.attention_mask, batch.labels)
+    )
+    wanted = labels if batch.is_encoder_decoder else _predicting(labels)
+    with _only(base.model, wanted != IGNORED, P):
+        return base.model(**_inputs(base, ids, mask, labels), use_cache=False).logits, wanted
+
+
+def _inputs(base: BaseModel, ids: Tensor, mask: Tensor, labels: Tensor) -> dict[str, Any]:
+    if base.is_encoder_decoder:
+        start = base.model.prepare_decoder_input_ids_from_labels(labels=labels)
+        return {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": start}
+    options = {"input_ids": ids, "attention_mask": mask}
+    if "position_ids" in inspect.signature(base.model.forward).parameters:
+        options["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    return options
+
+
+def _predicting(labels: Tensor) -> Tensor:
+    """Position t predicts token t + 1."""
+    return torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED)], dim=1)
+
+
+@contextmanager
+def _only(model: Any, real: Tensor, P: int) -> Iterator[None]:
+    """Inside, the model's head sees only these positions, real (P·B, T), as (P, n, D): logits are
+    what takes most memory of all, and most of them stand for the prompt.
+
+    The head is what `get_output_embeddings` names; where it reads something of another shape, it is
+    left alone.
+    """
+    head = model.get_output_embeddings()
+
+    def choose(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        x = args[0]
+        if not isinstance(x, Tensor) or x.shape[:-1] != real.shape:
+            return args
+        return x[real.to(x.device)].view(P, -1, x.shape[-1]), *args[1:]
+
+    if head is None:
+        yield
+        return
+    handle = head.register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,90 @@
+"""x Wᵀ with what follows it in one pass, by oneDNN where torch has it for the CPU.
+
+torch sends float32 products to MKL; oneDNN's are 4 to 15% faster on the AMD machine that this was
+measured on, and take a GELU, a sum or a product along while a block is in cache. torch.compile
+calls the same operators. Without them, and for every other device and dtype, plain torch does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def _operator() -> Any:
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return None
+    return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+
+_fused = _operator()
+
+
+def _can_fuse(x: Tensor, weight: Tensor) -> bool:
+    return (
+        _fused is not None
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and weight.is_contiguous()
+        and x.numel() > 0
+        and not torch.is_grad_enabled()
+    )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., D_in), weight (D_out, D_in) -> (..., D_out)"""
+    if not _can_fuse(x, weight):
+        return F.linear(x, weight, bias)
+    return torch.as_tensor(_fused(x, weight, bias, "none", [], ""))
+
+
+def linear_gelu(x: Tensor, weight: Tensor) -> Tensor:
+    """gelu(x Wᵀ), the tanh approximation."""
+    if not _can_fuse(x, weight):
+        return F.gelu(F.linear(x, weight), approximate="tanh")
+    return torch.as_tensor(_fused(x, weight, None, "gelu", [], "tanh"))
+
+
+def linear_plus(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
+    """y + x Wᵀ"""
+    if not _can_fuse(x, weight):
+        return y + F.linear(x, weight)
+    return torch.as_tensor(_fused.binary(x, y.contiguous(), weight, None, "add"))
+
+
+def linear_times(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
+    """y * (x Wᵀ)"""
+    if not _can_fuse(x, weight):
+        return y * F.linear(x, weight)
+    return torch.as_tensor(_fused.binary(x, y.contiguous(), weight, None, "mul"))
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """An nn.Linear that nobody has changed: no subclass, no forward of its own (accelerate's)."""
+    return type(layer) is nn.Linear and "forward" not in vars(layer)
+
+
+@contextmanager
+def by_onednn(model: nn.Module) -> Iterator[None]:
+    """Inside, the model's plain float32 linear layers on the CPU go through `linear`."""
+    with ExitStack() as layers:
+        if _fused is not None and not torch.is_grad_enabled():
+            for layer in model.modules():
+                if is_plain(layer) and layer.weight.dtype == torch.float32:
+                    _swap(layer, layers)
+        yield
+
+
+def _swap(layer: nn.Module, layers: ExitStack) -> None:
+    weight, bias = layer.weight, layer.bias
+
+    def forward(x: Tensor) -> Tensor:
+        return linear(x, weight, bias)  # type: ignore[arg-type]
+
+    layer.forward = forward
+    layers.callback(layer.__dict__.pop, "forward", None)
