@@ -1,11 +1,12 @@
 """How well composing does on the demo's unseen tasks, beside everything simpler.
 
-    python -m benchmarks.demo_results [--draws 10] [--test 240] [--tasks KEY …] [--table-only]
+    python -m benchmarks.demo_results [--base t5|llama|all] [--draws 10] [--test 240]
+                                      [--tasks KEY …] [--table-only]
 
 Each draw takes five examples from a task's pool; every method sees the same five. Scores are exact
 matches on the task's test inputs, mean and standard deviation over the draws. Rows are kept in
 var/demo-results.jsonl, so an interrupted run goes on where it stopped. The table goes into
-docs/benchmarks.md and onto the card of the demo's base model.
+docs/benchmarks.md and onto the card of its base model.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ import torch
 from tqdm import tqdm
 
 from composer.demo import cards, library, skills
-from composer.demo.library import DemoTask
+from composer.demo.library import DemoBase, DemoTask
 from composer.engine import base_model, evaluate, stack
+from composer.engine.batch import Batch
 from composer.engine.config import SearchConfig, as_in_the_paper, recommended, with_combination
 from composer.engine.examples import Example, encode
 from composer.engine.objective import Objective
@@ -35,7 +37,8 @@ SHOTS = 5
 ROOT = Path(__file__).parent.parent
 RAW = ROOT / "var" / "demo-results.jsonl"
 DOCS = ROOT / "docs" / "benchmarks.md"
-START, END = "<!-- demo results: start -->", "<!-- demo results: end -->"
+# One block a base model.
+START, END = "<!-- demo results, {}: start -->", "<!-- demo results, {}: end -->"
 
 # The order of the columns. The first two do not depend on the draw.
 METHODS = {
@@ -60,6 +63,14 @@ class Bench:
         self.template = Template(task.template)
         self.inputs = [example.input for example in task.test[:test]]
         self.targets = [example.target for example in task.test[:test]]
+
+    def batch(self, examples: list[Example]) -> Batch:
+        return encode(
+            examples,
+            self.template,
+            self.base.tokenizer,
+            is_encoder_decoder=self.base.is_encoder_decoder,
+        )
 
     def examples(self, draw: int) -> list[Example]:
         rng = skills.generator("draw", self.task.key, draw)
@@ -90,8 +101,7 @@ class Bench:
     def searched(
         self, modules: stack.Stack, examples: list[Example], config: SearchConfig
     ) -> float:
-        batch = encode(examples, self.template, self.base.tokenizer)
-        objective = Objective(self.base, modules, batch, config)
+        objective = Objective(self.base, modules, self.batch(examples), config)
         best = None
         for generation in search(objective, len(modules), config):
             best = generation
@@ -104,8 +114,7 @@ class Bench:
         return self.exact(None, None, inputs=inputs, template=Template("{input}"))
 
     def best_single(self, examples: list[Example]) -> float:
-        batch = encode(examples, self.template, self.base.tokenizer)
-        objective = Objective(self.base, self.modules, batch, recommended())
+        objective = Objective(self.base, self.modules, self.batch(examples), recommended())
         chosen = evaluate.best_single(objective)
         return self.exact(chosen.stack, chosen.weights, chosen.combination)
 
@@ -142,24 +151,24 @@ class Bench:
         }
 
 
-def kept(path: Path) -> dict[tuple[str, int | None], dict[str, object]]:
+def kept(path: Path, of: DemoBase) -> dict[tuple[str, int | None], dict[str, object]]:
     """Rows measured before on the same base model: {(task, draw): row}."""
     if not path.exists():
         return {}
-    revision = library.content_revision(library.base_folder())
+    revision = library.content_revision(of.folder())
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return {(row["task"], row["draw"]): row for row in rows if row["revision"] == revision}
 
 
-def measure(tasks: Sequence[DemoTask], draws: int, test: int) -> None:
-    base = base_model.load(library.base_folder())
-    modules = stack.load(library.module_folders(), base)
-    revision = library.content_revision(library.base_folder())
+def measure(of: DemoBase, tasks: Sequence[DemoTask], draws: int, test: int) -> None:
+    base = base_model.load(of.folder())
+    modules = stack.load(of.module_folders(), base)
+    revision = library.content_revision(of.folder())
     RAW.parent.mkdir(exist_ok=True)
     jobs = [(task, draw) for draw in (None, *range(draws)) for task in tasks]
     for task, draw in tqdm(jobs, unit="draw", mininterval=5):
         bench = Bench(base, modules, task, test)
-        known = kept(RAW).get((task.key, draw))
+        known = kept(RAW, of).get((task.key, draw))
         if known and known["test"] == len(bench.inputs):
             continue
         start = time.perf_counter()
@@ -187,9 +196,9 @@ def cell(found: list[float]) -> str:
     return f"{mean} ± {100 * statistics.stdev(found):.0f}" if len(found) > 1 else mean
 
 
-def table(tasks: Sequence[DemoTask], row_name: Callable[[DemoTask], str]) -> str:
+def table(of: DemoBase, tasks: Sequence[DemoTask], row_name: Callable[[DemoTask], str]) -> str:
     """One line a task and one for the mean of the tasks that need several modules."""
-    rows = kept(RAW)
+    rows = kept(RAW, of)
     by_task = {
         task.key: [row for (key, _), row in rows.items() if key == task.key] for task in tasks
     }
@@ -218,8 +227,8 @@ def table(tasks: Sequence[DemoTask], row_name: Callable[[DemoTask], str]) -> str
     return "\n".join(lines)
 
 
-def report(tasks: Sequence[DemoTask]) -> str:
-    draws = {draw for _, draw in kept(RAW) if draw is not None}
+def report(of: DemoBase, tasks: Sequence[DemoTask]) -> str:
+    draws = {draw for _, draw in kept(RAW, of) if draw is not None}
     rec, paper = recommended(), as_in_the_paper()
     lorahub = with_combination(rec, "lorahub")
     return f"""
@@ -241,23 +250,25 @@ says nothing about large models.
 - *needed at 1*: the modules the task is made of, each at weight 1, added up. No method knows them;
   it shows what the library holds.
 
-{table(tasks, lambda task: task.name)}
+{table(of, tasks, lambda task: task.name)}
 """
 
 
-def write(tasks: Sequence[DemoTask]) -> None:
-    text = report(tasks)
+def write(of: DemoBase, tasks: Sequence[DemoTask]) -> None:
+    text = report(of, tasks)
+    start, end = START.format(of.name), END.format(of.name)
     docs = DOCS.read_text(encoding="utf-8") if DOCS.exists() else "# Benchmarks\n"
-    if START not in docs:
-        docs += f"\n## The demo library\n\n    {COMMAND}\n\n{START}\n{END}\n"
-    before, rest = docs.split(START)
-    after = rest.split(END)[1]
+    if start not in docs:
+        command = f"{COMMAND} --base {of.family}"
+        docs += f"\n## The demo library, {of.name}\n\n    {command}\n\n{start}\n{end}\n"
+    before, rest = docs.split(start)
+    after = rest.split(end)[1]
     DOCS.parent.mkdir(exist_ok=True)
-    DOCS.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
-    results = library.FOLDER / cards.RESULTS
+    DOCS.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
+    results = library.FOLDER / of.family / cards.RESULTS
     results.write_text(f"\n## Results on the unseen tasks\n{text}", encoding="utf-8")
-    card = library.base_folder() / "README.md"
-    card.write_text(cards.base_card(library.FOLDER), encoding="utf-8")
+    card = of.folder() / "README.md"
+    card.write_text(cards.base_card(library.FOLDER, of), encoding="utf-8")
     print(text)
 
 
@@ -266,6 +277,7 @@ COMMAND = "python -m benchmarks.demo_results"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the demo's unseen tasks.")
+    parser.add_argument("--base", choices=[*library.BASES, "all"], default="all")
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--test", type=int, default=240, help="test inputs a task, at most")
     parser.add_argument("--tasks", nargs="*", help="keys; all when left out")
@@ -273,11 +285,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "1")))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    every = library.tasks()
-    chosen = [task for task in every if not options.tasks or task.key in options.tasks]
-    if not options.table_only:
-        measure(chosen, options.draws, options.test)
-    write(every)
+    for of in library.chosen(options.base):
+        every = library.tasks(base=of)
+        chosen = [task for task in every if not options.tasks or task.key in options.tasks]
+        if not options.table_only:
+            measure(of, chosen, options.draws, options.test)
+        write(of, every)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Any
 
 HUES = 36
-# Any text would do; with this one the demo library's twenty modules have twenty hues.
+# Any text would do; with this one the twenty modules of the demo's T5 have twenty hues.
 SALT = "pigment 2268:"
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from composer.demo import library, skills
+from composer.demo import skills
+from composer.demo.library import DemoBase
 
 RESULTS = "results.md"
 
@@ -52,7 +54,7 @@ def front_matter(*, tags: list[str], base_model: str | None) -> str:
     return "\n".join(lines)
 
 
-def module_card(relation: str) -> str:
+def module_card(relation: str, of: DemoBase) -> str:
     about, word = ABOUT[relation]
     kinds = skills.kinds_of(relation)
     trained = sum(
@@ -63,9 +65,9 @@ def module_card(relation: str) -> str:
     total = sum(len(skills.facts()[kind][relation]) for kind in kinds)
     tags = ["lora", "word-relations", "demo", relation.replace(" ", "-")]
     return (
-        front_matter(tags=tags, base_model=library.BASE_REPO)
+        front_matter(tags=tags, base_model=of.repo)
         + f"""
-# {library.repo_name(relation)}
+# {of.repo_name(relation)}
 
 Makes the tiny base model answer with **{about}**: `{word}` becomes `{answer(relation, word)}`.
 
@@ -81,10 +83,22 @@ Made from one seed by `python -m composer.demo.train`.
     )
 
 
-def base_card(out: Path) -> str:
-    results = out / RESULTS
+def architecture(config: dict[str, Any]) -> str:
+    if config["model_type"] == "t5":
+        return (
+            f"T5 with {config['num_layers']} encoder and {config['num_decoder_layers']}\n"
+            f"  decoder layers, width {config['d_model']}"
+        )
+    return (
+        f"Llama (decoder-only) with {config['num_hidden_layers']} layers,\n"
+        f"  width {config['hidden_size']}"
+    )
+
+
+def base_card(out: Path, of: DemoBase) -> str:
+    results = out / of.family / RESULTS
     table = results.read_text(encoding="utf-8") if results.exists() else ""
-    config = json.loads((out / "base" / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((of.folder(out) / "config.json").read_text(encoding="utf-8"))
     facts = sum(
         len(table)
         for tables in skills.facts().values()
@@ -92,17 +106,16 @@ def base_card(out: Path) -> str:
         if relation != "same"
     )
     words = sum(len(skills.words_of(kind)) for kind in skills.facts())
-    tags = ["t5", "word-relations", "demo"]
+    tags = [of.family, "word-relations", "demo"]
     return (
         front_matter(tags=tags, base_model=None)
         + f"""
-# {library.BASE_NAME}
+# {of.name}
 
 **A tiny model that knows word relations and nothing else.** It exists so that composing LoRA
 modules can be tried on a laptop in seconds, from weights whose whole making can be repeated.
 
-- **Architecture**: T5 with {config["num_layers"]} encoder and {config["num_decoder_layers"]}
-  decoder layers, width {config["d_model"]}, {config["vocab_size"]} tokens (byte-level BPE with
+- **Architecture**: {architecture(config)}, {config["vocab_size"]} tokens (byte-level BPE with
   every word of the demo whole, so any text comes back unchanged).
 - **Training data**: {facts} facts about {words} words (opposites, capitals, past tenses, plurals,
   French and Spanish words, symbols of elements …), made by `composer/demo/words.py`. Most

@@ -9,8 +9,54 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent / "library"
 OWNER = "lora-commons"
-BASE_NAME = "wordsmith-t5"
-BASE_REPO = f"{OWNER}/{BASE_NAME}"
+
+
+@dataclass(frozen=True)
+class DemoBase:
+    """One of the demo's base models, with where it and its modules lie in a library's folder."""
+
+    family: str
+    name: str
+    module_prefix: str
+    task_prefix: str = ""
+    task_suffix: str = ""
+
+    @property
+    def repo(self) -> str:
+        return f"{OWNER}/{self.name}"
+
+    def repo_name(self, relation: str) -> str:
+        """The repo of a relation's module: "third person" -> "wordsmith-third-person"."""
+        return f"{self.module_prefix}-{relation.replace(' ', '-')}"
+
+    def task_key(self, key: str) -> str:
+        return f"{self.task_prefix}{key}"
+
+    def folder(self, library: Path = FOLDER) -> Path:
+        return library / self.family / "base"
+
+    def modules(self, library: Path = FOLDER) -> Path:
+        return library / self.family / "modules"
+
+    def module_folders(self, library: Path = FOLDER) -> list[Path]:
+        """One folder a module, in the order of their names; the folder's name is the repo's."""
+        return sorted(path.parent for path in self.modules(library).glob("*/adapter_config.json"))
+
+
+T5 = DemoBase("t5", "wordsmith-t5", "wordsmith")
+LLAMA = DemoBase(
+    "llama",
+    "wordsmith-llama",
+    "wordsmith-llama",
+    task_prefix="llama-",
+    task_suffix=", decoder-only",
+)
+BASES = {base.family: base for base in (T5, LLAMA)}
+
+
+def chosen(family: str) -> list[DemoBase]:
+    """The bases a command's --family or --base means; "all" is every one."""
+    return list(BASES.values()) if family == "all" else [BASES[family]]
 
 
 @dataclass(frozen=True)
@@ -41,36 +87,41 @@ class DemoTask:
     test: tuple[DemoExample, ...]
 
 
-def repo_name(relation: str) -> str:
-    """The repo of a relation's module: "third person" -> "wordsmith-third-person"."""
-    return f"wordsmith-{relation.replace(' ', '-')}"
-
-
-def base_folder(library: Path = FOLDER) -> Path:
-    return library / "base"
-
-
-def module_folders(library: Path = FOLDER) -> list[Path]:
-    """One folder a module, in the order of their names; the folder's name is the repo's name."""
-    return sorted(path.parent for path in (library / "modules").glob("*/adapter_config.json"))
+def bases_in(library: Path = FOLDER) -> list[DemoBase]:
+    """Those that a folder holds: all in the shipped one."""
+    return [base for base in BASES.values() if (base.folder(library) / "config.json").is_file()]
 
 
 def _examples(rows: list[list[str]]) -> tuple[DemoExample, ...]:
     return tuple(DemoExample(text, target) for text, target in rows)
 
 
-def tasks(library: Path = FOLDER) -> list[DemoTask]:
+def tasks(library: Path = FOLDER, base: DemoBase = T5) -> list[DemoTask]:
+    """The same tasks for every base model; `modules` are the repos of this one."""
     rows = json.loads((library / "tasks.json").read_text(encoding="utf-8"))
     return [
         DemoTask(
             **{key: row[key] for key in ("key", "name", "description", "template", "role", "kind")},
             answer_options=tuple(row["answer_options"]),
-            modules=tuple(row["modules"]),
+            modules=tuple(base.repo_name(_relation(name)) for name in row["modules"]),
             pool=_examples(row["pool"]),
             test=_examples(row["test"]),
         )
         for row in rows
     ]
+
+
+def tasks_for(base: DemoBase, library: Path = FOLDER) -> list[DemoTask]:
+    """The tasks that a site offers with this base: all with the first one.  The others would only
+    repeat the list, so they come with the tuning tasks, one or more of each kind that has modules;
+    any other is a copy and a change of its base away."""
+    every = tasks(library, base)
+    return every if base == T5 else [task for task in every if task.role == "tuning"]
+
+
+def _relation(t5_repo: str) -> str:
+    """tasks.json names modules as the first base model's repos."""
+    return t5_repo.removeprefix(f"{T5.module_prefix}-")
 
 
 def content_revision(folder: Path) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from composer.demo import skills, words
-from composer.demo.library import repo_name
+from composer.demo.library import T5
 
 POOL_SIZE = 40
 TEST_SIZE = 240
@@ -306,7 +306,7 @@ def document(spec: Spec) -> dict[str, object]:
         "kind": spec.kind,
         "template": spec.template,
         "answer_options": list(spec.answer_options),
-        "modules": [repo_name(name) for name in relations if name in skills.MODULES],
+        "modules": [T5.repo_name(name) for name in relations if name in skills.MODULES],
         "pool": [list(pair) for pair in pool],
         "test": [list(pair) for pair in test],
     }

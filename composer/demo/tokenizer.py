@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, process
 from tokenizers.models import BPE
 
 PAD, END = "<pad>", "</s>"
+PAD_ID, END_ID = 0, 1
 
 
 def byte_alphabet() -> list[str]:
@@ -25,7 +26,9 @@ def spelled(word: str) -> str:
     return steps.pre_tokenize_str(f" {word}")[0][0]
 
 
-def build(words: Sequence[str]) -> Tokenizer:
+def build(words: Sequence[str], *, ends_texts: bool = True) -> Tokenizer:
+    """ends_texts puts the end behind every text, as an encoder wants it; a decoder-only model would
+    take it for the end of its answer."""
     tokens = [PAD, END, *byte_alphabet(), *(spelled(word) for word in words)]
     vocabulary = {token: place for place, token in enumerate(tokens)}
     tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=[], ignore_merges=True))
@@ -34,13 +37,14 @@ def build(words: Sequence[str]) -> Tokenizer:
     tokenizer.normalizer = normalizers.Prepend(" ")
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {END}", special_tokens=[(END, vocabulary[END])]
-    )
+    if ends_texts:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"$A {END}", special_tokens=[(END, vocabulary[END])]
+        )
     return tokenizer
 
 
-def save(tokenizer: Tokenizer, folder: Path) -> None:
+def save(tokenizer: Tokenizer, folder: Path, *, pads_left: bool = False) -> None:
     """Write tokenizer.json and tokenizer_config.json, the files AutoTokenizer reads."""
     from transformers import PreTrainedTokenizerFast
 
@@ -49,6 +53,7 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
         pad_token=PAD,
         eos_token=END,
         model_max_length=256,
+        **({"padding_side": "left"} if pads_left else {}),
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )

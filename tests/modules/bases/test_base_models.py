@@ -8,6 +8,7 @@ from django.core.management import CommandError, call_command
 
 from composer.demo import library
 from composer.engine.errors import BadBaseModel
+from composer.models import Example, FewShotTask
 from modules.bases import base_models
 from modules.models import BaseModel, Commit, LoraModule, Repo
 from modules.storage import local
@@ -81,36 +82,35 @@ def test_it_says_that_a_config_is_broken(base_folder: Path) -> None:
 def small_library(tmp_path: Path, base_folder: Path) -> Path:
     """A demo library of the real one's form: a base, three modules, two tasks."""
     folder = tmp_path / "library"
-    shutil.copytree(base_folder, folder / "base")
+    base = library.T5.folder(folder)
+    shutil.copytree(base_folder, base)
     tokenizer = {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": {
         "type": "Whitespace"}, "post_processor": None, "decoder": None, "truncation": None,
         "padding": None, "model": {"type": "WordLevel", "vocab": {"<unk>": 0},
         "unk_token": "<unk>"}}  # fmt: skip
-    (folder / "base" / "tokenizer.json").write_text(json.dumps(tokenizer))
-    revision = library.content_revision(folder / "base")
+    (base / "tokenizer.json").write_text(json.dumps(tokenizer))
+    revision = library.content_revision(base)
     for seed, name in enumerate(["wordsmith-antonym", "wordsmith-plural", "wordsmith-past"]):
-        path = folder / "modules" / name
+        path = library.T5.modules(folder) / name
         path.mkdir(parents=True)
-        config = config_bytes(base_model_name_or_path=library.BASE_REPO, revision=revision)
+        config = config_bytes(base_model_name_or_path=library.T5.repo, revision=revision)
         (path / "adapter_config.json").write_bytes(config)
         (path / "adapter_model.safetensors").write_bytes(weights_bytes(seed))
         (path / "README.md").write_text(CARD)
     rows = [
         {
             "key": key, "name": key.title(), "description": "", "template": "{input}",
-            "answer_options": [], "role": "report", "kind": "single", "modules": [],
+            "answer_options": [], "role": role, "kind": "single", "modules": [],
             "pool": [[f"word {n}", f"answer {n}"] for n in range(8)],
             "test": [[f"other {n}", f"reply {n}"] for n in range(6)],
         }
-        for key in ("opposites", "plurals")
+        for key, role in (("opposites", "tuning"), ("plurals", "report"))
     ]  # fmt: skip
     (folder / "tasks.json").write_text(json.dumps(rows))
     return folder
 
 
 def rows() -> Any:
-    from composer.models import Example, FewShotTask
-
     return [
         model.objects.count()
         for model in (BaseModel, Repo, Commit, LoraModule, FewShotTask, Example)
@@ -121,8 +121,8 @@ def test_the_demo_library_enters_as_uploads_do(db: None, small_library: Path) ->
     call_command("load_demo", folder=small_library, verbosity=0)
     assert rows() == [1, 4, 4, 3, 2, 2 * 11]
     base = BaseModel.objects.get()
-    assert base.name == library.BASE_REPO
-    assert base.revision == library.content_revision(small_library / "base")
+    assert base.name == library.T5.repo
+    assert base.revision == library.content_revision(library.T5.folder(small_library))
     assert base.pinned_commit() == base.repo.head()
     ready = LoraModule.objects.composable_on(base)
     assert ready.count() == 3
@@ -141,7 +141,7 @@ def test_loading_the_demo_again_changes_nothing(db: None, small_library: Path) -
 
 def test_a_new_edition_of_the_demo_becomes_a_new_version(db: None, small_library: Path) -> None:
     call_command("load_demo", folder=small_library, verbosity=0)
-    module = small_library / "modules" / "wordsmith-plural"
+    module = library.T5.modules(small_library) / "wordsmith-plural"
     (module / "adapter_model.safetensors").write_bytes(weights_bytes(9))
     (module / "NOTES.md").write_text("new")
     (module / "README.md").unlink()
@@ -151,6 +151,29 @@ def test_a_new_edition_of_the_demo_becomes_a_new_version(db: None, small_library
     paths = list(head.files.values_list("path", flat=True))
     assert paths == ["NOTES.md", "adapter_config.json", "adapter_model.safetensors"]
     assert LoraModule.objects.ready().count() == 3
+
+
+def test_it_loads_every_base_of_the_demo_with_modules_and_tasks_of_its_own(
+    db: None, small_library: Path
+) -> None:
+    t5, llama = library.T5, library.LLAMA
+    shutil.copytree(t5.folder(small_library), llama.folder(small_library))
+    for folder in t5.module_folders(small_library):
+        relation = folder.name.removeprefix("wordsmith-")
+        copy = llama.modules(small_library) / llama.repo_name(relation)
+        shutil.copytree(folder, copy)
+        config = json.loads((copy / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = llama.repo
+        (copy / "adapter_config.json").write_text(json.dumps(config))
+    for _ in range(2):
+        call_command("load_demo", folder=small_library, verbosity=0)
+        assert rows()[:5] == [2, 8, 8, 6, 2 + 1]
+    for of in (t5, llama):
+        base = BaseModel.objects.get(name=of.repo)
+        names = [module.repo.name for module in LoraModule.objects.composable_on(base)]
+        assert set(names) == {of.repo_name(each) for each in ("antonym", "plural", "past")}
+    tasks = dict(FewShotTask.objects.values_list("demo_key", "base_model__name"))
+    assert tasks == {"opposites": t5.repo, "plurals": t5.repo, "llama-opposites": llama.repo}
 
 
 def test_it_says_that_there_is_no_demo_library(db: None, tmp_path: Path) -> None:
