@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
+from composer.demo import library
 from composer.engine.adapter_file import PREFIX
 from composer.engine.base_model import BaseModel
 from composer.engine.batch import IGNORED, Batch
@@ -67,10 +68,15 @@ def _qwen() -> PretrainedConfig:
     )  # fmt: skip
 
 
+def _demo() -> PretrainedConfig:
+    return T5Config.from_json_file(library.base_folder() / "config.json")
+
+
 QV, Q_PROJ = ("q", "v"), ("q_proj", "v_proj")
 SHAPES = {
     shape.name: shape
     for shape in (
+        Shape("demo", _demo, T5ForConditionalGeneration, QV),
         Shape("flan-t5-small", _t5(512, 1024, 8, 6), T5ForConditionalGeneration, QV),
         Shape("flan-t5-base", _t5(768, 2048, 12, 12), T5ForConditionalGeneration, QV),
         Shape("flan-t5-large", _t5(1024, 2816, 24, 16), T5ForConditionalGeneration, QV),
@@ -172,3 +178,18 @@ def make_batch(shape: Shape, base: BaseModel, lengths: str) -> Batch:
     if shape.is_encoder_decoder:
         labels = labels[:, : max(ANSWERS)].contiguous()
     return Batch(torch.where(mask.bool(), ids, 0), mask, labels, shape.is_encoder_decoder)
+
+
+def sizes(shape: Shape) -> tuple[int, int]:
+    """Bytes of the model and of one adapter, in float32."""
+    with torch.device("meta"), no_init_weights():
+        model = shape.model(shape.config())
+    linears = [
+        module.weight.shape
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in shape.targets
+    ]
+    return (
+        4 * sum(p.numel() for p in model.parameters()),
+        4 * RANK * sum(int(d_out) + int(d_in) for d_out, d_in in linears),
+    )

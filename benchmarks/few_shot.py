@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,10 +25,14 @@ from composer.engine.search import search
 SHOWN = Layout(answer=" -> ", between=" ; ", end=" ->")
 
 
-def where(family):
-    if hasattr(library, "BASES"):
-        of = library.BASES[family]
-        return of.folder(), of.module_folders(), library.tasks(base=of)
+def where(family: str) -> tuple[Path, list[Path], list[DemoTask]]:
+    """The folders of a demo base and of its modules, and the tasks."""
+    bases: Any = getattr(library, "BASES", None)
+    if bases is not None:
+        of = bases[family]
+        return of.folder(), of.module_folders(), library.tasks(base=of)  # type: ignore[call-arg]
+    if family != "t5":
+        raise SystemExit(f"This demo library has no {family} base.")
     return library.base_folder(), library.module_folders(), library.tasks()
 
 

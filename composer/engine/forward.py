@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from composer.engine import prefix, t5
 from composer.engine.base_model import BaseModel
 from composer.engine.batch import IGNORED, Batch
 from composer.engine.compose import Factors
+from composer.engine.head import only, predicting
 from composer.engine.linear import by_onednn
 from composer.engine.packing import buckets, trimmed
 from composer.engine.population import attached
@@ -52,14 +53,14 @@ def prepare(base: BaseModel, batch: Batch) -> Prepared:
 
 
 def _by_length(base: BaseModel, batch: Batch) -> Iterator[tuple[list[int], Batch]]:
-    """Examples of similar length together, where that saves more padding than forwards cost; all
-    of them where they share a prefix, which is computed once for a forward."""
-    if prefix.pays(batch):
-        yield list(range(len(batch))), batch
-        return
+    """Examples of similar length together, where that saves more padding than forwards cost. Where
+    they share a prefix, what they have after it counts, and each forward computes it once."""
     lengths = [int(each) for each in batch.attention_mask.sum(dim=1)]
-    kind = "cuda" if base.device.type == "cuda" else "cpu"
-    for chosen in buckets(lengths, OVERHEAD[kind]):
+    overhead = OVERHEAD["cuda" if base.device.type == "cuda" else "cpu"]
+    if prefix.pays(batch):
+        lengths = [length - batch.prefix for length in lengths]
+        overhead += batch.prefix
+    for chosen in buckets(lengths, overhead):
         yield chosen, trimmed(batch, chosen)
 
 
@@ -91,8 +92,8 @@ def _logits(base: BaseModel, batch: Batch, P: int) -> tuple[Tensor, Tensor]:
     ids, mask, labels = (
         part.repeat(P, 1) for part in (batch.input_ids, batch.attention_mask, batch.labels)
     )
-    wanted = labels if batch.is_encoder_decoder else _predicting(labels)
-    with _only(base.model, wanted != IGNORED, P):
+    wanted = labels if batch.is_encoder_decoder else predicting(labels)
+    with only(base.model, wanted != IGNORED, P):
         return base.model(**_inputs(base, ids, mask, labels), use_cache=False).logits, wanted
 
 
@@ -104,34 +105,3 @@ def _inputs(base: BaseModel, ids: Tensor, mask: Tensor, labels: Tensor) -> dict[
     if "position_ids" in inspect.signature(base.model.forward).parameters:
         options["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
     return options
-
-
-def _predicting(labels: Tensor) -> Tensor:
-    """Position t predicts token t + 1."""
-    return torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED)], dim=1)
-
-
-@contextmanager
-def _only(model: Any, real: Tensor, P: int) -> Iterator[None]:
-    """Inside, the model's head sees only these positions, real (P·B, T), as (P, n, D): logits are
-    what takes most memory of all, and most of them stand for the prompt.
-
-    The head is what `get_output_embeddings` names; where it reads something of another shape, it is
-    left alone.
-    """
-    head = model.get_output_embeddings()
-
-    def choose(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        x = args[0]
-        if not isinstance(x, Tensor) or x.shape[:-1] != real.shape:
-            return args
-        return x[real.to(x.device)].view(P, -1, x.shape[-1]), *args[1:]
-
-    if head is None:
-        yield
-        return
-    handle = head.register_forward_pre_hook(choose)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -7,7 +7,7 @@ calls the same operators. Without them, and for every other device and dtype, pl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -65,8 +65,10 @@ def linear_times(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """An nn.Linear that nobody has changed: no subclass, no forward of its own (accelerate's)."""
-    return type(layer) is nn.Linear and "forward" not in vars(layer)
+    """An nn.Linear that nobody else has changed: no subclass, no forward of its own as accelerate
+    gives one."""
+    own = vars(layer).get("forward")
+    return type(layer) is nn.Linear and (own is None or isinstance(own, _Through))
 
 
 @contextmanager
@@ -75,16 +77,28 @@ def by_onednn(model: nn.Module) -> Iterator[None]:
     with ExitStack() as layers:
         if _fused is not None and not torch.is_grad_enabled():
             for layer in model.modules():
-                if is_plain(layer) and layer.weight.dtype == torch.float32:
-                    _swap(layer, layers)
+                if isinstance(layer, nn.Linear) and is_plain(layer):
+                    layers.enter_context(forwarding(layer, _Through(layer)))
         yield
 
 
-def _swap(layer: nn.Module, layers: ExitStack) -> None:
-    weight, bias = layer.weight, layer.bias
+class _Through:
+    def __init__(self, layer: nn.Linear) -> None:
+        self.layer = layer
 
-    def forward(x: Tensor) -> Tensor:
-        return linear(x, weight, bias)  # type: ignore[arg-type]
+    def __call__(self, x: Tensor) -> Tensor:
+        return linear(x, self.layer.weight, self.layer.bias)
 
+
+@contextmanager
+def forwarding(layer: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Inside, this is the layer's forward."""
+    before = vars(layer).get("forward")
     layer.forward = forward
-    layers.callback(layer.__dict__.pop, "forward", None)
+    try:
+        yield
+    finally:
+        if before is None:
+            del layer.forward
+        else:
+            layer.forward = before

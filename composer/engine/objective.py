@@ -235,6 +235,8 @@ def _options(base: BaseModel, task: Task) -> tuple[Measure, Chunk]:
             f"{len(options)}. Give two or more, or choose another objective.",
             fields={"objective": ["It needs answer options."]},
         )
+    if len(set(options)) < len(options):
+        raise BadExamples("An answer option is given twice.", part="answer_options")
     right = [_place(each.target, options, line) for line, each in enumerate(task.examples, 1)]
     pairs = [Example(each.input, option) for each in task.examples for option in options]
     batch = encode(
@@ -248,7 +250,8 @@ def _options(base: BaseModel, task: Task) -> tuple[Measure, Chunk]:
     def measure(factors: Factors, rows: slice) -> Tensor:
         losses = prepared(rows.start * O, rows.stop * O).losses(factors)
         logp = torch.log_softmax(-losses.view(factors.candidates, -1, O), dim=2)
-        return -logp.gather(2, places[rows].expand(len(logp), -1)[:, :, None])[:, :, 0]
+        chosen = places[rows].to(logp.device).expand(len(logp), -1)
+        return -logp.gather(2, chosen[:, :, None])[:, :, 0]
 
     chunk = default_chunk(base, batch)
     rows = chunk.candidates * chunk.examples

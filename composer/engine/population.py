@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from composer.engine.base_model import BaseModel
 from composer.engine.compose import Factors
 from composer.engine.errors import IncompatibleModules
-from composer.engine.linear import is_plain, linear
+from composer.engine.linear import forwarding, is_plain, linear
 from composer.engine.terms import dense, pays_dense, term_of
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
@@ -73,11 +73,10 @@ def _giving_way(layer: nn.Module, factors: Factors, rows: int, name: str) -> Ite
         y = torch.stack([linear(mine[p], whole[p], layer.bias) for p in range(P)])
         return y.view(*x.shape[:-1], -1)
 
-    layer.forward = forward  # type: ignore[assignment, method-assign]
     try:
-        yield
+        with forwarding(layer, forward):
+            yield
     finally:
-        del layer.forward
         layer.__dict__.pop("_has_added", None)
 
 

@@ -22,6 +22,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from composer.engine.base_model import BaseModel
 from composer.engine.batch import IGNORED, Batch
 from composer.engine.compose import Factors
+from composer.engine.head import only, predicting
 from composer.engine.population import attached
 
 # Sharing is worth a second, smaller forward when it spares this share of the tokens.
@@ -39,7 +40,7 @@ class Split:
 
     @property
     def position_ids(self) -> Tensor:
-        return len(self.prefix) + (self.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+        return len(self.prefix) + self.attention_mask.cumsum(dim=1) - 1
 
 
 def pays(batch: Batch) -> bool:
@@ -62,52 +63,43 @@ def new_cache(base: BaseModel) -> Any | None:
 def logits(
     base: BaseModel, factors: Factors | None, batch: Batch, cache: Any
 ) -> tuple[Tensor, Tensor]:
-    """Logits (P·B, L, V) and the labels (P·B, L) that they predict, as without sharing.
+    """Logits (P, n, V) where the n labels of a candidate are predicted, or of every position,
+    (P·B, S, V); and what each of P·B rows predicts at each of S positions, IGNORED for nothing.
 
     cache is a new one of `new_cache`.
     """
     P, B = 1 if factors is None else factors.candidates, len(batch)
-    parts = split(batch, _side(batch, cache))
-    accepts = inspect.signature(base.model.forward).parameters
-    with _attached(base, factors, P):
-        # The logits of the prefix are not wanted, but one of them cannot be avoided.
-        one: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepts else {}
-        base.model(
-            input_ids=parts.prefix.repeat(P, 1), past_key_values=cache, use_cache=True, **one
-        )
+    parts = split(batch)
+    shared = parts.prefix.repeat(P, 1)
+    last = torch.arange(shared.shape[1], device=shared.device) == shared.shape[1] - 1
+    # The logits of the prefix are not wanted, but one of them cannot be avoided.
+    with _attached(base, factors, P), only(base.model, last.expand_as(shared), P):
+        base.model(input_ids=shared, past_key_values=cache, use_cache=True)
     for layer in cache.layers:
         _hand_out(layer, B)
-    labels = parts.labels.repeat(P, 1)
-    before = torch.ones(B, len(parts.prefix), dtype=torch.long, device=labels.device)
-    options: dict[str, Any] = {}
-    keep = labels.shape[1]
-    if "logits_to_keep" in accepts:
-        first = int((parts.labels != IGNORED).any(dim=0).nonzero()[0])
-        options["logits_to_keep"] = keep = keep - first + 1
-    with _attached(base, factors, P * B):
+    before = parts.attention_mask.new_ones(B, shared.shape[1])
+    wanted = predicting(parts.labels.repeat(P, 1))
+    with _attached(base, factors, P * B), only(base.model, wanted != IGNORED, P):
         found = base.model(
             input_ids=parts.input_ids.repeat(P, 1),
             attention_mask=torch.cat([before, parts.attention_mask], dim=1).repeat(P, 1),
             position_ids=parts.position_ids.repeat(P, 1),
             past_key_values=cache,
             use_cache=True,
-            **options,
-        ).logits
-    # Position t predicts token t + 1.
-    return found[:, :-1], labels[:, -keep:][:, 1:]
+        )
+    return found.logits, wanted
 
 
-def split(batch: Batch, side: str) -> Split:
-    """Cut the shared tokens off, and pad what is left on one side. No row has holes."""
+def split(batch: Batch) -> Split:
+    """Cut the shared tokens off, and pad what is left on the right: padding between a prefix and
+    the rest would count as tokens in a sliding window. No row of a batch has holes."""
     mask = batch.attention_mask.bool()
     k, (B, T) = batch.prefix, mask.shape
     lengths = mask.sum(dim=1, keepdim=True) - k
     starts = mask.int().argmax(dim=1, keepdim=True) + k
     places = torch.arange(T - k, device=mask.device).expand(B, -1)
-    if side == "left":
-        places = places - (T - k - lengths)
-    real = (places >= 0) & (places < lengths)
-    index = (starts + places).clamp(min=0, max=T - 1)
+    real = places < lengths
+    index = (starts + places).clamp(max=T - 1)
     first = int(starts[0]) - k
     return Split(
         prefix=batch.input_ids[0, first : first + k],
@@ -115,15 +107,6 @@ def split(batch: Batch, side: str) -> Split:
         attention_mask=real.long(),
         labels=torch.where(real, batch.labels.gather(1, index), IGNORED),
     )
-
-
-def _side(batch: Batch, cache: Any) -> str:
-    """Padding stands between the prefix and the rest when it is on the left, so that answers end
-    in one column and few logits are computed. A sliding window counts it as tokens; there it is
-    put at the end, unless the window is wider than everything."""
-    T = batch.input_ids.shape[1]
-    windows = [each.sliding_window for each in cache.layers if each.is_sliding]
-    return "right" if any(window < T for window in windows) else "left"
 
 
 @contextmanager

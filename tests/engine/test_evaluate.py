@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 
 from composer.engine.base_model import BaseModel
 from composer.engine.batch import Batch
+from composer.engine.chunk import TOKENS
 from composer.engine.compose import compose
 from composer.engine.config import SearchConfig
 from composer.engine.evaluate import (
@@ -23,7 +24,7 @@ from composer.engine.evaluate import (
 )
 from composer.engine.examples import Example
 from composer.engine.export import export
-from composer.engine.loss import TOKENS, answer_losses
+from composer.engine.loss import answer_losses
 from composer.engine.objective import Objective
 from composer.engine.stack import Stack
 from tests.engine import slow

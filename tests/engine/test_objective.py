@@ -147,6 +147,8 @@ def test_options_needs_options_with_every_answer_among_them(
     with pytest.raises(BadExamples, match="'down right' in line 4 is no answer option") as caught:
         Objective.of(t5, modules, EXAMPLES, TEMPLATE, config, options=[*OPTIONS[:3], "bad"])
     assert (caught.value.line, caught.value.field) == (4, "target")
+    with pytest.raises(BadExamples, match="An answer option is given twice"):
+        Objective.of(t5, modules, EXAMPLES, TEMPLATE, config, options=[*OPTIONS, "bad"])
     with pytest.raises(ValueError, match="needs the examples as texts"):
         Objective(t5, modules, batch, config)
 

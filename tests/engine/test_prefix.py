@@ -117,6 +117,31 @@ def test_a_part_of_the_examples_shares_it(base: BaseModel, modules: Stack) -> No
     np.testing.assert_allclose(found, whole(WEIGHTS), atol=1e-5)
 
 
+def test_logits_are_computed_where_labels_are(base: BaseModel, modules: Stack) -> None:
+    batch = encoded(base, INSTRUCTIONS["long"])
+    seen: list[int] = []
+    head = base.model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda module, args, y: seen.append(y.shape[:-1].numel()))
+    Objective(base, modules, batch, SearchConfig()).answer_losses(WEIGHTS)
+    hook.remove()
+    assert seen == [3, 3 * int(batch.answer_tokens.sum())]
+
+
+def test_examples_of_very_different_length_share_it_in_groups(
+    base: BaseModel, modules: Stack
+) -> None:
+    ragged = [*EXAMPLES, *(Example(f"big {'good ' * 40} {word}", "new") for word in ("up", "hot"))]
+    template = Template(f"{INSTRUCTIONS['long']} {{input}} :")
+    batch = encode(ragged, template, base.tokenizer, is_encoder_decoder=False)
+    with counted(base) as seen:
+        found = Objective(base, modules, batch, SearchConfig()).answer_losses(WEIGHTS)
+    assert seen.count(3 * batch.prefix) == 2
+    assert sum(seen) < 3 * batch.attention_mask.sum()
+    plain = replace(batch, prefix=0)
+    expected = Objective(base, modules, plain, SearchConfig()).answer_losses(WEIGHTS)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_gradients_flow_through_it(base: BaseModel, modules: Stack) -> None:
     batch = encoded(base, INSTRUCTIONS["long"])
     gradients = []

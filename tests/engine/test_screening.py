@@ -56,7 +56,7 @@ def test_it_is_what_the_search_sees_of_the_single_modules(
     objective = Objective(t5, modules, batch, config)
     singles = np.tile(np.eye(4), 2 if blocks == "sides" else 1)
     found = screen(objective)
-    np.testing.assert_allclose(found.losses, objective.answer_losses(singles), atol=1e-5)
+    np.testing.assert_allclose(found.losses, objective.example_losses(singles), atol=1e-5)
     np.testing.assert_allclose(found.loss(), objective.task_loss(singles), atol=1e-6)
 
 

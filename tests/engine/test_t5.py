@@ -20,13 +20,11 @@ from transformers import (
 )
 
 from composer.engine import forward, t5
-from composer.engine import stack as stacks
 from composer.engine.base_model import BaseModel
 from composer.engine.batch import IGNORED, Batch
 from composer.engine.compose import Factors, compose
-from composer.engine.stack import Stack, of_layers
+from tests.engine.random_stack import EVERY, make_stack
 
-EVERY = ("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo", "lm_head")
 SIZES: dict[str, Any] = {
     "vocab_size": 40, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2,
     "num_decoder_layers": 3, "num_heads": 3, "pad_token_id": 0, "decoder_start_token_id": 0,
@@ -50,29 +48,6 @@ def make_base(kind: str, dtype: torch.dtype = torch.float32, untied: bool = Fals
     if untied:
         model.lm_head.weight = torch.nn.Parameter(torch.randn(40, 16) * 0.3, requires_grad=False)
     return BaseModel(model.to(dtype), None, True, Path(kind))
-
-
-def make_stack(base: BaseModel, ranks: tuple[int, ...], targets: tuple[str, ...] = EVERY) -> Stack:
-    """One module a rank, on every layer that ends in one of the targets."""
-    sizes = {
-        name: size
-        for name, _ in base.model.named_modules()
-        if name.rpartition(".")[2] in targets and (size := stacks.layer_size(base, name))
-    }
-    assert sizes
-    places = of_layers(sizes, max(ranks))
-    end = max(place.b + place.R * place.d_out for place in places.values())
-    rows = torch.zeros(len(ranks), end)
-    generator = torch.Generator().manual_seed(1)
-    for place in places.values():
-        for n, r in enumerate(ranks):
-            A, B = place.A(rows)[n, :r], place.B(rows)[n, :, :r]
-            A.copy_(torch.randn(A.shape, generator=generator) * 0.1)
-            B.copy_(torch.randn(B.shape, generator=generator) * 0.1)
-    return Stack(
-        rows=rows, places=places, ranks=dict.fromkeys(places, ranks),
-        names=tuple(str(n) for n in range(len(ranks))), target_modules=targets,
-    )  # fmt: skip
 
 
 def make_batch(lengths: list[int], answers: list[int], side: str = "right") -> Batch:
