@@ -115,12 +115,13 @@ def _load_again(
     from composer.engine.loss import answer_losses, default_chunk, parts
 
     kind = {"is_encoder_decoder": base.is_encoder_decoder}
-    prompt = prompt_text(PROBE, Template(recipe.spec["template"]), base.tokenizer, **kind)
+    asked = Template(recipe.spec["template"], bool(recipe.spec.get("chat_template")))
+    prompt = prompt_text(PROBE, asked, base.tokenizer, **kind)
 
     def measured(model: "BaseModel", factors: "Factors | None") -> tuple[torch.Tensor, ...]:
         at_once = default_chunk(model, batch).examples
         some = [answer_losses(model, factors, rows) for _, rows in parts(batch, at_once)]
-        return torch.cat(some, dim=1), _probe(model, recipe.spec["template"], factors)
+        return torch.cat(some, dim=1), _probe(model, asked, factors)
 
     with torch.inference_mode():
         ours = measured(base, factors)
@@ -149,7 +150,7 @@ def _load_again(
     }
 
 
-def _probe(base: "BaseModel", template: str, factors: "Factors | None") -> "Tensor":
+def _probe(base: "BaseModel", asked: Template, factors: "Factors | None") -> "Tensor":
     """Logits (V,) of the first token after a fixed prompt, for whoever loads it to compare."""
     import torch
 
@@ -157,7 +158,7 @@ def _probe(base: "BaseModel", template: str, factors: "Factors | None") -> "Tens
     from composer.engine.population import attached
 
     kind = {"is_encoder_decoder": base.is_encoder_decoder}
-    ids, mask = encode_prompts([PROBE], Template(template), base.tokenizer, **kind)
+    ids, mask = encode_prompts([PROBE], asked, base.tokenizer, **kind)
     inputs = {"input_ids": ids.to(base.device), "attention_mask": mask.to(base.device)}
     if base.is_encoder_decoder:
         start = base.model.config.decoder_start_token_id
