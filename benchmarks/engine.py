@@ -4,7 +4,8 @@
 
 Five examples of 128 tokens, or of 24 to 128 (ragged); adapters of rank 16 on the query and value
 projections; models from their config with random weights, float32 on both sides. The ways take
-turns, so that whatever else the machine does falls on all of them; medians over the rounds.
+turns, so that whatever else the machine does falls on all of them; medians over the rounds. Populations
+are of 4 + 3 ln N candidates as CMA-ES has them, of 8 from 100M parameters, of 4 from 400M.
 
 - *published*: what LoraHub's released code does, written anew from its description.
 - *PEFT `linear`*: add_weighted_adapter for each candidate. Run with 20 modules only, because
@@ -54,7 +55,8 @@ from composer.engine.adapter_file import WEIGHTS_NAME
 from composer.engine.memory import free_ram
 
 WAYS = ("published", "peft", "lorahub", "sum")
-LARGE = 400_000_000  # parameters, from which populations are smaller and rounds fewer
+# Parameters up to which a population is CMA-ES's own; then it is of 8, and of 4 for large models.
+SMALL, LARGE = 100_000_000, 400_000_000
 HEADER = (
     "| model | lengths | N | way | evaluations/s | times published | load, s | combine, ms "
     "| peak, GB | share of the machine |"
@@ -114,13 +116,13 @@ def measure(case: Case, root: Path, rounds: int, rate: float, memory: bool) -> l
     files = statistics.median(seconds(lambda: read(folders)) for _ in range(2))
     parameters = sum(p.numel() for p in base.model.parameters())
     ways = {name: make_way(name, base, folders, batch) for name in case.ways}
-    P = 4 + int(3 * np.log(case.N)) if parameters < LARGE else 6
+    P = 4 + int(3 * np.log(case.N)) if parameters < SMALL else 8 if parameters < LARGE else 4
     draw = np.random.default_rng(0)
     spent: dict[str, list[float]] = {name: [] for name in ways}
     combine: dict[str, list[float]] = {name: [] for name in ways}
     furthest = 0.0
     for turn in range(rounds + 1):
-        weights = draw.uniform(0, 0.5, (P, case.N))
+        weights = draw.uniform(0, 0.5, (P if turn else 1, case.N))
         losses = {}
         for name, way in ways.items():
             some = weights if name in ("lorahub", "sum") else weights[:1]
@@ -215,7 +217,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--modules", type=int, nargs="+", default=[20, 100, 200])
     parser.add_argument("--lengths", nargs="+", default=["equal", "ragged"])
-    parser.add_argument("--rounds", type=int, help="default: 5, for large models 2")
+    parser.add_argument("--rounds", type=int, help="default: 4, for large models 2")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--quick", action="store_true", help="20 modules, no memory")
     parser.add_argument("--root", type=Path, help="where adapters are written and kept")
@@ -242,7 +244,9 @@ def main() -> None:
                       "| | | | | | |", flush=True)  # fmt: skip
                 continue
             large = case.shape.name in ("flan-t5-large", "qwen2-494m")
-            rounds = options.rounds or (2 if large else 5)
+            rounds = options.rounds or (2 if large else 4)
+            if case.N > 20:
+                rounds = max(1, rounds // 2)
             memory = not options.quick and case.N == 20 and case.lengths == "equal"
             print("\n".join(measure(case, root, rounds, rate, memory)), flush=True)
     print("| 7–8B, and anything on a GPU | | | not measured: no GPU | | | | | | |")

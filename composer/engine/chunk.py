@@ -9,16 +9,17 @@ from typing import Any
 
 import torch
 
-from composer.engine import memory
+from composer.engine import memory, t5
 from composer.engine.base_model import BaseModel
 from composer.engine.batch import Batch
 from composer.engine.errors import CommonsError
 
 # A forward gets this share of what is free; the rest is for factors and for other processes.
 SHARE = {"cpu": 0.3, "cuda": 0.7}
-# More tokens or logits at a time than this bring nothing but waiting for memory.
-TOKENS = {"cpu": 4096, "cuda": 65536}
-LOGITS = {"cpu": 1 << 24, "cuda": 1 << 28}
+# More tokens or logits at a time than this bring nothing but waiting for memory. The T5 path cuts
+# its forward into pieces by itself, and mixes the better the more candidates there are.
+TOKENS = {"cpu": 4096, "cuda": 65536, "t5": 16384}
+LOGITS = {"cpu": 1 << 24, "cuda": 1 << 28, "t5": 1 << 28}
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,14 @@ def default_chunk(base: BaseModel, batch: Batch) -> Chunk:
     tokens = T + (answer if batch.is_encoder_decoder else 0)
     shape = memory.Shape.of(base.config.to_dict())
     each = shape.forward(tokens, answer, _bytes_per_number(base))
+    path = "t5" if t5.recognise(base) else kind
     rows = min(
-        TOKENS[kind] // tokens,
-        LOGITS[kind] // (answer * shape.vocabulary),
+        TOKENS[path] // tokens,
+        LOGITS[path] // (answer * shape.vocabulary),
         int(free(base.device) * SHARE[kind]) // each,
     )
-    examples = max(1, min(len(batch), rows))
+    # A gradient, which is of one candidate, goes the generic way.
+    examples = max(1, min(len(batch), rows, TOKENS[kind] // tokens))
     return Chunk(candidates=max(1, rows // examples), examples=examples)
 
 

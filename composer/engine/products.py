@@ -35,7 +35,8 @@ class Product:
     def __call__(self, x: Tensor) -> Tensor:
         x = x.to(self.weight.dtype)
         if self.whole is not None:
-            return torch.stack([linear(x[p], whole) for p, whole in enumerate(self.whole)])
+            each = [linear(x[p], whole) for p, whole in enumerate(self.whole)]
+            return torch.stack(each) if len(each) > 1 else each[0][None]
         y = linear(x, self.weight)
         return y if self.term is None else self.term.add_(y, x)
 

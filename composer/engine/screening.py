@@ -17,9 +17,10 @@ from composer.engine import stack as stacks
 from composer.engine.base_model import BaseModel
 from composer.engine.batch import Batch
 from composer.engine.blocks import count
+from composer.engine.chunk import Chunk, bounded
 from composer.engine.compose import Factors
 from composer.engine.errors import BadAdapter, IncompatibleModules
-from composer.engine.loss import Chunk, answer_losses, check_length, default_chunk, parts
+from composer.engine.loss import answer_losses, check_length, default_chunk, parts
 from composer.engine.objective import Objective
 from composer.engine.stack import Stack
 
@@ -97,7 +98,7 @@ def screen_stack(
     batch = batch.to(base.device)
     chunk = chunk or default_chunk(base, batch)
     losses = np.empty((len(stack), len(batch)))
-    with torch.inference_mode():
+    with torch.inference_mode(), bounded(chunk):
         for first in range(0, len(stack), chunk.candidates):
             some = slice(first, min(first + chunk.candidates, len(stack)))
             factors = single_factors(stack, some)

@@ -33,8 +33,8 @@ from composer.engine.products import Product, product_of
 
 KINDS = ("T5ForConditionalGeneration", "MT5ForConditionalGeneration")
 DTYPES = (torch.float32, torch.bfloat16)
-# Tokens that go through an encoder layer at a time, so that they stay in a core's cache.
-ROWS = 1024
+# Tokens that go through an encoder layer at a time, so that they stay in the cache.
+ROWS = 2048
 # Logits held at a time.
 LOGITS = 1 << 24
 

@@ -9,7 +9,7 @@ HEAVY = ("torch", "transformers", "peft", "cma")
 
 
 @pytest.mark.parametrize(
-    "name", ["errors", "adapter_file", "config", "prompt", "recipe", "examples"]
+    "name", ["errors", "adapter_file", "config", "prompt", "recipe", "examples", "memory"]
 )
 def test_it_does_not_load_torch(name: str) -> None:
     """The web process reads adapters, examples and recipes, and must stay small."""
