@@ -10,13 +10,14 @@ from django.conf import settings
 
 from composer import pinned as pinned_files
 from composer.engine import base_model as engine_base
+from composer.engine import chunk, memory
 from composer.engine import stack as engine_stack
 from composer.engine.adapter_file import WEIGHTS_NAME
 from composer.engine.base_model import BaseModel
 from composer.engine.errors import CommonsError
 from composer.engine.stack import Stack
 from composer.models import Search
-from modules.models import Commit, Repo
+from modules.models import Commit, LoraModule, Repo
 from modules.storage import fetching
 
 if TYPE_CHECKING:
@@ -38,6 +39,48 @@ class ModuleGone(CommonsError):
     code = "module_gone"
 
 
+def check_room(search: Search) -> None:
+    """Raise DoesNotFit before anything is loaded for a search that this machine cannot run.
+
+    A guess on the safe side: texts are counted by their letters, and a base model that is kept
+    already needs no more.
+    """
+    pinned, device = search.spec["base_model"], torch.device(_device())
+    number = 2 if device.type == "cuda" else 4
+    is_kept = _base is not None and _base[0] == (pinned["repo"], pinned["revision"])
+    modules = LoraModule.objects.filter(
+        weights_sha256__in=[each["sha256"] for each in search.spec["ingredients"]]
+    )
+    shapes = list(modules.values_list("r", "target_modules"))
+    pairs = [*search.examples["shots"], *search.examples["held_out"]]
+    need = memory.needed(
+        search.base_model.config,
+        modules=_mixed_at_once(search),
+        rank=max((r for r, _ in shapes), default=1),
+        targets=max((len(targets) for _, targets in shapes), default=2),
+        tokens=max(_tokens(search.spec["template"] + given) for given, _ in pairs),
+        labels=max(_tokens(wanted) for _, wanted in pairs),
+        weights=0 if is_kept else search.base_model.parameters * number,
+        bytes_per_number=number,
+    )
+    memory.check_fits(need, chunk.free(device))
+
+
+def _mixed_at_once(search: Search) -> int:
+    """Ranked ones are looked at a part at a time; only the best are kept."""
+    choice = search.job.params.get("modules") or {}
+    many = len(search.spec["ingredients"])
+    return min(many, choice["count"]) if choice.get("how") == "ranked" else many
+
+
+def _tokens(text: str) -> int:
+    return 8 + len(text) // 2
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def base_of(search: Search, lease: "Lease") -> BaseModel:
     """The search's base model, loaded; one is kept, because it may fill the memory. `lease` is of
     the job that reads it."""
@@ -53,8 +96,7 @@ def base_of(search: Search, lease: "Lease") -> BaseModel:
         forget()
         torch.set_num_threads(settings.ENGINE_THREADS or _threads_for(search.base_model.parameters))
         folder = fetching.base_folder(search.base_model, lease)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        _base = (key, engine_base.load(folder, device=device))
+        _base = (key, engine_base.load(folder, device=_device()))
     return _base[1]
 
 

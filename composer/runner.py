@@ -131,6 +131,7 @@ class Composition:
         self.options = search.examples.get("answer_options") or None
         self.template = _template(search)
         self.config = engine_recipe.config_of(search.spec)
+        model_cache.check_room(search)
         self.base = model_cache.base_of(search, self.lease)
         self._record_chat_template()
         self.lease.check()

@@ -22,10 +22,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from composer import fetched
-from composer.engine import base_model, config, evaluate, recipe, screening, stack
+from composer.engine import (
+    adapter_file,
+    base_model,
+    chunk,
+    config,
+    evaluate,
+    memory,
+    recipe,
+    screening,
+    stack,
+)
 from composer.engine.adapter_file import WEIGHTS_NAME
 from composer.engine.base_model import BaseModel
 from composer.engine.batch import Batch, chat_of, encode
@@ -77,17 +88,41 @@ class Workbench:
         """
         names = [modules] if isinstance(modules, str | Path) else list(modules)
         base_source = fetched.base(str(base))
-        loaded = base_model.load(
-            base_source.folder,
+        sources = fetched.modules([str(name) for name in names], base_source)
+        return cls.of(
+            base_source,
+            sources,
             device=device,
             dtype=dtype,
             quantisation=quantisation,
             device_map=device_map,
         )
-        sources = fetched.modules([str(name) for name in names], base_source)
-        folders = [source.folder for source in sources]
-        made = stack.load(folders, loaded, names=[source.name for source in sources])
-        return cls(loaded, made, base_source, tuple(sources))
+
+    @classmethod
+    def of(
+        cls,
+        base: Source,
+        modules: Sequence[Source],
+        *,
+        device: str = "cpu",
+        dtype: Any = None,
+        quantisation: str | None = None,
+        device_map: Any = None,
+    ) -> Workbench:
+        """The same from files that are here; DoesNotFit before a model is loaded in vain."""
+        if quantisation is None and device_map is None:
+            _check_room(base, modules, device)
+        loaded = base_model.load(
+            base.folder,
+            device=device,
+            dtype=dtype,
+            quantisation=quantisation,
+            device_map=device_map,
+        )
+        made = stack.load(
+            [source.folder for source in modules], loaded, names=[each.name for each in modules]
+        )
+        return cls(loaded, made, base, tuple(modules))
 
     def __len__(self) -> int:
         return len(self.stack)
@@ -383,6 +418,28 @@ def file_hash(path: Path) -> str:
 
 def _pairs(examples: Given) -> list[Example]:
     return [each if isinstance(each, Example) else Example(*each) for each in examples]
+
+
+def _check_room(base: Source, modules: Sequence[Source], device: str) -> None:
+    """Whether the base model, the modules and one short example fit at all."""
+    try:
+        stated = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # loading says what is wrong with it
+    if not isinstance(stated, dict):
+        return
+    place = torch.device(device)
+    number = 2 if place.type == "cuda" else 4
+    ranks = [adapter_file.read_config(module.folder).r for module in modules]
+    need = memory.needed(
+        stated,
+        modules=len(modules),
+        rank=max(ranks, default=1),
+        tokens=32,
+        labels=8,
+        bytes_per_number=number,
+    )
+    memory.check_fits(need, chunk.free(place))
 
 
 def _snippet(base: Source, is_encoder_decoder: bool) -> str:

@@ -130,7 +130,6 @@ def bench_of(options: argparse.Namespace, base: Source, modules: Sequence[Source
     say("Loading the model and the modules …")
     import torch
 
-    from composer.engine import base_model, stack
     from composer.workbench import Workbench
 
     if options.threads is not None:
@@ -142,14 +141,11 @@ def bench_of(options: argparse.Namespace, base: Source, modules: Sequence[Source
             f"The device {options.device!r} cannot be used here. Choose cpu, or cuda on a machine "
             "with a GPU and a torch made for it."
         ) from error
-    loaded = base_model.load(
-        base.folder,
+    return Workbench.of(
+        base,
+        modules,
         device=options.device,
         dtype=None if options.dtype == "auto" else getattr(torch, options.dtype),
         quantisation=options.quantise,
         device_map="auto" if options.spread else None,
     )
-    made = stack.load(
-        [source.folder for source in modules], loaded, names=[source.name for source in modules]
-    )
-    return Workbench(loaded, made, base, tuple(modules))

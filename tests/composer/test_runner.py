@@ -25,7 +25,7 @@ from hub_site.jobs import queue
 from hub_site.jobs.models import Job, JobEvent
 from hub_site.jobs.queue import LeaseLost
 from hub_site.jobs.worker import Lease, ShuttingDown, run
-from modules.models import LoraModule
+from modules.models import BaseModel, LoraModule
 from tests import tiny
 from tests.composer.conftest import HELD_OUT, SHOTS
 from tests.engine.conftest import make_llama
@@ -480,3 +480,14 @@ def test_a_resumed_search_keeps_the_chunk_it_began_with(job: Job) -> None:
     search = work(job)
     assert search.job.state == "done" and "restarted" not in events(search)
     assert search.fingerprint["chunk"]["candidates"] == 2
+
+
+def test_a_search_that_cannot_fit_ends_before_anything_is_loaded(
+    job: Job, base_model: BaseModel
+) -> None:
+    BaseModel.objects.filter(pk=base_model.pk).update(parameters=10**14)
+    search = work(job)
+    assert (search.job.state, search.job.error_code) == ("failed", "does_not_fit")
+    assert "400000.0 GB for the base model" in search.job.error_message
+    assert "a smaller base model" in search.job.error_message
+    assert model_cache._base is None
