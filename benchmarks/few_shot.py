@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,28 +23,17 @@ from composer.engine.search import search
 SHOWN = Layout(answer=" -> ", between=" ; ", end=" ->")
 
 
-def where(family: str) -> tuple[Path, list[Path], list[DemoTask]]:
-    """The folders of a demo base and of its modules, and the tasks."""
-    bases: Any = getattr(library, "BASES", None)
-    if bases is not None:
-        of = bases[family]
-        return of.folder(), of.module_folders(), library.tasks(base=of)  # type: ignore[call-arg]
-    if family != "t5":
-        raise SystemExit(f"This demo library has no {family} base.")
-    return library.base_folder(), library.module_folders(), library.tasks()
-
-
 @cache
 def opened(family: str) -> tuple[base_model.BaseModel, stack.Stack]:
-    base_folder, module_folders, _ = where(family)
-    base = base_model.load(base_folder)
-    return base, stack.load(module_folders, base)
+    of = library.BASES[family]
+    base = base_model.load(of.folder())
+    return base, stack.load(of.module_folders(), base)
 
 
 @cache
 def bench(family: str, key: str, shots: int, test: int) -> FewShot:
     """Kept, because many variants are measured on one task after the other."""
-    tasks = {task.key: task for task in where(family)[2]}
+    tasks = {task.key: task for task in library.tasks(base=library.BASES[family])}
     return FewShot(*opened(family), tasks[key], shots, test)
 
 

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.few_shot import FewShot, bench, where
+from benchmarks.few_shot import FewShot, bench
 from benchmarks.synthetic import DIMENSIONS, FUNCTIONS
 from composer.demo import library
 from composer.engine import contenders
@@ -292,7 +292,7 @@ def settings() -> str:
 
 
 def revision(family: str) -> str:
-    return library.content_revision(where(family)[0])[:12]
+    return library.content_revision(library.BASES[family].folder())[:12]
 
 
 def do(job: Job) -> dict[str, Any]:
@@ -413,7 +413,7 @@ def main() -> None:
     sections = parser.add_mutually_exclusive_group()
     for name in ("functions", "report", "modules", "rank", "rotated"):
         sections.add_argument(f"--{name}", action="store_const", const=name, dest="section")
-    parser.add_argument("--base", choices=("t5", "llama"), default="t5")
+    parser.add_argument("--base", choices=list(library.BASES), default="t5")
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--shots", type=int, nargs="+", default=[5])
     parser.add_argument("--test", type=int, default=120, help="test inputs a task, at most")
@@ -427,7 +427,7 @@ def main() -> None:
         return
     role = "report" if section == "report" else "tuning"
     keys = options.tasks or [
-        task.key for task in where(options.base)[2]
+        task.key for task in library.tasks(base=library.BASES[options.base])
         if task.role == role and task.kind in KINDS
     ]  # fmt: skip
     for shots in options.shots:

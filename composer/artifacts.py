@@ -9,16 +9,15 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from composer.engine import card as engine_card
+from composer.engine import recipe as engine_recipe
 from composer.engine.adapter_file import CONFIG_NAME, WEIGHTS_NAME
 from composer.engine.errors import CommonsError
-from composer.engine.prompt import Template
 from composer.engine.recipe import Recipe as PlainRecipe
-from composer.engine.recipe import canonical, config_of
 from composer.models import Recipe, Search
 from composer.verdict import methods, verdict
 from modules.models import Blob
@@ -27,27 +26,14 @@ from modules.storage import local
 from modules.storage.local import StoredBlob
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from composer.engine.base_model import BaseModel
     from composer.engine.batch import Batch
-    from composer.engine.compose import Factors
     from composer.engine.stack import Stack
     from hub_site.jobs.worker import Lease
 
-# What PEFT computes from the file may differ from the search by rounding, and by no more.
-TOLERANCE = 1e-3
-PROBE = "hello"
-PROBE_TOKENS = 5
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date a zip can hold: equal content, equal bytes
 # What is not for others: texts, and the names of modules that were only looked at.
 PRIVATE = ("answers", "screening")
-
-
-class AdapterDiffers(CommonsError):
-    """PEFT does not compute from the file what the search computed: it must not be handed out."""
-
-    code = "adapter_differs"
 
 
 @dataclass(frozen=True)
@@ -71,99 +57,23 @@ def build(
     recipe: PlainRecipe, base: "BaseModel", stack: "Stack", batch: "Batch", lease: "Lease"
 ) -> Built:
     """Write the recipe's adapter, load it with PEFT, compare, and keep its bytes."""
-    from composer.engine.compose import compose
-    from composer.engine.export import export
+    from composer.engine.finalise import finalise
     from modules.storage import fetching
 
     pinned = recipe.spec["base_model"]
     with tempfile.TemporaryDirectory(prefix="adapter-") as folder:
-        settings = config_of(recipe.spec)
-        made = export(
-            recipe.weights,
+        made = finalise(
+            recipe,
+            base,
             stack,
-            settings.combination,
             folder,
-            blocks=settings.blocks,
-            rank=settings.rank,
+            batch=batch,
             base_model=pinned["repo"],
             revision=pinned["revision"],
-            recipe=canonical(recipe).decode(),
         )
-        written = made.as_stack(stack)
-        if made.errors:  # cut down: what was searched is not what is handed out
-            factors = compose([[1.0]], written, "sum")
-        else:
-            factors = compose([recipe.weights], stack, settings.combination, settings.blocks)
-        seen = _load_again(Path(folder), recipe, base, factors, batch)
         config = json.loads((Path(folder) / CONFIG_NAME).read_text(encoding="utf-8"))
         blob = fetching.keep(Path(folder) / WEIGHTS_NAME, lease)
-    facts = {**made.facts(), "size": blob.size, "sha256": blob.sha256, **seen}
-    return Built(blob, config, facts)
-
-
-def _load_again(
-    folder: Path, recipe: PlainRecipe, base: "BaseModel", factors: "Factors", batch: "Batch"
-) -> dict[str, Any]:
-    """Losses of the examples, and the logits of a probe, by the engine and by PEFT from the file.
-
-    PEFT puts its layers into the base model that the worker keeps; `unload` takes them out again.
-    """
-    import torch
-    from peft import PeftModel
-
-    from composer.engine.batch import prompt_text
-    from composer.engine.loss import answer_losses, default_chunk, parts
-
-    kind = {"is_encoder_decoder": base.is_encoder_decoder}
-    prompt = prompt_text(PROBE, Template(recipe.spec["template"]), base.tokenizer, **kind)
-
-    def measured(model: "BaseModel", factors: "Factors | None") -> tuple[torch.Tensor, ...]:
-        at_once = default_chunk(model, batch).examples
-        some = [answer_losses(model, factors, rows) for _, rows in parts(batch, at_once)]
-        return torch.cat(some, dim=1), _probe(model, recipe.spec["template"], factors)
-
-    with torch.inference_mode():
-        ours = measured(base, factors)
-        loaded = PeftModel.from_pretrained(base.model, str(folder))
-        try:
-            loaded.eval()  # with PEFT's layers in the base model
-            theirs = measured(replace(base, model=loaded.get_base_model()), None)
-        finally:
-            loaded.unload()
-    losses, logits = (float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
-    # Losses are sums over answer tokens; what rounding does grows with them.
-    if not losses <= TOLERANCE * max(1.0, float(ours[0].abs().max())):
-        raise AdapterDiffers(
-            "The adapter file does not compute what the search computed (losses differ by "
-            f"{losses:.2g}), so it is not handed out. Please report this."
-        )
-    top = theirs[1].topk(min(PROBE_TOKENS, len(theirs[1])))
-    return {
-        "max_difference": losses,
-        "logit_difference": logits,
-        "probe": {
-            "prompt": prompt,
-            "token_ids": top.indices.tolist(),
-            "logits": [round(value, 5) for value in top.values.tolist()],
-        },
-    }
-
-
-def _probe(base: "BaseModel", template: str, factors: "Factors | None") -> "Tensor":
-    """Logits (V,) of the first token after a fixed prompt, for whoever loads it to compare."""
-    import torch
-
-    from composer.engine.batch import encode_prompts
-    from composer.engine.population import attached
-
-    kind = {"is_encoder_decoder": base.is_encoder_decoder}
-    ids, mask = encode_prompts([PROBE], Template(template), base.tokenizer, **kind)
-    inputs = {"input_ids": ids.to(base.device), "attention_mask": mask.to(base.device)}
-    if base.is_encoder_decoder:
-        start = base.model.config.decoder_start_token_id
-        inputs["decoder_input_ids"] = torch.full((1, 1), start, device=base.device)
-    with nullcontext() if factors is None else attached(base, factors, rows=1):
-        return base.model(**inputs).logits[0, -1].float()
+    return Built(blob, config, {**made.facts(), "size": blob.size, "sha256": blob.sha256})
 
 
 # --- what is public of a recipe ----------------------------------------------------------------
@@ -278,42 +188,15 @@ def _json_text(document: Any) -> str:
 
 
 def card(recipe: Recipe, evidence: Mapping[str, Any], site: str) -> str:
-    """The README.md of an adapter, with the front matter that the Hub reads."""
-    pinned = recipe.document["spec"]["base_model"]
-    front = {
-        "base_model": pinned["repo"],
-        "library_name": "peft",
-        "tags": ["lora", "lora-commons", recipe.document["spec"]["combination"]],
-    }
-    lines = [
-        "---",
-        *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()),
-        "---",
-        f"# {_one_line(recipe.title)}",
-        "",
-        f"A LoRA adapter composed from {len(recipe.document['weights'])} modules of "
-        f"`{pinned['repo']}` (revision `{pinned['revision']}`). It is a plain PEFT adapter of rank "
-        f"{recipe.adapter_config.get('r')}.",
-        "",
-        *_verdict_lines(evidence),
-        "## How it is loaded",
-        "```python",
-        snippet(recipe, site),
-        "```",
-        "",
-        "## Ingredients",
-        "| module | revision | weight |",
-        "|---|---|---|",
-        *(
-            f"| {each.name} | `{each.revision[:12]}` | {each.weight:+.4f} |"
-            for each in recipe.ingredients.all()
-        ),
-        "",
-        f"Recipe `{recipe.digest}`: `recipe.json` beside this file holds everything needed to "
-        "run the search again.",
-        "",
-    ]
-    return "\n".join(lines)
+    """The README.md of an adapter."""
+    facts = {"r": recipe.adapter_config.get("r"), **recipe.adapter_facts}
+    return engine_card.card(
+        engine_recipe.check(recipe.document),
+        title=recipe.title,
+        adapter=facts,
+        snippet=snippet(recipe, site),
+        opening=_verdict_lines(evidence),
+    )
 
 
 def snippet(recipe: Recipe, site: str = "") -> str:
@@ -344,10 +227,6 @@ def _verdict_lines(evidence: Mapping[str, Any]) -> list[str]:
         ]
         lines.append("")
     return lines
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def digest_of(texts: Iterable[str]) -> str:

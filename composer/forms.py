@@ -212,7 +212,11 @@ class ComposeForm(forms.Form):
         required=False,
     )
     count = forms.IntegerField(
-        label="How many", required=False, min_value=1, max_value=MOST_MODULES
+        label="How many",
+        required=False,
+        min_value=1,
+        max_value=MOST_MODULES,
+        help_text="Of the best, or of those drawn. 20 when left empty.",
     )
     draw_seed = forms.IntegerField(
         label="Seed of the draw", required=False, min_value=0, max_value=2**31 - 1

@@ -202,6 +202,7 @@ class Composition:
             **self.base.fingerprint(),
             "engine": ENGINE,
             "cma": version("cma"),
+            "scipy": version("scipy"),
             "peft": version("peft"),
             "chunk": self.objective.chunk.to_json(),
         }
@@ -278,7 +279,8 @@ class Composition:
 
     def _restart(self, reason: str) -> None:
         # The candidates that were not among the best are no longer in the spec.
-        kept = {key: value for key, value in self.search.evidence.items() if key == "screening"}
+        evidence = self.search.evidence
+        kept = {key: evidence[key] for key in ("screening", "load") if key in evidence}
         with queue.checkpoint(self.job):
             self.search.generations.all().delete()
             Search.objects.filter(pk=self.job.pk).update(evidence=kept, fingerprint={})
@@ -305,7 +307,9 @@ class Composition:
             self._note(search=self._search_facts(best))
         if not self.held_out:
             return
-        config, cost = self.config, best.evaluations
+        # Where modules were ranked first, each was a forward as well.
+        ranked = len(self.search.evidence.get("screening", {}).get("modules", []))
+        config, cost = self.config, best.evaluations + ranked
         mixed = (self.stack, weights, config.combination, config.blocks)
         given = handed_out(
             weights, self.stack, config.combination, blocks=config.blocks, rank=config.rank

@@ -28,13 +28,15 @@ from composer import fetched
 from composer.engine import base_model, config, evaluate, recipe, screening, stack
 from composer.engine.adapter_file import WEIGHTS_NAME
 from composer.engine.base_model import BaseModel
-from composer.engine.batch import chat_of
+from composer.engine.batch import Batch, chat_of, encode
 from composer.engine.blocks import count
+from composer.engine.card import card
 from composer.engine.config import SearchConfig
 from composer.engine.errors import CommonsError
 from composer.engine.evaluate import Score
 from composer.engine.examples import Example
-from composer.engine.export import export, handed_out
+from composer.engine.export import handed_out
+from composer.engine.finalise import finalise
 from composer.engine.objective import Objective
 from composer.engine.prompt import Template
 from composer.engine.recipe import Recipe
@@ -299,31 +301,51 @@ class Composed:
     def _options(self) -> list[str]:
         return list(self.recipe.spec.get("answer_options", ()))
 
-    def save(self, folder: str | Path, *, card: str | None = None) -> Path:
-        """Write a PEFT adapter with its recipe; whoever is stopped leaves no half of one."""
-        out, settings = Path(folder), self.settings
+    def save(self, folder: str | Path, *, title: str = "") -> Path:
+        """Write a PEFT adapter with its recipe and card, once PEFT has loaded it and computed the
+        same. Whoever is stopped leaves no half of one."""
+        out, bench = Path(folder), self.bench
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as name:
             written = Path(name)
-            made = export(
-                self.recipe.weights,
-                self.bench.stack,
-                settings.combination,
+            repo = bench.base_source.repo
+            made = finalise(
+                self.recipe,
+                bench.base,
+                bench.stack,
                 written,
-                blocks=settings.blocks,
-                rank=settings.rank,
-                base_model=self.bench.base_source.repo,
-                revision=self.bench.base_source.revision if self.bench.base_source.repo else None,
-                card=card,
-                recipe=recipe.canonical(self.recipe).decode(),
+                batch=self._batch(),
+                base_model=repo,
+                revision=bench.base_source.revision if repo else None,
             )
             evidence = {**self.recipe.evidence, "adapter": made.facts()}
             document = self.recipe.with_evidence(evidence).to_json()
             text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
             (written / "recipe.json").write_text(text + "\n", encoding="utf-8")
+            (written / "README.md").write_text(
+                card(
+                    self.recipe,
+                    title=title or out.resolve().name,
+                    adapter=made.facts(),
+                    snippet=_snippet(bench.base_source, bench.base.is_encoder_decoder),
+                ),
+                encoding="utf-8",
+            )
             for path in sorted(written.iterdir()):
                 path.replace(out / path.name)
         return out
+
+    def _batch(self) -> Batch | None:
+        """The examples that the adapter is compared on; a recipe alone brings none."""
+        if not self.examples:
+            return None
+        base = self.bench.base
+        return encode(
+            self.examples,
+            self.template,
+            base.tokenizer,
+            is_encoder_decoder=base.is_encoder_decoder,
+        )
 
     def _handed_out(self) -> tuple[Stack, Array, str, str]:
         """The adapter as it is saved: cut down in rank where the settings say so."""
@@ -361,6 +383,21 @@ def file_hash(path: Path) -> str:
 
 def _pairs(examples: Given) -> list[Example]:
     return [each if isinstance(each, Example) else Example(*each) for each in examples]
+
+
+def _snippet(base: Source, is_encoder_decoder: bool) -> str:
+    kind = "AutoModelForSeq2SeqLM" if is_encoder_decoder else "AutoModelForCausalLM"
+    at = f", revision={base.revision!r}" if base.repo else ""
+    return "\n".join(
+        [
+            "from peft import PeftModel",
+            f"from transformers import {kind}, AutoTokenizer",
+            "",
+            f"model = {kind}.from_pretrained({base.repo or base.name!r}{at})",
+            'model = PeftModel.from_pretrained(model, "path/to/this/folder")',
+            f"tokenizer = AutoTokenizer.from_pretrained({base.repo or base.name!r}{at})",
+        ]
+    )
 
 
 def _escaped(text: str) -> str:

@@ -90,8 +90,8 @@ def architecture(config: dict[str, Any]) -> str:
             f"  decoder layers, width {config['d_model']}"
         )
     return (
-        f"Llama (decoder-only) with {config['num_hidden_layers']} layers,\n"
-        f"  width {config['hidden_size']}"
+        f"Llama (decoder-only) with {config['num_hidden_layers']}\n"
+        f"  layers, width {config['hidden_size']}"
     )
 
 

@@ -158,7 +158,6 @@ def export(
     rank: int | None = None,
     base_model: str | None = None,
     revision: str | None = None,
-    card: str | None = None,
     recipe: str | None = None,
 ) -> Exported:
     """Write one candidate as a plain PEFT adapter; see factors_of.
@@ -176,8 +175,6 @@ def export(
     _write(folder / WEIGHTS_NAME, tensors, metadata)
     text = json.dumps(_config(stack, made.rank, base_model, revision), indent=2, sort_keys=True)
     (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
-    if card is not None:
-        (folder / "README.md").write_text(card, encoding="utf-8")
     return made
 
 

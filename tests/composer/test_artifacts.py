@@ -12,17 +12,11 @@ import torch
 from huggingface_hub import close_session
 
 from composer import artifacts, model_cache, publishing, services
-from composer.artifacts import AdapterDiffers
-from composer.engine import recipe as engine_recipe
 from composer.engine.adapter_file import WEIGHTS_NAME
-from composer.engine.compose import compose
-from composer.engine.examples import Example, encode
-from composer.engine.export import export
-from composer.engine.prompt import Template
 from composer.models import FewShotTask, Recipe, Search
 from hub_site.accounts.models import User
 from hub_site.jobs import queue
-from hub_site.jobs.worker import Lease, run
+from hub_site.jobs.worker import run
 from modules.models import BaseModel
 from modules.services import commit
 from modules.storage import local
@@ -117,22 +111,3 @@ def test_private_texts_stay_out_of_what_is_public(search: Search, alice: User) -
     shown = artifacts.recipe_json(Recipe.objects.get())
     assert shown["evidence"]["examples"]["shots"][0] == ["big", "small"]
     assert len(shown["evidence"]["predictions"]) == 3
-
-
-def test_an_adapter_that_differs_from_the_search_is_not_handed_out(
-    search: Search, tmp_path: Path
-) -> None:
-    assert search.recipe is not None
-    lease = Lease(search.job)
-    base, stack = model_cache.base_of(search, lease), model_cache.stack_of(search, lease)
-    shots = [Example(*pair) for pair in search.examples["shots"]]
-    batch = encode(shots, Template(search.spec["template"]), base.tokenizer)
-    recipe = engine_recipe.check(search.recipe.document)
-    other = [weight + 1 for weight in recipe.weights]
-    factors = compose([recipe.weights], stack, "sum")
-    export(other, stack, "sum", tmp_path / "other")
-    export(recipe.weights, stack, "sum", tmp_path / "own")
-    with pytest.raises(AdapterDiffers, match="not handed out"):
-        artifacts._load_again(tmp_path / "other", recipe, base, factors, batch)
-    assert not any("lora" in name for name, _ in base.model.named_parameters())
-    assert artifacts._load_again(tmp_path / "own", recipe, base, factors, batch)["probe"]

@@ -54,6 +54,8 @@ def test_it_writes_an_adapter_and_its_recipe(
     assert made.evidence["composed"]["total"] == made.evidence["zero_shot"]["total"] == 1
     assert made.id[:12] in shown.out and "Held out, composed" in shown.out
     assert "40/40" in shown.err
+    assert made.evidence["adapter"]["max_difference"] < 1e-4
+    assert made.id in (tmp_path / "README.md").read_text()
     config = adapter_file.read_config(tmp_path)
     assert len(adapter_file.inspect(config, adapter_file.read_header(tmp_path)).layers) == 12
     model = T5ForConditionalGeneration.from_pretrained(files / "base")

@@ -18,7 +18,7 @@ ENGINE_MAY_USE = {
 NO_TORCH_ENGINE = {
     f"composer.engine.{name}"
     for name in (
-        *("adapter_file", "blocks", "chat", "config", "errors", "examples"),
+        *("adapter_file", "blocks", "card", "chat", "config", "errors", "examples"),
         *("prompt", "recipe"),
     )
 }
