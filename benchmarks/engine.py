@@ -4,8 +4,9 @@
 
 Five examples of 128 tokens, or of 24 to 128 (ragged); adapters of rank 16 on the query and value
 projections; models from their config with random weights, float32 on both sides. The ways take
-turns, so that whatever else the machine does falls on all of them; medians over the rounds. Populations
-are of 4 + 3 ln N candidates as CMA-ES has them, of 8 from 100M parameters, of 4 from 400M.
+turns, so that whatever else the machine does falls on all of them; medians over the rounds.
+Populations are of 4 + 3 ln N candidates as CMA-ES has them, of 8 from 100M parameters, of 4 from
+400M.
 
 - *published*: what LoraHub's released code does, written anew from its description.
 - *PEFT `linear`*: add_weighted_adapter for each candidate. Run with 20 modules only, because
