@@ -150,6 +150,32 @@ def test_it_takes_a_module_once(
     assert one_line(capsys).endswith("m1 is given twice. Name it once.")
 
 
+def test_it_tells_modules_of_one_name_apart(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(files / "modules" / "m1", tmp_path / "others" / "m0")
+    both = [str(files / "modules" / "m0"), str(tmp_path / "others" / "m0")]
+    held_out = ["--held-out", str(files / "held_out.jsonl"), "--json"]
+    base = ["--base", str(files / "base")]
+    assert cli.main(["evaluate", *base, "--adapter", *both, *held_out]) == 0
+    assert {"modules/m0", "others/m0"} <= shown_json(capsys)["scores"].keys()
+    given = ["--examples", str(files / "examples.jsonl"), "--budget", "5", "--json"]
+    out = ["--out", str(tmp_path / "out")]
+    assert cli.main(["compose", *base, "--modules", *both, *given, *out]) == 0
+    assert shown_json(capsys)["weights"].keys() == {"modules/m0", "others/m0"}
+
+
+@pytest.mark.parametrize("name", ["--top", "--threads"])
+@pytest.mark.parametrize("value", ["0", "-1", "two"])
+def test_it_refuses_numbers_that_mean_nothing(
+    files: Path, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["rank", *arguments(files, f"{name}={value}")])
+    assert ended.value.code == 2
+    assert f"argument {name}: '{value}' is not a whole number from 1 on" in capsys.readouterr().err
+
+
 def test_it_reads_examples_that_an_editor_marked(files: Path, tmp_path: Path) -> None:
     marked = tmp_path / "marked.jsonl"
     marked.write_bytes(b"\xef\xbb\xbf" + (files / "examples.jsonl").read_bytes())
