@@ -14,6 +14,7 @@ from transformers import T5ForConditionalGeneration
 
 from composer.cli import main as cli
 from composer.engine import adapter_file, base_model, recipe, stack
+from composer.engine.errors import BadExamples, CommonsError
 from composer.workbench import Workbench
 from tests.engine import slow
 from tests.engine.conftest import EXAMPLES, TEMPLATE, make_adapter, make_t5
@@ -353,3 +354,24 @@ def test_a_notebook_needs_five_lines(files: Path, tmp_path: Path) -> None:
     assert "m0" in found._repr_html_() and list(found.weights) != []
     best = bench.best(EXAMPLES, 2, template=TEMPLATE.text)
     assert len(best) == 2 and len(bench) == 3
+
+
+def test_a_notebook_is_told_what_is_no_example(files: Path, tmp_path: Path) -> None:
+    bench = Workbench.open(files / "base", [files / "modules"])
+    for given, words in (
+        ([], "There are 0 examples"),
+        ([("big", "small"), "up"], "Example 2 is 'up'"),
+        ([("big", "small", "tiny")], "Example 1 is"),
+        ([("big", None)], "Example 1 is"),
+        ([{"input": "big"}], "Example 1 is"),
+        ([("big", "small"), ("big", "cold")], "repeats line 1"),
+    ):
+        for use in (bench.compose, bench.rank):
+            with pytest.raises(BadExamples, match=words):
+                use(given)
+    rows = [{"input": each.input, "target": each.target} for each in EXAMPLES]
+    assert bench.rank(rows).losses.tolist() == bench.rank(EXAMPLES).losses.tolist()
+    with pytest.raises(CommonsError, match="How many is -1"):
+        bench.best(EXAMPLES, -1)
+    with pytest.raises(CommonsError, match="Nothing can be written"):
+        bench.compose(EXAMPLES, budget=1).save(files / "examples.jsonl")
