@@ -305,6 +305,20 @@ def test_it_builds_a_recipes_adapter_again(
     assert "not the ingredients" in capsys.readouterr().out
 
 
+def test_it_knows_modules_of_equal_weights_by_their_names(files: Path, tmp_path: Path) -> None:
+    """m0 once more, with another alpha: a config is no part of the weights' hash."""
+    shutil.copytree(files / "modules", tmp_path / "modules")
+    shutil.copytree(files / "modules" / "m0", tmp_path / "modules" / "m9")
+    config = tmp_path / "modules" / "m9" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"lora_alpha": 4', '"lora_alpha": 400'))
+    assert compose(files, tmp_path / "found") == 0
+    given = ["--base", str(files / "base"), "--modules", str(tmp_path / "modules")]
+    recipe, out = str(tmp_path / "found" / "recipe.json"), str(tmp_path / "again")
+    assert cli.main(["apply", recipe, *given, "--out", out]) == 0
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "found" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
 def test_it_scores_adapters_beside_the_base_model(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
