@@ -35,8 +35,11 @@ if TYPE_CHECKING:
     from composer.engine.stack import Stack
     from hub_site.jobs.worker import Lease
 
-# What PEFT computes from the file may differ from the search by rounding, and by no more.
+# What PEFT computes from the file may differ from the search by rounding, and by no more. Where a
+# model has 16 bits every layer rounds, and PEFT keeps the factors in 32: in bfloat16 (ε = 0.0078)
+# losses of random models of 8 layers, and of 6 and 6, were seen to differ by up to 0.7%.
 TOLERANCE = 1e-3
+TOLERANCE_IN_EPSILONS = 4
 PROBE = "hello"
 PROBE_TOKENS = 5
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date a zip can hold: equal content, equal bytes
@@ -133,7 +136,8 @@ def _load_again(
             loaded.unload()
     losses, logits = (float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
     # Losses are sums over answer tokens; what rounding does grows with them.
-    if not losses <= TOLERANCE * max(1.0, float(ours[0].abs().max())):
+    allowed = max(TOLERANCE, TOLERANCE_IN_EPSILONS * torch.finfo(base.model.dtype).eps)
+    if not losses <= allowed * max(1.0, float(ours[0].abs().max())):
         raise AdapterDiffers(
             "The adapter file does not compute what the search computed (losses differ by "
             f"{losses:.2g}), so it is not handed out. Please report this."

@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import close_session
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from composer import artifacts, model_cache, publishing, services
 from composer.artifacts import AdapterDiffers
+from composer.engine import base_model
 from composer.engine import recipe as engine_recipe
+from composer.engine import stack as stacks
 from composer.engine.adapter_file import WEIGHTS_NAME
 from composer.engine.compose import compose
+from composer.engine.config import recommended
 from composer.engine.examples import Example, encode
 from composer.engine.export import export
 from composer.engine.prompt import Template
@@ -26,6 +30,7 @@ from hub_site.jobs.worker import Lease, run
 from modules.models import BaseModel
 from modules.services import commit
 from modules.storage import local
+from tests.engine.conftest import WORDS, make_adapter, make_tokenizer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -136,3 +141,37 @@ def test_an_adapter_that_differs_from_the_search_is_not_handed_out(
         artifacts._load_again(tmp_path / "other", recipe, base, factors, batch)
     assert not any("lora" in name for name, _ in base.model.named_parameters())
     assert artifacts._load_again(tmp_path / "own", recipe, base, factors, batch)["probe"]
+
+
+def test_rounding_in_16_bits_holds_no_adapter_back(tmp_path: Path) -> None:
+    """A GPU's workers load bfloat16; these sizes round as much as released models do."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=3 + len(WORDS), hidden_size=128, intermediate_size=256, num_hidden_layers=6,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+        pad_token_id=0, eos_token_id=1, bos_token_id=None, initializer_range=0.1,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
+    make_tokenizer(tmp_path / "base", end=False)
+    base = base_model.load(tmp_path / "base", dtype=torch.bfloat16)
+    targets = {"target_modules": ["q_proj", "v_proj"], "r": 8}
+    modules = [make_adapter(base, tmp_path / f"m{n}", n, **targets) for n in range(2)]
+    stack = stacks.load(modules, base)
+    weights, other = (0.5, -0.3), (-1.0, 1.0)
+    spec = engine_recipe.make_spec(
+        base_model={"repo": "us/base", "revision": "r"},
+        ingredients=[{"repo": name, "revision": "r", "sha256": "0"} for name in stack.names],
+        config=recommended(),
+        template="{input}",
+        examples_hash="",
+    )
+    recipe = engine_recipe.build(spec, weights)
+    shots = [Example("big hot", "small " * 8), Example("up", "down")]
+    batch = encode(shots, Template(), base.tokenizer, is_encoder_decoder=False)
+    factors = compose([weights], stack, "sum")
+    export(weights, stack, "sum", tmp_path / "own")
+    export(other, stack, "sum", tmp_path / "other")
+    seen = artifacts._load_again(tmp_path / "own", recipe, base, factors, batch)
+    assert seen["max_difference"] > artifacts.TOLERANCE
+    with pytest.raises(AdapterDiffers, match="not handed out"):
+        artifacts._load_again(tmp_path / "other", recipe, base, factors, batch)
