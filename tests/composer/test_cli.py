@@ -121,6 +121,14 @@ def test_it_runs_as_a_program(files: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_reader_may_leave_before_the_end(files: Path) -> None:
+    program = [sys.executable, "-m", "composer.cli", "inspect", str(files / "modules")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(program, text=True, **pipes) as running:
+        running.stdout.close()
+        assert running.stderr.read() == ""
+
+
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err.strip().splitlines()[-1]
 
