@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,27 @@ def modules(names: Sequence[str], of: Source, note: Note = lambda text: None) ->
         if source.folder in seen:
             raise CommonsError(f"The module {source.folder} is given twice. Name it once.")
         seen.add(source.folder)
-    return found
+    return _told_apart(found)
+
+
+def _told_apart(found: Sequence[Source]) -> list[Source]:
+    """Weights and scores go by name: where two would have one, folders are called by as much more
+    of their path as tells them apart, and repos by their revision."""
+    taken = Counter(source.name for source in found)
+    twice = [source for source in found if taken[source.name] > 1]
+    names = dict(zip((each.folder for each in twice), _longer_names(twice), strict=True))
+    return [replace(source, name=names.get(source.folder, source.name)) for source in found]
+
+
+def _longer_names(sources: Sequence[Source]) -> list[str]:
+    for parts in range(2, 1 + max((len(each.folder.parts) for each in sources), default=0)):
+        names = [
+            f"{each.repo}@{each.revision}" if each.repo else "/".join(each.folder.parts[-parts:])
+            for each in sources
+        ]
+        if len(set(names)) == len(names):
+            return names
+    return [str(each.folder) for each in sources]
 
 
 def _modules(name: str, of: Source, note: Note) -> list[Source]:
@@ -106,7 +127,7 @@ def _repo(name: str, what: str) -> tuple[str, str | None]:
 
 
 def _all_of(owner: str, of: Source, note: Note) -> list[Source]:
-    """All of an author's adapters of this base model, by name."""
+    """All of an author's adapters of this base model, or of any where `of` has no name."""
     from huggingface_hub import HfApi
 
     with _hub_errors(f"{owner}/*"):
@@ -117,7 +138,7 @@ def _all_of(owner: str, of: Source, note: Note) -> list[Source]:
     found = []
     for repo in adapters:
         made_for = _base_named(repo)
-        if made_for not in (of.repo, of.name):
+        if of.name and made_for not in (of.repo, of.name):
             note(
                 f"Left out: {repo} was made for {made_for or 'a base model that it does not name'}."
             )
@@ -165,9 +186,11 @@ def _fetch(repo: str, revision: str | None, patterns: Sequence[str]) -> Source:
 
 @contextmanager
 def _hub_errors(what: str) -> Iterator[None]:
-    """The client's errors in our words."""
+    """The client's errors in our words, in one line."""
+    import httpx2  # what huggingface_hub itself speaks with
     from huggingface_hub.errors import (
         GatedRepoError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -187,7 +210,13 @@ def _hub_errors(what: str) -> Iterator[None]:
             f"There is no folder {what!r} here, and no such repo on the Hub that you can see. "
             "Look at the name; for a private one, sign in with HF_TOKEN."
         ) from error
-    except (LocalEntryNotFoundError, OSError) as error:
+    except HFValidationError as error:
         raise NotThere(
-            f"{what!r} is no folder here, and the Hub cannot be reached: {error}"
+            f"There is no folder {what!r} here, and no repo of the Hub can have this name: {error}"
+        ) from error
+    except (LocalEntryNotFoundError, OSError, httpx2.HTTPError, httpx2.InvalidURL) as error:
+        why = " ".join(str(error).split())
+        raise NotThere(
+            f"{what!r} is no folder here, and the Hub cannot be reached ({why}). Look at "
+            "HF_ENDPOINT and the network, or name a folder."
         ) from error

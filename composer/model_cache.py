@@ -105,7 +105,9 @@ def stack_of(search: Search, lease: "Lease") -> Stack:
     pinned = search.spec["base_model"]
     ingredients = search.spec["ingredients"]
     commits = _open_commits(search)
-    key = (pinned["repo"], pinned["revision"], *(each["sha256"] for each in ingredients))
+    # The same weights mean something else beside another config, and go by another's name.
+    each_is = ((each["repo"], each["revision"], each["sha256"]) for each in ingredients)
+    key = (pinned["repo"], pinned["revision"], *each_is)
     if key not in _stacks:
         base = base_of(search, lease)
         names = [each["repo"] for each in ingredients]

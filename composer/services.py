@@ -17,6 +17,7 @@ from composer.errors import NotReady
 from composer.models import Example, FewShotTask, Recipe, Search
 from composer.module_choice import ModuleChoice, choose_modules, usual_choice
 from composer.publishing import refuse_closed, refuse_withdrawn
+from composer.search_checks import check_settings
 from composer.task_checks import preview_prompt
 from hub_site.accounts.models import User
 from hub_site.accounts.notices import notify
@@ -68,6 +69,7 @@ def submit_job(
         user=user,
         combination=config.combination,
     )
+    check_settings(config, task, shots, chosen)
     spec = engine_recipe.make_spec(
         base_model={"repo": task.base_model.name, "revision": task.base_model.revision},
         ingredients=[_ingredient(module) for module in chosen],

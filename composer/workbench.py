@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,9 @@ from composer.engine.batch import Batch, chat_of, encode
 from composer.engine.blocks import count
 from composer.engine.card import card
 from composer.engine.config import SearchConfig
-from composer.engine.errors import CommonsError
+from composer.engine.errors import BadExamples, CommonsError
 from composer.engine.evaluate import Score
-from composer.engine.examples import Example
+from composer.engine.examples import TARGET_NAMES, Example, check
 from composer.engine.export import handed_out
 from composer.engine.finalise import finalise
 from composer.engine.objective import Objective
@@ -59,7 +59,7 @@ from composer.fetched import LOCAL, Source
 BASE = "the base model alone"
 AT_ONCE = 64
 Array = NDArray[np.float64]
-Given = Sequence[Example | tuple[str, str]]
+Given = Sequence[Example | tuple[str, str] | Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -137,11 +137,13 @@ class Workbench:
     ) -> Screening:
         """Each module alone on the examples: their losses, and an order from the best on."""
         prompt, settings = Template(template, chat), SearchConfig()
-        objective = Objective.of(self.base, self.stack, _pairs(examples), prompt, settings)
+        objective = Objective.of(self.base, self.stack, _checked(examples), prompt, settings)
         return screening.screen(objective, on_progress)
 
     def best(self, examples: Given, count: int, **how: Any) -> Workbench:
         """The same with only the modules that do best alone on the examples."""
+        if count < 1:
+            raise CommonsError(f"How many is {count}; it must be 1 or more.")
         return self.only(self.rank(examples, **how).top(count))
 
     def evaluate(
@@ -201,7 +203,7 @@ class Workbench:
         """
         return self.compose_with(
             config.preset_with(preset, settings),
-            _pairs(examples),
+            _checked(examples),
             Template(template, chat),
             options,
             on_generation,
@@ -340,7 +342,12 @@ class Composed:
         """Write a PEFT adapter with its recipe and card, once PEFT has loaded it and computed the
         same. Whoever is stopped leaves no half of one."""
         out, bench = Path(folder), self.bench
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CommonsError(
+                f"Nothing can be written to {out}: {error.strerror}. Name another folder."
+            ) from error
         with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as name:
             written = Path(name)
             repo = bench.base_source.repo
@@ -416,8 +423,30 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _checked(examples: Given) -> list[Example]:
+    """What may enter a search: the same rules as on the site and the command line."""
+    pairs = _pairs(examples)
+    check(pairs)
+    return pairs
+
+
 def _pairs(examples: Given) -> list[Example]:
-    return [each if isinstance(each, Example) else Example(*each) for each in examples]
+    return [_pair(each, line) for line, each in enumerate(examples, 1)]
+
+
+def _pair(given: Any, line: int) -> Example:
+    """A row of a JSONL file serves as well as a pair; a text is none."""
+    if isinstance(given, Example):
+        return given
+    if isinstance(given, Mapping):
+        given = [given.get("input"), next((given[k] for k in TARGET_NAMES if k in given), None)]
+    is_pair = isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 2
+    if not is_pair or not all(isinstance(text, str) for text in given):
+        raise BadExamples(
+            f"Example {line} is {given!r:.80}; give pairs of texts, such as ('big', 'small').",
+            line=line,
+        )
+    return Example(*given)
 
 
 def _check_room(base: Source, modules: Sequence[Source], device: str) -> None:

@@ -52,7 +52,12 @@ def add_to(commands: Any) -> None:
     add("--out", required=True, metavar="DIR", help="where to write the adapter and recipe.json")
     add("--held-out", metavar="FILE.jsonl", help="examples to score the result on")
     add("--options", nargs="+", metavar="ANSWER", default=[], help="the answers that are possible")
-    add("--top", type=int, metavar="K", help="mix only the K modules that do best alone")
+    add(
+        "--top",
+        type=shared.at_least_one,
+        metavar="K",
+        help="mix only the K modules that do best alone",
+    )
     add("--preset", choices=sorted(config.PRESETS), default="recommended")
     add("--seed", type=int, default=0)
     group = parser.add_argument_group("settings in place of the preset's")

@@ -16,6 +16,7 @@ leads to another Hub, such as a LoRA Commons site. Every command has --help with
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -38,7 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_to(commands)
     options = parser.parse_args(arguments)
     try:
-        return int(options.run(options))
+        ended = int(options.run(options))
+        sys.stdout.flush()
+        return ended
+    except BrokenPipeError:  # whoever reads has seen enough, as in `… | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except CommonsError as error:
         print(f"Error: {error.user_message}", file=sys.stderr)
         return 1

@@ -42,7 +42,7 @@ def add_base(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=DTYPES, default="auto", help="number format of the base model's weights")
     add("--quantise", choices=("8bit", "4bit"), help="load it quantised (needs bitsandbytes)")
     add("--spread", action="store_true", help="spread it over all devices there are")
-    add("--threads", type=int, default=None, metavar="N", help="CPU threads for torch")
+    add("--threads", type=at_least_one, default=None, metavar="N", help="CPU threads for torch")
 
 
 def add_modules(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +76,14 @@ def add_template(parser: argparse.ArgumentParser) -> None:
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
+
+
+def at_least_one(text: str) -> int:
+    """An argument's number, for argparse to refuse."""
+    number = int(text) if text.strip().lstrip("-").isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return number
 
 
 def template_of(options: argparse.Namespace) -> Template:
@@ -133,7 +141,7 @@ def bench_of(options: argparse.Namespace, base: Source, modules: Sequence[Source
     from composer.workbench import Workbench
 
     if options.threads is not None:
-        torch.set_num_threads(max(1, options.threads))
+        torch.set_num_threads(options.threads)
     try:
         torch.empty(0, device=options.device)
     except (RuntimeError, AssertionError, ImportError) as error:

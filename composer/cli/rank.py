@@ -22,7 +22,7 @@ def add_to(commands: Any) -> None:
     shared.add_modules(parser)
     shared.add_examples(parser)
     shared.add_template(parser)
-    parser.add_argument("--top", type=int, metavar="K", help="list only the best K")
+    parser.add_argument("--top", type=shared.at_least_one, metavar="K", help="list only the best K")
     shared.add_json(parser)
     parser.set_defaults(run=run)
 

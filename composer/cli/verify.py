@@ -84,14 +84,23 @@ def bench_of_recipe(options: argparse.Namespace, stated: Recipe) -> Workbench | 
 
 
 def _in_order_of(stated: Recipe, modules: Sequence[Source]) -> list[Source] | None:
-    """The modules that are the recipe's ingredients, in its order; more may be there."""
+    """The modules that are the recipe's ingredients, in its order; more may be there.
+
+    Where some have the same weights, and perhaps other configs, those of the recipe's names are
+    meant.
+    """
     from composer.workbench import file_hash
 
-    by_hash = {file_hash(each.folder / WEIGHTS_NAME): each for each in modules}
-    wanted = [ingredient["sha256"] for ingredient in stated.spec["ingredients"]]
-    if not set(wanted) <= set(by_hash):
-        return None
-    return [by_hash[each] for each in wanted]
+    found: dict[str, dict[str, Source]] = {}
+    for each in modules:
+        found.setdefault(file_hash(each.folder / WEIGHTS_NAME), {})[each.name] = each
+    chosen = []
+    for wanted in stated.spec["ingredients"]:
+        named = found.get(wanted["sha256"])
+        if named is None:
+            return None
+        chosen.append(named.get(wanted["repo"]) or next(iter(named.values())))
+    return chosen
 
 
 def _are_its_examples(shots: Sequence[Any], stated: Recipe) -> bool:

@@ -139,9 +139,10 @@ def load(
     except CommonsError:
         raise
     except Exception as error:  # the libraries raise errors of their own for damaged files
+        why = str(error).strip().partition("\n")[0]  # some go on for paragraphs
         raise BadBaseModel(
             f"The base model in {folder.name!r} ({config.get('model_type')!r}) cannot be loaded: "
-            f"{error}"
+            f"{why}"
         ) from error
     missing = sorted(report.get("missing_keys", ()))
     if missing:

@@ -25,9 +25,9 @@ def block_of(layers: Iterable[str], blocks: str) -> dict[str, int]:
     depths = sorted({_depth(name) for name in names})
     K = int(blocks.removeprefix("layers:"))
     if len(depths) < K:
-        raise BadConfig(
+        raise _bad(
             f"blocks is {blocks!r}, but the modules adapt layers at only {len(depths)} depths. "
-            f"Choose at most layers:{len(depths)}."
+            + (f"Choose at most layers:{len(depths)}." if len(depths) > 1 else "Choose 'all'.")
         )
     group = {depth: place * K // len(depths) for place, depth in enumerate(depths)}
     return {name: group[_depth(name)] for name in names}
@@ -43,7 +43,7 @@ def count(blocks: str) -> int:
 def _sides(names: list[str]) -> dict[str, int]:
     sides = {name: int(_is_decoder(name)) for name in names}
     if set(sides.values()) != {0, 1}:
-        raise BadConfig(
+        raise _bad(
             "blocks is 'sides', but the modules do not adapt both an encoder and a decoder. "
             "Choose 'all', or 'layers:2' for a decoder-only model."
         )
@@ -58,3 +58,7 @@ def _depth(name: str) -> tuple[bool, int]:
     """The decoder comes behind the encoder; a layer without a number stands first on its side."""
     number = NUMBER.search(name)
     return _is_decoder(name), int(number.group(1)) if number else -1
+
+
+def _bad(message: str) -> BadConfig:
+    return BadConfig(message, fields={"blocks": [message]})

@@ -70,9 +70,9 @@ class NamedLayers:
             return self._said("target_modules")
         if not self.excluded.isdisjoint(_endings(layer)):
             return self._said("exclude_modules")
-        if self.numbers is not None and self._number(layer) not in self.numbers:
-            return self._said("layers_to_transform")
-        return ""
+        if self.numbers is None or (self.targets is not None and layer in self.targets):
+            return ""  # PEFT does not ask for the number of a layer that is named in full
+        return "" if self._number(layer) in self.numbers else self._said("layers_to_transform")
 
     def _number(self, layer: str) -> int | None:
         """The first one behind any word, or behind one of layers_pattern."""

@@ -14,6 +14,7 @@ from transformers import T5ForConditionalGeneration
 
 from composer.cli import main as cli
 from composer.engine import adapter_file, base_model, recipe, stack
+from composer.engine.errors import BadExamples, CommonsError
 from composer.workbench import Workbench
 from tests.engine import slow
 from tests.engine.conftest import EXAMPLES, TEMPLATE, make_adapter, make_t5
@@ -122,6 +123,14 @@ def test_it_runs_as_a_program(files: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_reader_may_leave_before_the_end(files: Path) -> None:
+    program = [sys.executable, "-m", "composer.cli", "inspect", str(files / "modules")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(program, text=True, **pipes) as running:
+        running.stdout.close()
+        assert running.stderr.read() == ""
+
+
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err.strip().splitlines()[-1]
 
@@ -150,6 +159,32 @@ def test_it_takes_a_module_once(
     twice = [str(files / "modules"), str(files / "modules" / "m1")]
     assert compose(files, tmp_path, "--modules", *twice) == 1
     assert one_line(capsys).endswith("m1 is given twice. Name it once.")
+
+
+def test_it_tells_modules_of_one_name_apart(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(files / "modules" / "m1", tmp_path / "others" / "m0")
+    both = [str(files / "modules" / "m0"), str(tmp_path / "others" / "m0")]
+    held_out = ["--held-out", str(files / "held_out.jsonl"), "--json"]
+    base = ["--base", str(files / "base")]
+    assert cli.main(["evaluate", *base, "--adapter", *both, *held_out]) == 0
+    assert {"modules/m0", "others/m0"} <= shown_json(capsys)["scores"].keys()
+    given = ["--examples", str(files / "examples.jsonl"), "--budget", "5", "--json"]
+    out = ["--out", str(tmp_path / "out")]
+    assert cli.main(["compose", *base, "--modules", *both, *given, *out]) == 0
+    assert shown_json(capsys)["weights"].keys() == {"modules/m0", "others/m0"}
+
+
+@pytest.mark.parametrize("name", ["--top", "--threads"])
+@pytest.mark.parametrize("value", ["0", "-1", "two"])
+def test_it_refuses_numbers_that_mean_nothing(
+    files: Path, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["rank", *arguments(files, f"{name}={value}")])
+    assert ended.value.code == 2
+    assert f"argument {name}: '{value}' is not a whole number from 1 on" in capsys.readouterr().err
 
 
 def test_it_reads_examples_that_an_editor_marked(files: Path, tmp_path: Path) -> None:
@@ -280,6 +315,20 @@ def test_it_builds_a_recipes_adapter_again(
     assert "not the ingredients" in capsys.readouterr().out
 
 
+def test_it_knows_modules_of_equal_weights_by_their_names(files: Path, tmp_path: Path) -> None:
+    """m0 once more, with another alpha: a config is no part of the weights' hash."""
+    shutil.copytree(files / "modules", tmp_path / "modules")
+    shutil.copytree(files / "modules" / "m0", tmp_path / "modules" / "m9")
+    config = tmp_path / "modules" / "m9" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"lora_alpha": 4', '"lora_alpha": 400'))
+    assert compose(files, tmp_path / "found") == 0
+    given = ["--base", str(files / "base"), "--modules", str(tmp_path / "modules")]
+    recipe, out = str(tmp_path / "found" / "recipe.json"), str(tmp_path / "again")
+    assert cli.main(["apply", recipe, *given, "--out", out]) == 0
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "found" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
 def test_it_scores_adapters_beside_the_base_model(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -329,3 +378,24 @@ def test_a_notebook_needs_five_lines(files: Path, tmp_path: Path) -> None:
     assert "m0" in found._repr_html_() and list(found.weights) != []
     best = bench.best(EXAMPLES, 2, template=TEMPLATE.text)
     assert len(best) == 2 and len(bench) == 3
+
+
+def test_a_notebook_is_told_what_is_no_example(files: Path, tmp_path: Path) -> None:
+    bench = Workbench.open(files / "base", [files / "modules"])
+    for given, words in (
+        ([], "There are 0 examples"),
+        ([("big", "small"), "up"], "Example 2 is 'up'"),
+        ([("big", "small", "tiny")], "Example 1 is"),
+        ([("big", None)], "Example 1 is"),
+        ([{"input": "big"}], "Example 1 is"),
+        ([("big", "small"), ("big", "cold")], "repeats line 1"),
+    ):
+        for use in (bench.compose, bench.rank):
+            with pytest.raises(BadExamples, match=words):
+                use(given)
+    rows = [{"input": each.input, "target": each.target} for each in EXAMPLES]
+    assert bench.rank(rows).losses.tolist() == bench.rank(EXAMPLES).losses.tolist()
+    with pytest.raises(CommonsError, match="How many is -1"):
+        bench.best(EXAMPLES, -1)
+    with pytest.raises(CommonsError, match="Nothing can be written"):
+        bench.compose(EXAMPLES, budget=1).save(files / "examples.jsonl")

@@ -66,3 +66,35 @@ def test_it_says_what_is_not_there_or_not_for_strangers(
     assert run("inspect", "no such folder").returncode == 1
     assert "no such revision" in run("inspect", f"{lora_modules[1].repo}@{'0' * 40}").stderr
     assert run("inspect", str(lora_modules[1].repo)).returncode == 0
+
+
+def test_it_inspects_all_of_an_author(run: Any, lora_modules: list[LoraModule]) -> None:
+    owner = str(lora_modules[0].repo).partition("/")[0]
+    done = run("inspect", f"{owner}/*", "--json")
+    assert done.returncode == 0, done.stderr
+    named = [each["module"] for each in json.loads(done.stdout)["modules"]]
+    assert named == [str(module.repo) for module in lora_modules]
+
+
+NOWHERE = "http://127.0.0.1:9"  # nothing listens there
+
+
+@pytest.mark.parametrize(
+    ("name", "endpoint"),
+    [
+        ("someone/thing", NOWHERE),
+        ("someone/*", "no address"),
+        ("a--b/thing", NOWHERE),
+        ("someone/thing.git", NOWHERE),
+    ],
+)
+def test_a_hub_that_is_not_there_is_one_line(tmp_path: Path, name: str, endpoint: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "composer.cli", "inspect", name],
+        env=client_environment(endpoint, tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1, done.stderr

@@ -26,6 +26,8 @@ from hub_site.jobs.models import Job, JobEvent
 from hub_site.jobs.queue import LeaseLost
 from hub_site.jobs.worker import Lease, ShuttingDown, run
 from modules.models import BaseModel, LoraModule
+from modules.services import commit
+from modules.storage import local
 from tests import tiny
 from tests.composer.conftest import HELD_OUT, SHOTS
 from tests.engine.conftest import make_llama
@@ -322,6 +324,29 @@ def test_it_chooses_among_answer_options(task: FewShotTask, alice: User) -> None
     assert search.job.state == "done"
     said = {answer for answers in search.evidence["answers"].values() for answer in answers}
     assert said <= set(task.answer_options)
+
+
+def test_a_warm_worker_tells_equal_weights_apart(
+    task: FewShotTask, alice: User, overrides: dict[str, Any], lora_modules: list[LoraModule]
+) -> None:
+    """A new version may change the config alone, and two people may share the same file."""
+    changed = lora_modules[0]
+
+    def losses() -> dict[str, float]:
+        by_hand = ModuleChoice("hand", modules=(changed,))
+        job = services.submit_job(task=task, user=alice, modules=by_hand, overrides=overrides)
+        search = work(job)
+        assert search.job.state == "done", search.job.error_message
+        return {row["name"]: row["loss"] for row in search.evidence["search"]["singles"]}
+
+    before = losses()
+    config = changed.commit.files.get(path=CONFIG_NAME)
+    text = b"".join(local.open(config.blob_id)).replace(b'"lora_alpha": 4', b'"lora_alpha": 8')
+    files = {CONFIG_NAME: io.BytesIO(text)}
+    commit(repo=changed.repo, author=None, title="Scale it", additions=files, check_now=True)
+    changed.refresh_from_db()
+    assert changed.lora_alpha == 8
+    assert losses() != before
 
 
 def test_it_says_that_a_module_has_gone(job: Job, lora_modules: list[LoraModule]) -> None:

@@ -137,6 +137,30 @@ def test_it_does_not_queue_what_no_worker_could_load(task: FewShotTask, alice: U
     assert not Job.objects.exists()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "field"),
+    [
+        ({"objective": "options"}, "objective"),
+        ({"blocks": "layers:99"}, "blocks"),
+        ({"selection": "folds"}, "selection"),
+        ({"selection": "validation"}, "selection"),
+    ],
+)
+def test_it_does_not_queue_settings_that_the_task_cannot_meet(
+    task: FewShotTask, alice: User, overrides: dict[str, Any], field: str
+) -> None:
+    task_writing.update_task(task, name="One", base_model=task.base_model, shots=SHOTS[:1])
+    with pytest.raises(BadConfig) as caught:
+        services.submit_job(task=task, user=alice, overrides=overrides)
+    assert caught.value.fields.keys() == {field}
+    assert not Job.objects.exists()
+
+
+def test_it_queues_blocks_that_the_modules_have(task: FewShotTask, alice: User) -> None:
+    for blocks in ("sides", "layers:4"):
+        assert services.submit_job(task=task, user=alice, overrides={"blocks": blocks})
+
+
 def test_it_makes_one_job_for_one_key(task: FewShotTask, alice: User, bob: User) -> None:
     first = services.submit_job(task=task, user=alice, idempotency_key="k")
     again = services.submit_job(task=task, user=alice, idempotency_key="k")

@@ -191,6 +191,11 @@ def test_it_takes_the_layers_that_layers_to_transform_names() -> None:
         ("encoder.block.0.layer.1.q", {"layers_to_transform": 0}),
         ("encoder.block.0.layer.1.q", {"layers_to_transform": [1], "layers_pattern": "layer"}),
         ("h.0.q", {"layers_to_transform": [0], "layers_pattern": ["layers", "h"]}),
+        # PEFT does not ask for the number of a layer that is named in full.
+        (
+            "encoder.block.1.q",
+            {"layers_to_transform": [0], "target_modules": ["encoder.block.1.q"]},
+        ),
     ):
         facts = inspect(config(**change), header(factors(name=f"base_model.model.{layer}")))
         assert list(facts.layers) == [layer]

@@ -83,6 +83,13 @@ def test_it_refuses_a_config_it_cannot_use(copy: Path, text: str) -> None:
         base_model.load(copy)
 
 
+def test_it_says_in_one_line_that_it_knows_no_such_model(copy: Path) -> None:
+    (copy / "config.json").write_text('{"model_type": "something-newer"}')
+    with pytest.raises(BadBaseModel, match="something-newer.*cannot be loaded") as caught:
+        base_model.load(copy)
+    assert "\n" not in caught.value.user_message
+
+
 def test_tokens_are_counted_as_the_model_will_read_them(t5: BaseModel) -> None:
     counter = TokenCounter(t5.folder / "tokenizer.json")
     text = "opposite of big :"

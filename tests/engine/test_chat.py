@@ -214,6 +214,8 @@ def test_it_says_when_there_is_no_template_to_ask_in(t5: BaseModel, gpt2: BaseMo
         "{% for %}",
         "{{ raise_exception('only in Latin') }}",
         "{{ messages.x.y }}",
+        "{{ 1 / 0 }}",
+        "{% for each in range(10 ** 9) %}{% endfor %}",
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",  # the sandbox does not let it out
     ],
 )

@@ -6,17 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from composer.engine import base_model
+from composer.engine import stack as stacks
 from composer.engine.base_model import BaseModel
 from composer.engine.batch import Batch
 from composer.engine.card import card
 from composer.engine.compose import compose
 from composer.engine.config import SearchConfig
+from composer.engine.examples import Example, encode
 from composer.engine.export import export
-from composer.engine.finalise import AdapterDiffers, compare, finalise
+from composer.engine.finalise import TOLERANCE, AdapterDiffers, compare, finalise
 from composer.engine.recipe import Recipe, build, inside, make_spec
 from composer.engine.stack import Stack
-from tests.engine.conftest import TEMPLATE
+from tests.engine.conftest import TEMPLATE, WORDS, make_adapter, make_tokenizer
 
 WEIGHTS = [0.9, -0.4, 0.0, 0.7]
 
@@ -67,6 +72,31 @@ def test_files_that_compute_something_else_are_not_handed_out(
             batch if with_examples else None,
         )  # fmt: skip
     assert not any("lora" in name for name, _ in t5.model.named_parameters())
+
+
+def test_rounding_in_16_bits_holds_no_adapter_back(tmp_path: Path) -> None:
+    """A GPU's workers load bfloat16; these sizes round as much as released models do."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=3 + len(WORDS), hidden_size=128, intermediate_size=256, num_hidden_layers=6,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+        pad_token_id=0, eos_token_id=1, bos_token_id=None, initializer_range=0.1,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
+    make_tokenizer(tmp_path / "base", end=False)
+    base = base_model.load(tmp_path / "base", dtype=torch.bfloat16)
+    targets = {"target_modules": ["q_proj", "v_proj"], "r": 8}
+    folders = [make_adapter(base, tmp_path / f"m{n}", n, **targets) for n in range(2)]
+    modules = stacks.load(folders, base)
+    shots = [Example("big hot", "small " * 8), Example("up", "down")]
+    batch = encode(shots, TEMPLATE, base.tokenizer, is_encoder_decoder=False)
+    factors = compose([[0.5, -0.3]], modules, "sum")
+    own = export([0.5, -0.3], modules, "sum", tmp_path / "own")
+    other = export([-1.0, 1.0], modules, "sum", tmp_path / "other")
+    seen = compare(own, tmp_path / "own", base, factors, TEMPLATE, batch)
+    assert seen.max_difference is not None and seen.max_difference > TOLERANCE
+    with pytest.raises(AdapterDiffers, match="not handed out"):
+        compare(other, tmp_path / "other", base, factors, TEMPLATE, batch)
 
 
 def test_the_card_says_what_it_was_made_of_how_it_was_found_and_what_was_lost(

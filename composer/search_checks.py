@@ -1,0 +1,45 @@
+"""What a search's settings ask of its task and modules, said where it is submitted: the engine says
+it too, but only once a worker has loaded everything."""
+
+from collections.abc import Sequence
+
+from composer.engine.blocks import block_of
+from composer.engine.config import SearchConfig
+from composer.engine.errors import BadConfig
+from composer.engine.examples import Example
+from composer.models import FewShotTask
+from modules.models import BaseModel, LoraModule
+
+
+def check_settings(
+    config: SearchConfig,
+    task: FewShotTask,
+    shots: Sequence[Example],
+    modules: Sequence[LoraModule],
+) -> None:
+    """Raise BadConfig, naming the setting, for a search that no worker could begin."""
+    if config.objective == "options" and len(task.answer_options) < 2:
+        raise _bad(
+            "objective",
+            "The objective 'options' needs answer options to choose from, and the task has none. "
+            "Add them to the task, or choose another objective.",
+        )
+    if config.selection != "examples" and len(shots) < 2:
+        raise _bad(
+            "selection",
+            f"The selection {config.selection!r} keeps examples back and needs at least two; the "
+            f"task has {len(shots)}. Add examples, or choose the selection 'examples'.",
+        )
+    if layers := _adapted(task.base_model, modules):
+        block_of(layers, config.blocks)
+
+
+def _adapted(base_model: BaseModel, modules: Sequence[LoraModule]) -> list[str]:
+    """The base model's layers that modules with these target_modules may adapt; empty where its
+    layers are not known. A worker sees which of them they do."""
+    targets = {name for module in modules for name in module.target_modules}
+    return [layer for layer in base_model.layers if layer.rpartition(".")[2] in targets]
+
+
+def _bad(name: str, message: str) -> BadConfig:
+    return BadConfig(message, fields={name: [message]})
