@@ -135,15 +135,15 @@ def _all_of(owner: str, of: Source, note: Note) -> list[Source]:
     adapters = sorted(info.id for info in listed if CONFIG_NAME in _files(info))
     if not adapters:
         raise NotThere(f"{owner} has no repos with an {CONFIG_NAME} on the Hub.")
-    found = []
+    found, others = [], Counter[str]()
     for repo in adapters:
         made_for = _base_named(repo)
         if of.name and made_for not in (of.repo, of.name):
-            note(
-                f"Left out: {repo} was made for {made_for or 'a base model that it does not name'}."
-            )
+            others[made_for or "a base model that they do not name"] += 1
             continue
         found.append(_adapter(repo, None))
+    for made_for, count in others.items():
+        note(f"Left out: {count} of {owner}'s adapters, made for {made_for}.")
     if not found:
         raise NotThere(
             f"None of the {len(adapters)} adapters of {owner} was made for {of.repo or of.name}. "
@@ -157,7 +157,13 @@ def _files(info: ModelInfo) -> Iterator[str]:
 
 
 def _base_named(repo: str) -> str:
-    folder = _fetch(repo, None, (CONFIG_NAME,)).folder
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+
+    disable_progress_bars()  # a bar for each of an author's configs says nothing
+    try:
+        folder = _fetch(repo, None, (CONFIG_NAME,)).folder
+    finally:
+        enable_progress_bars()
     try:
         config: Any = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
         return str(config["base_model_name_or_path"])

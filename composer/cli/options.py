@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,6 +137,8 @@ def sources(options: argparse.Namespace) -> tuple[Source, list[Source]]:
 def bench_of(options: argparse.Namespace, base: Source, modules: Sequence[Source]) -> Workbench:
     """Model and modules, loaded: the long part, with torch."""
     say("Loading the model and the modules …")
+    # What the libraries deprecate is for us to follow, not for whoever runs the command.
+    warnings.filterwarnings("ignore", category=FutureWarning)
     import torch
 
     from composer.workbench import Workbench

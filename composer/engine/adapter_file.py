@@ -315,6 +315,11 @@ def _tensor_obstacle(key: str, config: AdapterConfig) -> Obstacle:
         reason = UNSUPPORTED["lora_bias"]
     elif ".bias" in key:
         reason = _biases(config) if config.bias != "none" else "it carries biases"
+    elif ".base_layer." in key:
+        return Obstacle(
+            "it carries a copy of the base model's own weights",
+            "Save it without them (PEFT: save_pretrained(save_embedding_layers=False)).",
+        )
     elif ".lora_" not in key:
         for setting in ("modules_to_save", "trainable_token_indices"):
             if config.raw.get(setting):

@@ -105,7 +105,7 @@ class SearchConfig:
         if self.rank is not None:
             _whole("rank", self.rank, 1, 4096)
             if self.combination != "sum":
-                raise _bad("rank", self.rank, "None, unless the combination is 'sum'")
+                raise _bad("rank", self.rank, "left out, unless the combination is 'sum'")
         if self.optimiser == "lbfgs" and self.objective == "exact_match":
             raise _bad("optimiser", self.optimiser, "another: exact matches have no gradient")
         if self.optimiser == "lbfgs" and self.combination == "linear":

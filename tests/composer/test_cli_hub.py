@@ -47,11 +47,30 @@ def test_it_composes_from_repos_and_names_their_versions(
         (str(module.repo), module.commit.sha) for module in lora_modules
     ]
     assert made["spec"]["base_model"]["repo"] == base_model.name
+    assert "Left out" not in done.stderr and "Warning" not in done.stderr
     assert json.loads(done.stdout)["recipe"] == made["id"]
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == base_model.name
     again = run("verify", f"{out}/recipe.json", *given, "--threads", "1")
     assert again.stdout == f"Matched: {made['id']}\n", again.stderr
+
+
+def test_it_leaves_out_what_was_made_for_another_base(
+    run: Any, tmp_path: Path, base_model: BaseModel, lora_modules: list[LoraModule]
+) -> None:
+    """Only the config is fetched of those, without a word for each."""
+    owner = str(lora_modules[0].repo).partition("/")[0]
+    other = tmp_path / "another-base"
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    given = ["--base", str(other), "--modules", f"{owner}/*"]
+    done = run("rank", *given, "--examples", str(tmp_path / "examples.jsonl"))
+    assert done.returncode == 1
+    line = f"Left out: {len(lora_modules)} of {owner}'s adapters, made for {base_model.name}."
+    assert done.stderr.splitlines()[0] == line
+    assert done.stderr.splitlines()[-1].startswith(
+        f"Error: None of the {len(lora_modules)} adapters"
+    )
 
 
 def test_it_says_what_is_not_there_or_not_for_strangers(

@@ -249,6 +249,7 @@ def test_it_refuses_weights_with_the_reason(tensors: dict[str, torch.Tensor], wo
             "convolutions",
         ),
         ({"target_parameters": ["e.w"]}, factors(8, "base_model.model.block.0.e"), "parameters"),
+        ({}, {f"{Q}.base_layer.weight": torch.zeros(5, 6)}, "save_embedding_layers=False"),
     ],
 )
 def test_a_survey_takes_every_lora_and_says_what_is_in_the_way(
