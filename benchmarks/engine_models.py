@@ -69,7 +69,7 @@ def _qwen() -> PretrainedConfig:
 
 
 def _demo() -> PretrainedConfig:
-    return T5Config.from_json_file(library.base_folder() / "config.json")
+    return T5Config.from_json_file(library.T5.folder() / "config.json")
 
 
 QV, Q_PROJ = ("q", "v"), ("q_proj", "v_proj")
