@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from composer.cli import options as shared
-from composer.cli.shown import Bar, SearchBar, answer, say, score_line
+from composer.cli.shown import SearchBar, answer, say, score_line
 from composer.engine import config, examples
 from composer.engine.config import SearchConfig
 
@@ -93,15 +93,7 @@ def _settings(options: argparse.Namespace) -> SearchConfig:
 
 
 def _best(bench: Workbench, shots: Sequence[Example], options: argparse.Namespace) -> Workbench:
-    bar = Bar()
-    template = shared.template_of(options)
-    ranked = bench.rank(
-        shots,
-        template=template.text,
-        chat=template.chat,
-        on_progress=lambda done, total: bar.show(done, total, "modules measured alone"),
-    )
-    bar.end()
+    ranked = shared.ranked(bench, shots, shared.template_of(options))
     chosen = ranked.top(options.top)
     say(f"Mixing the best {len(chosen)}: {', '.join(bench.stack.names[n] for n in chosen)}")
     return bench.only(sorted(chosen))

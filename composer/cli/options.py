@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composer import fetched
-from composer.cli.shown import say
+from composer.cli.shown import Bar, say
 from composer.engine import examples, recipe
 from composer.engine.errors import BadExamples, BadRecipe, CommonsError
 from composer.engine.examples import Example
@@ -20,6 +20,7 @@ from composer.engine.recipe import Recipe
 from composer.fetched import Source
 
 if TYPE_CHECKING:
+    from composer.engine.screening import Screening
     from composer.workbench import Workbench
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -160,3 +161,16 @@ def bench_of(options: argparse.Namespace, base: Source, modules: Sequence[Source
         quantisation=options.quantise,
         device_map="auto" if options.spread else None,
     )
+
+
+def ranked(bench: Workbench, shots: Sequence[Example], template: Template) -> Screening:
+    """Each module alone on the examples, under a bar."""
+    bar = Bar()
+    found = bench.rank(
+        shots,
+        template=template.text,
+        chat=template.chat,
+        on_progress=lambda done, total: bar.show(done, total, "modules measured alone"),
+    )
+    bar.end()
+    return found

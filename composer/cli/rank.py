@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from composer.cli import options as shared
-from composer.cli.shown import Bar, answer
+from composer.cli.shown import answer
 from composer.engine import examples
 
 
@@ -33,14 +33,7 @@ def run(options: argparse.Namespace) -> int:
     examples.check(shots, template=template)
     base, modules = shared.sources(options)
     bench = shared.bench_of(options, base, modules)
-    bar = Bar()
-    found = bench.rank(
-        shots,
-        template=template.text,
-        chat=template.chat,
-        on_progress=lambda done, total: bar.show(done, total, "modules measured"),
-    )
-    bar.end()
+    found = shared.ranked(bench, shots, template)
     losses = found.loss()
     rows = [
         {
