@@ -133,18 +133,23 @@ class Workbench:
         *,
         template: str = "{input}",
         chat: bool | None = None,
+        best: int | None = None,
         on_progress: Progress | None = None,
     ) -> Screening:
-        """Each module alone on the examples: their losses, and an order from the best on."""
+        """Each module alone on the examples: their losses, and an order from the best on.
+
+        best: only so many are wanted, as in `screening.screen_folders`; of many others a first look
+        in 8 bits is then enough.
+        """
         prompt, settings = Template(template, chat), SearchConfig()
         objective = Objective.of(self.base, self.stack, _checked(examples), prompt, settings)
-        return screening.screen(objective, on_progress)
+        return screening.screen(objective, on_progress, best=best)
 
     def best(self, examples: Given, count: int, **how: Any) -> Workbench:
         """The same with only the modules that do best alone on the examples."""
         if count < 1:
             raise CommonsError(f"How many is {count}; it must be 1 or more.")
-        return self.only(self.rank(examples, **how).top(count))
+        return self.only(self.rank(examples, best=count, **how).top(count))
 
     def evaluate(
         self,

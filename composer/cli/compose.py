@@ -93,7 +93,7 @@ def _settings(options: argparse.Namespace) -> SearchConfig:
 
 
 def _best(bench: Workbench, shots: Sequence[Example], options: argparse.Namespace) -> Workbench:
-    ranked = shared.ranked(bench, shots, shared.template_of(options))
+    ranked = shared.ranked(bench, shots, shared.template_of(options), options.top)
     chosen = ranked.top(options.top)
     say(f"Mixing the best {len(chosen)}: {', '.join(bench.stack.names[n] for n in chosen)}")
     return bench.only(sorted(chosen))

@@ -163,14 +163,19 @@ def bench_of(options: argparse.Namespace, base: Source, modules: Sequence[Source
     )
 
 
-def ranked(bench: Workbench, shots: Sequence[Example], template: Template) -> Screening:
-    """Each module alone on the examples, under a bar."""
+def ranked(
+    bench: Workbench, shots: Sequence[Example], template: Template, best: int | None
+) -> Screening:
+    """Each module alone on the examples, under a bar; `best` as in `Workbench.rank`."""
     bar = Bar()
     found = bench.rank(
         shots,
         template=template.text,
         chat=template.chat,
+        best=best,
         on_progress=lambda done, total: bar.show(done, total, "modules measured alone"),
     )
     bar.end()
+    if found.rough:
+        say(f"A first look in 8 bits was enough to leave out {len(found.rough)} of them.")
     return found

@@ -22,7 +22,12 @@ def add_to(commands: Any) -> None:
     shared.add_modules(parser)
     shared.add_examples(parser)
     shared.add_template(parser)
-    parser.add_argument("--top", type=shared.at_least_one, metavar="K", help="list only the best K")
+    parser.add_argument(
+        "--top",
+        type=shared.at_least_one,
+        metavar="K",
+        help="list only the best K; of a large model, the others are looked at in 8 bits only",
+    )
     shared.add_json(parser)
     parser.set_defaults(run=run)
 
@@ -33,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     examples.check(shots, template=template)
     base, modules = shared.sources(options)
     bench = shared.bench_of(options, base, modules)
-    found = shared.ranked(bench, shots, template)
+    found = shared.ranked(bench, shots, template, options.top)
     losses = found.loss()
     rows = [
         {

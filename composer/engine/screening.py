@@ -1,6 +1,8 @@
 """Which of many modules do something for these examples, each measured alone.
 
 The losses are kept by example, so that a ranking for any part of the examples costs nothing more.
+Who wants only the best few of many gets a first look in 8 bits where that is faster (`int8`), and
+the best of it measured again until those few are known.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from composer.engine import int8
 from composer.engine import stack as stacks
 from composer.engine.base_model import BaseModel
 from composer.engine.batch import Batch
@@ -27,6 +30,10 @@ from composer.engine.stack import Stack
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64] | Sequence[int]
 Progress = Callable[[int, int], None]  # modules done, modules in all; what it raises ends it
+# Places of modules -> their losses by example, (n, B), in the order of the places
+Measure = Callable[[Sequence[int]], Array]
+# A first look pays where at least so many times the modules wanted are to be measured.
+MANY = 4
 
 
 @dataclass(frozen=True)
@@ -37,25 +44,26 @@ class Screening:
              cross-entropies the mean over the answer's tokens; inf where it could not be loaded
     counts   (B,): what each example counts for in a mean over some of them
     refused  by name, why a module could not be loaded
+    rough    the places of those measured in 8 bits alone, because they are not among the best
+    again    how many were measured again after a first look
     """
 
     names: tuple[str, ...]
     losses: Array
     counts: Array
     refused: Mapping[str, str] = field(default_factory=dict)
+    rough: frozenset[int] = frozenset()
+    again: int = 0
 
     @property
     def cost(self) -> int:
-        """Forward-equivalents: each module is one candidate on all examples."""
-        return len(self.names) - len(self.refused)
+        """Forward-equivalents: each module is one candidate on all examples, a first look too."""
+        return len(self.names) - len(self.refused) + self.again
 
     def loss(self, rows: Rows | None = None) -> Array:
         """(N,): Σ_b c_b l_b / Σ_b c_b over all examples, or over these alone."""
         some = slice(None) if rows is None else np.asarray(rows, dtype=np.int64)
-        counts = self.counts[some]
-        with np.errstate(invalid="ignore"):
-            found = (self.losses[:, some] * counts).sum(axis=1) / counts.sum()
-        return np.where(np.isfinite(found), found, np.inf)
+        return _mean(self.losses[:, some], self.counts[some])
 
     def ranking(self, rows: Rows | None = None) -> list[int]:
         """Numbers of the modules, lowest loss first, ties by number. Those whose loss is not
@@ -68,8 +76,11 @@ class Screening:
         return sorted(self.ranking(rows)[:k])
 
 
-def screen(objective: Objective, progress: Progress | None = None) -> Screening:
-    """Every module of the objective's stack alone, on its examples, in its reduction.
+def screen(
+    objective: Objective, progress: Progress | None = None, *, best: int | None = None
+) -> Screening:
+    """Every module of the objective's stack alone, on its examples, in its reduction; `best` as in
+    `screen_folders`.
 
     At weight 1 a module is itself in every combination. Costs N forward-equivalents.
     """
@@ -79,6 +90,7 @@ def screen(objective: Objective, progress: Progress | None = None) -> Screening:
         objective.base,
         objective.stack,
         objective.batch,
+        best=best,
         reduction=objective.config.reduction,
         chunk=objective.chunk,
         progress=progress,
@@ -90,6 +102,7 @@ def screen_stack(
     stack: Stack,
     batch: Batch,
     *,
+    best: int | None = None,
     reduction: str = "token",
     chunk: Chunk | None = None,
     progress: Progress | None = None,
@@ -97,6 +110,21 @@ def screen_stack(
     check_length(base, batch)
     batch = batch.to(base.device)
     chunk = chunk or default_chunk(base, batch)
+    told = _Told(len(stack), progress)
+
+    def measure(places: Sequence[int]) -> Array:
+        whole = len(places) == len(stack)
+        return _measured(base, stack if whole else stack.subset(places), batch, chunk, told.more)
+
+    losses, rough, again = _screened(measure, base, batch, len(stack), best, reduction)
+    counts = _counts(batch, reduction)
+    return Screening(stack.names, losses, counts, rough=rough, again=again)
+
+
+def _measured(
+    base: BaseModel, stack: Stack, batch: Batch, chunk: Chunk, more: Callable[[int], None]
+) -> Array:
+    """(N, B): the mean loss of each answer's tokens, by each module alone."""
     losses = np.empty((len(stack), len(batch)))
     with torch.inference_mode(), bounded(chunk):
         for first in range(0, len(stack), chunk.candidates):
@@ -105,10 +133,8 @@ def screen_stack(
             for start, rows in parts(batch, chunk.examples):
                 found = answer_losses(base, factors, rows)
                 losses[some, start : start + len(rows)] = found.cpu().numpy()
-            if progress is not None:
-                progress(some.stop, len(stack))
-    tokens = batch.answer_tokens.cpu().numpy().astype(np.float64)
-    return Screening(stack.names, losses / tokens, _counts(tokens, reduction))
+            more(some.stop - some.start)
+    return losses / _tokens(batch)
 
 
 def _screen_otherwise(objective: Objective, progress: Progress | None) -> Screening:
@@ -116,10 +142,11 @@ def _screen_otherwise(objective: Objective, progress: Progress | None) -> Screen
     N, at_once = len(objective.stack), objective.chunk.candidates
     singles = np.tile(np.eye(N), count(objective.config.blocks))
     losses = np.empty((N, objective.examples))
+    told = _Told(N, progress)
     for first in range(0, N, at_once):
-        losses[first : first + at_once] = objective.example_losses(singles[first : first + at_once])
-        if progress is not None:
-            progress(min(first + at_once, N), N)
+        some = singles[first : first + at_once]
+        losses[first : first + at_once] = objective.example_losses(some)
+        told.more(len(some))
     return Screening(objective.stack.names, losses, np.ones(objective.examples))
 
 
@@ -129,6 +156,7 @@ def screen_folders(
     batch: Batch,
     *,
     names: Sequence[str] | None = None,
+    best: int | None = None,
     at_once: int = 64,
     reduction: str = "token",
     chunk: Chunk | None = None,
@@ -136,33 +164,100 @@ def screen_folders(
 ) -> Screening:
     """As many modules as there are: only `at_once` of them are in memory together.
 
+    best: only so many are wanted. Where there are many more, and 8 bits are faster here, all are
+    looked at in 8 bits first, and the best of them measured as usual until no other could be among
+    the best, had its first look been as wrong as the most wrong of those measured.
+
     A module that cannot be loaded is noted in `refused` with the reason, and the rest goes on.
     """
+    check_length(base, batch)
+    batch = batch.to(base.device)
+    chunk = chunk or default_chunk(base, batch)
     paths = [Path(folder) for folder in folders]
     names = tuple(names) if names is not None else tuple(path.name for path in paths)
-    losses = np.full((len(paths), len(batch)), np.inf)
     refused: dict[str, str] = {}
-    for start in range(0, len(paths), at_once):
-        some = range(start, min(start + at_once, len(paths)))
-        stack, loaded = _load(paths, names, some, base, refused)
+    told = _Told(len(paths), progress)
 
-        def told(done: int, _: int, start: int = start) -> None:
-            if progress is not None:
-                progress(start + done, len(paths))
+    def measure(places: Sequence[int]) -> Array:
+        losses = np.full((len(places), len(batch)), np.inf)
+        for start in range(0, len(places), at_once):
+            some = places[start : start + at_once]
+            stack, loaded = _load(paths, names, some, base, refused)
+            if stack is not None:
+                found = _measured(base, stack, batch, chunk, told.more)
+                losses[[start + some.index(place) for place in loaded]] = found
+            told.more(len(some) - len(loaded))
+        return losses
 
-        if stack is not None:
-            found = screen_stack(
-                base, stack, batch, reduction=reduction, chunk=chunk, progress=told
-            )
-            losses[loaded] = found.losses
-        if len(loaded) < len(some):
-            told(len(some), 0)
-    tokens = batch.answer_tokens.cpu().numpy().astype(np.float64)
-    return Screening(names, losses, _counts(tokens, reduction), refused)
+    losses, rough, again = _screened(measure, base, batch, len(paths), best, reduction)
+    return Screening(names, losses, _counts(batch, reduction), refused, rough, again)
 
 
-def _counts(tokens: Array, reduction: str) -> Array:
+def _screened(
+    measure: Measure, base: BaseModel, batch: Batch, N: int, best: int | None, reduction: str
+) -> tuple[Array, frozenset[int], int]:
+    """The losses by example, (N, B); which of them are of the first look; how many looked at
+    twice."""
+    if best is None or MANY * best > N or not int8.pays(base):
+        return measure(range(N)), frozenset(), 0
+    with int8.in_8_bits(base):
+        losses = measure(range(N))
+    counts = _counts(batch, reduction)
+
+    def again(places: Sequence[int]) -> Array:
+        losses[places] = measure(places)
+        return _mean(losses[places], counts)
+
+    found = settled(_mean(losses, counts), again, best)
+    rough = frozenset(np.flatnonzero(np.isnan(found)).tolist())
+    return losses, rough, N - len(rough)
+
+
+def settled(first_look: Array, again: Callable[[Sequence[int]], Array], best: int) -> Array:
+    """Losses (N,) of those that had to be measured again to know the `best` lowest; NaN elsewhere.
+
+    Nobody is left out who could be among the best, had the first look been as wrong there as the
+    most wrong of those measured. What is infinite at the first look is so for good.
+    """
+    found, off = np.full(len(first_look), np.nan), 0.0
+    while True:
+        known = ~np.isnan(found)
+        could_be = np.where(known, found, first_look - off)
+        wanted = np.argsort(could_be, kind="stable")[:best]
+        todo = [int(n) for n in wanted if not known[n] and np.isfinite(first_look[n])]
+        if not todo:
+            return found
+        found[todo] = again(todo)
+        wrong = np.abs(found[todo] - first_look[todo])
+        off = max(off, *wrong[np.isfinite(wrong)].tolist())
+
+
+class _Told:
+    """Counts what was measured for the first time, for whoever watches."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self.done, self.total, self.progress = 0, total, progress
+
+    def more(self, count: int) -> None:
+        self.done = min(self.done + count, self.total)
+        if self.progress is not None and count:
+            self.progress(self.done, self.total)
+
+
+def _mean(losses: Array, counts: Array) -> Array:
+    """(…, B), (B,) -> (…,): Σ_b c_b l_b / Σ_b c_b; inf where that is not finite."""
+    with np.errstate(invalid="ignore"):
+        found = (losses * counts).sum(axis=-1) / counts.sum()
+    return np.where(np.isfinite(found), found, np.inf)
+
+
+def _tokens(batch: Batch) -> Array:
+    return batch.answer_tokens.cpu().numpy().astype(np.float64)  # type: ignore[no-any-return]
+
+
+def _counts(batch: Batch, reduction: str) -> Array:
     """Pooled over tokens, an example counts for as many as its answer has."""
+    tokens = _tokens(batch)
     return np.ones_like(tokens) if reduction == "example" else tokens
 
 
