@@ -75,7 +75,7 @@ class FewShot:
         )
 
     def objective(self, draw: int, config: SearchConfig, modules: stack.Stack) -> Objective:
-        return Objective(self.base, modules, self.encode(self.examples(draw)), config)
+        return Objective.of(self.base, modules, self.examples(draw), self.template, config)
 
     def searched(
         self, draw: int, config: SearchConfig, modules: stack.Stack | None = None

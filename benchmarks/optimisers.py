@@ -1,13 +1,15 @@
 """Which optimiser, what to choose the best on, how many modules, which rank: on the demo library.
 
     python -m benchmarks.optimisers [--base t5|llama] [--draws 10] [--shots 5 20] [--processes 2]
-    python -m benchmarks.optimisers --report | --modules | --rank | --rotated | --functions
+    python -m benchmarks.optimisers --starts | --counted | --report
+    python -m benchmarks.optimisers --modules | --rank | --rotated | --functions
 
 Without a section: all optimisers and selections on the tuning tasks, at 40, 100 and 200
-forward-equivalents, beside fresh LoRA, the randomised control and everything simpler. The default
-is chosen by that alone; `--report` then measures it once on the report tasks. Every method sees the
-same draws of examples. Rows are kept in var/optimisers.jsonl, so an interrupted run goes on where
-it stopped; `--table-only` prints the tables of the rows kept.
+forward-equivalents, beside fresh LoRA, the randomised control and everything simpler. `--starts`
+compares where Cobyla begins and with which step, `--counted` what searches by counted answers.
+The default is chosen by these alone; `--report` then measures it once on the report tasks. Every
+method sees the same draws of examples. Rows are kept in var/optimisers.jsonl, so an interrupted run
+goes on where it stopped; `--table-only` prints the tables of the rows kept.
 
 One evaluation is one candidate on all examples; a gradient is charged three. Seconds are the
 processor's, one thread, for the search alone. A figure is the mean over the tasks ± its standard
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import statistics
 import time
@@ -33,7 +36,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.few_shot import FewShot, bench
-from benchmarks.synthetic import DIMENSIONS, FUNCTIONS
+from benchmarks.synthetic import FUNCTIONS
 from composer.demo import library
 from composer.engine import contenders
 from composer.engine.config import SearchConfig, as_in_the_paper, recommended, with_combination
@@ -54,29 +57,67 @@ RAW = ROOT / "var" / "optimisers.jsonl"
 Row = dict[str, Any]
 
 
+def by_cmaes() -> SearchConfig:
+    return replace(recommended(max(BUDGETS)), optimiser="cmaes")
+
+
+def by_cobyla() -> SearchConfig:
+    return replace(recommended(max(BUDGETS)), optimiser="cobyla")
+
+
 def optimisers() -> dict[str, SearchConfig]:
     """What the tuning tasks choose between."""
-    ours = recommended(max(BUDGETS))
-    lorahub = with_combination(ours, "lorahub")
+    cmaes, cobyla = by_cmaes(), by_cobyla()
+    lbfgs = replace(cmaes, optimiser="lbfgs")
+    lorahub = with_combination(cmaes, "lorahub")
     return {
-        "cmaes": ours,
-        "cmaes, restarts": replace(ours, restarts=5),
-        "cmaes, no singles": replace(ours, singles=False),
-        "cobyla": replace(ours, optimiser="cobyla"),
-        "cobyla, no singles": replace(ours, optimiser="cobyla", singles=False),
-        "random": replace(ours, optimiser="random"),
-        "lbfgs": replace(ours, optimiser="lbfgs"),
-        "cmaes, validation": replace(ours, selection="validation"),
-        "cmaes, folds": replace(ours, selection="folds"),
-        "cobyla, validation": replace(ours, optimiser="cobyla", selection="validation"),
-        "cobyla, folds": replace(ours, optimiser="cobyla", selection="folds"),
-        "lbfgs, validation": replace(ours, optimiser="lbfgs", selection="validation"),
-        "lbfgs, folds": replace(ours, optimiser="lbfgs", selection="folds"),
-        "cmaes, longer": replace(ours, budget=LONG),
-        "cmaes, folds, longer": replace(ours, budget=LONG, selection="folds"),
+        "cmaes": cmaes,
+        "cmaes, restarts": replace(cmaes, restarts=5),
+        "cmaes, no singles": replace(cmaes, singles=False),
+        "cobyla": cobyla,
+        "cobyla, no singles": replace(cobyla, singles=False),
+        "random": replace(cmaes, optimiser="random"),
+        "lbfgs": lbfgs,
+        "cmaes, validation": replace(cmaes, selection="validation"),
+        "cmaes, folds": replace(cmaes, selection="folds"),
+        "cobyla, validation": replace(cobyla, selection="validation"),
+        "cobyla, folds": replace(cobyla, selection="folds"),
+        "lbfgs, validation": replace(lbfgs, selection="validation"),
+        "lbfgs, folds": replace(lbfgs, selection="folds"),
+        "cmaes, longer": replace(cmaes, budget=LONG),
+        "cmaes, folds, longer": replace(cmaes, budget=LONG, selection="folds"),
         "`lorahub`, cmaes": lorahub,
         "`lorahub`, cobyla": replace(lorahub, optimiser="cobyla"),
         "`lorahub`, lbfgs": replace(lorahub, optimiser="lbfgs"),
+    }
+
+
+# x0 and σ. `lorahub` and `linear` are stationary at zero; `linear` takes the roots of its weights, so
+# that 0.01 there is what 0.1 is for `lorahub`.
+GRIDS = {
+    "sum": ((0.0, 0.1, 0.2), (0.1, 0.2, 0.4)),
+    "lorahub": ((0.1, 0.2), (0.1, 0.2, 0.4)),
+    "linear": ((0.01, 0.03), (0.01, 0.03, 0.1)),
+}
+
+
+def starts() -> dict[str, SearchConfig]:
+    """Where Cobyla begins, and its first step."""
+    return {
+        f"`{combination}`, x0 {x0:g}, σ {sigma:g}": replace(
+            with_combination(by_cobyla(), combination), x0=x0, sigma=sigma
+        )
+        for combination, grid in GRIDS.items()
+        for x0, sigma in itertools.product(*grid)
+    }
+
+
+def counted() -> dict[str, SearchConfig]:
+    """Searching by exact matches, which come in steps, against searching by the loss."""
+    return {
+        f"by {objective}, {config.optimiser}": replace(config, objective=objective)
+        for objective in ("exact_match", "paper")
+        for config in (by_cmaes(), by_cobyla())
     }
 
 
@@ -85,9 +126,16 @@ def chosen() -> dict[str, SearchConfig]:
     ours = recommended(max(BUDGETS))
     return {
         "recommended": ours,
-        "recommended, `lorahub`": with_combination(ours, "lorahub"),
+        "recommended, but CMA-ES": by_cmaes(),
+        "recommended, but `lorahub`": with_combination(ours, "lorahub"),
         "as in the paper": as_in_the_paper(),
     }
+
+
+def both() -> dict[str, SearchConfig]:
+    """The two combinations by CMA-ES: what the sections on modules, ranks and bases compare."""
+    cmaes = by_cmaes()
+    return {"`sum`": cmaes, "`lorahub`": with_combination(cmaes, "lorahub")}
 
 
 # --- one search, read at several budgets -------------------------------------------------------
@@ -158,7 +206,7 @@ def search_rows(
 
 def neighbours(few: FewShot, draw: int) -> list[Row]:
     """Everything simpler, the control, and a fresh LoRA, on the same examples."""
-    objective = few.objective(draw, recommended(seed=draw), few.modules)
+    objective = few.objective(draw, by_cmaes(), few.modules)
     fresh = fresh_lora(few.base, few.examples(draw), few.template, seed=draw)
     found = [
         row(few, each.name, each.cost, each.stack, each.weights, each.combination, each.loss)
@@ -176,7 +224,7 @@ def neighbours(few: FewShot, draw: int) -> list[Row]:
     found.append({"name": "in context", "budget": 0, "objective": None, "held_out": in_context,
                   "held_out_loss": None})  # fmt: skip
     control = contenders.randomised_stack(few.modules, draw)
-    return found + search_rows(few, draw, {"cmaes": recommended()}, control, "control, ")
+    return found + search_rows(few, draw, {"cmaes": by_cmaes()}, control, "control, ")
 
 
 def tuning(few: FewShot, draw: int) -> list[Row]:
@@ -185,12 +233,6 @@ def tuning(few: FewShot, draw: int) -> list[Row]:
 
 def report(few: FewShot, draw: int) -> list[Row]:
     return search_rows(few, draw, chosen(), few.modules) + neighbours(few, draw)
-
-
-def both() -> dict[str, SearchConfig]:
-    """The two combinations with the preset's search: what the other sections compare."""
-    ours = recommended(max(BUDGETS))
-    return {"`sum`": ours, "`lorahub`": with_combination(ours, "lorahub")}
 
 
 def last_only(rows: Sequence[Row]) -> list[Row]:
@@ -202,7 +244,7 @@ def how_many(few: FewShot, draw: int) -> list[Row]:
     costs N more."""
     found = []
     N = len(few.modules)
-    ranked = screen(few.objective(draw, recommended(), few.modules))
+    ranked = screen(few.objective(draw, by_cmaes(), few.modules))
     order = np.random.default_rng([draw, N]).permutation(N)
     for k in (5, 10, 20):
         for how, some in (("random", sorted(order[:k].tolist())), ("ranked", ranked.top(k))):
@@ -224,7 +266,7 @@ def ranks(few: FewShot, draw: int) -> list[Row]:
             modules = few.modules if rank == full else cut(few.modules, rank)
             name = f"modules of rank {rank}, "
             found += last_only(search_rows(few, draw, both(), modules, name))
-    config = recommended(max(BUDGETS), seed=draw)
+    config = replace(by_cmaes(), seed=draw)
     weights = few.searched(draw, config)
     exact = factors_of(weights, few.modules, "sum").exact_rank
     for rank in (2, 4, 8, 16, 32, exact):
@@ -259,8 +301,19 @@ def rotated(few: FewShot, draw: int) -> list[Row]:
     return found
 
 
+VARIANTS: dict[str, Callable[[], dict[str, SearchConfig]]] = {
+    "tuning": optimisers,
+    "starts": starts,
+    "counted": counted,
+    "report": chosen,
+    "modules": both,
+    "rank": both,
+    "rotated": both,
+}
 SECTIONS: dict[str, Callable[[FewShot, int], list[Row]]] = {
     "tuning": tuning,
+    "starts": lambda few, draw: search_rows(few, draw, starts(), few.modules),
+    "counted": lambda few, draw: last_only(search_rows(few, draw, counted(), few.modules)),
     "report": report,
     "modules": how_many,
     "rank": ranks,
@@ -281,12 +334,12 @@ class Job:
     test: int
 
     def key(self) -> str:
-        return json.dumps([*vars(self).values(), settings(), revision(self.family)])
+        return json.dumps([*vars(self).values(), settings(self.section), revision(self.family)])
 
 
-def settings() -> str:
+def settings(section: str) -> str:
     """Rows are kept for the settings they were measured with."""
-    every = {**optimisers(), **chosen(), **both()}
+    every = VARIANTS[section]()
     text = json.dumps({name: config.to_json() for name, config in every.items()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -373,9 +426,10 @@ def figure(
     return shown
 
 
-def functions(draws: int, budgets: Sequence[int] = (*BUDGETS, 1000)) -> str:
-    """f at the best of so many evaluations, as a share of f at zero; median of the draws."""
-    ours = replace(recommended(max(budgets)), singles=False, penalty=0.0)
+def functions(draws: int, n: int, budgets: Sequence[int] = (*BUDGETS, 1000)) -> str:
+    """f of n weights at the best of so many evaluations, as a share of f at zero; median of the
+    draws."""
+    ours = replace(by_cmaes(), budget=max(budgets), singles=False, penalty=0.0)
     variants = {
         "cmaes": ours,
         "cmaes, restarts": replace(ours, restarts=5),
@@ -391,18 +445,19 @@ def functions(draws: int, budgets: Sequence[int] = (*BUDGETS, 1000)) -> str:
         cells = []
         for make in FUNCTIONS.values():
             shares = [
-                shares_at(make(draw), replace(config, seed=draw), budgets) for draw in range(draws)
+                shares_at(make(draw, n), n, replace(config, seed=draw), budgets)
+                for draw in range(draws)
             ]
             medians = [statistics.median(each) for each in zip(*shares, strict=True)]
             cells.append(" / ".join(f"{share:.2g}" for share in medians))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     at = " / ".join(map(str, budgets))
-    return "\n".join([*lines, "", f"After {at} forward-equivalents, {DIMENSIONS} weights."])
+    return "\n".join([*lines, "", f"After {at} forward-equivalents, {n} weights."])
 
 
-def shares_at(function: Any, config: SearchConfig, budgets: Sequence[int]) -> list[float]:
-    generations = list(search(function, DIMENSIONS, config))
-    zero = float(function(np.zeros((1, DIMENSIONS)))[0])
+def shares_at(function: Any, n: int, config: SearchConfig, budgets: Sequence[int]) -> list[float]:
+    generations = list(search(function, n, config))
+    zero = float(function(np.zeros((1, n)))[0])
     best = [best_at(generations, budget, config) for budget in budgets]
     return [float(function(weights[None])[0]) / zero for weights in best]
 
@@ -411,19 +466,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     sections = parser.add_mutually_exclusive_group()
-    for name in ("functions", "report", "modules", "rank", "rotated"):
+    for name in ("functions", *(name for name in SECTIONS if name != "tuning")):
         sections.add_argument(f"--{name}", action="store_const", const=name, dest="section")
     parser.add_argument("--base", choices=list(library.BASES), default="t5")
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--shots", type=int, nargs="+", default=[5])
     parser.add_argument("--test", type=int, default=120, help="test inputs a task, at most")
+    parser.add_argument("--weights", type=int, nargs="+", default=[20], help="of --functions")
     parser.add_argument("--tasks", nargs="*", help="keys; all of the section when left out")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--table-only", action="store_true")
     options = parser.parse_args()
     section = options.section or "tuning"
     if section == "functions":
-        print(functions(options.draws))
+        for n in options.weights:
+            print(f"\n{functions(options.draws, n)}")
         return
     role = "report" if section == "report" else "tuning"
     keys = options.tasks or [

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-DIMENSIONS = 20
-
 
 @dataclass(frozen=True)
 class Function:
@@ -36,12 +34,12 @@ class Function:
         return self.example_losses(weights), self.slope(weights)
 
 
-def quadratic(seed: int) -> Function:
+def quadratic(seed: int, n: int) -> Function:
     """Σ d_i (w_i - a_i)², d from 1 to 10, in a random orthogonal basis; a_i ~ N(0, ½²)."""
     draw = np.random.default_rng(seed)
-    aim = draw.normal(0, 0.5, DIMENSIONS)
-    basis = np.linalg.qr(draw.normal(size=(DIMENSIONS, DIMENSIONS)))[0]
-    curved = basis @ np.diag(np.geomspace(1, 10, DIMENSIONS)) @ basis.T
+    aim = draw.normal(0, 0.5, n)
+    basis = np.linalg.qr(draw.normal(size=(n, n)))[0]
+    curved = basis @ np.diag(np.geomspace(1, 10, n)) @ basis.T
 
     def value(w: np.ndarray) -> np.ndarray:
         return np.einsum("pi,ij,pj->p", w - aim, curved, w - aim)
@@ -49,9 +47,9 @@ def quadratic(seed: int) -> Function:
     return Function(value, lambda w: 2 * (w - aim) @ curved)
 
 
-def valley(seed: int) -> Function:
+def valley(seed: int, n: int) -> Function:
     """Rosenbrock's: Σ 10 (w_{i+1} - w_i²)² + (1 - w_i)², the order of the weights at random."""
-    order = np.random.default_rng(seed).permutation(DIMENSIONS)
+    order = np.random.default_rng(seed).permutation(n)
 
     def value(w: np.ndarray) -> np.ndarray:
         x = w[:, order]
@@ -70,7 +68,7 @@ def valley(seed: int) -> Function:
     return Function(value, slope)
 
 
-FUNCTIONS: dict[str, Callable[[int], Function]] = {
+FUNCTIONS: dict[str, Callable[[int, int], Function]] = {
     "quadratic, condition 10": quadratic,
     "Rosenbrock's valley": valley,
 }
