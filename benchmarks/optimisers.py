@@ -92,8 +92,8 @@ def optimisers() -> dict[str, SearchConfig]:
     }
 
 
-# x0 and σ. `lorahub` and `linear` are stationary at zero; `linear` takes the roots of its weights, so
-# that 0.01 there is what 0.1 is for `lorahub`.
+# x0 and σ. `lorahub` and `linear` are stationary at zero; `linear` takes the roots of its weights,
+# so that 0.01 there is what 0.1 is for `lorahub`.
 GRIDS = {
     "sum": ((0.0, 0.1, 0.2), (0.1, 0.2, 0.4)),
     "lorahub": ((0.1, 0.2), (0.1, 0.2, 0.4)),
