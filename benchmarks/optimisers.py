@@ -269,10 +269,10 @@ def ranks(few: FewShot, draw: int) -> list[Row]:
     config = replace(by_cmaes(), seed=draw)
     weights = few.searched(draw, config)
     exact = factors_of(weights, few.modules, "sum").exact_rank
-    for rank in (2, 4, 8, 16, 32, exact):
+    for rank, named in [*((r, str(r)) for r in (2, 4, 8, 16, 32)), (exact, "Σ r_i")]:
         short = factors_of(weights, few.modules, "sum", rank=rank)
         errors = list(short.errors.values()) or [0.0]
-        name = f"`sum`, export of rank {rank if rank < exact else 'Σ r_i'}"
+        name = f"`sum`, export of rank {named}"
         cut_down = row(few, name, config.budget, short.as_stack(few.modules), np.ones(1))
         found.append({**cut_down, "error": statistics.fmean(errors)})
     return found

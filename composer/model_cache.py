@@ -119,9 +119,20 @@ def stack_of(search: Search, lease: "Lease") -> Stack:
     return _stacks[key]
 
 
-def folders_of(search: Search, lease: "Lease") -> list[Path]:
-    """The files of the search's modules, for a look at each that keeps none."""
-    return [fetching.folder_of(commit, lease) for commit in _open_commits(search)]
+def open_folders_of(search: Search, lease: "Lease") -> tuple[dict[str, Path], dict[str, str]]:
+    """The files of those of the search's modules that it may still read, by name, for a look at
+    each that keeps none; and why it may not read the others."""
+    folders: dict[str, Path] = {}
+    refused: dict[str, str] = {}
+    for ingredient in search.spec["ingredients"]:
+        try:
+            commit = _commit_of(ingredient)
+            _refuse_closed(search, [commit])
+        except ModuleGone as gone:
+            refused[ingredient["repo"]] = gone.user_message
+        else:
+            folders[ingredient["repo"]] = fetching.folder_of(commit, lease)
+    return folders, refused
 
 
 def _open_commits(search: Search) -> list[Commit]:

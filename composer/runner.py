@@ -5,34 +5,28 @@ measuring from the last method measured, whenever the worker is ended and whoeve
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from composer import artifacts, model_cache
+from composer import artifacts, model_cache, ranking
 from composer.engine import evaluate
 from composer.engine import recipe as engine_recipe
-from composer.engine.batch import chat_of, encode, encode_prompts
+from composer.engine.batch import chat_of
 from composer.engine.blocks import count as block_count
 from composer.engine.chunk import Chunk, OutOfMemory
-from composer.engine.contenders import Contender
-from composer.engine.errors import CommonsError
 from composer.engine.examples import Example
 from composer.engine.export import handed_out
 from composer.engine.objective import Objective
-from composer.engine.prompt import Template, normalise_answer
-from composer.engine.screening import screen_folders
+from composer.engine.prompt import Template
 from composer.engine.search import Generation, ResumeMismatch
 from composer.engine.search import search as run_search
-from composer.engine.stack import Stack
+from composer.measuring import Measuring
 from composer.models import Generation as GenerationRow
 from composer.models import Ingredient, Recipe, Search
-from composer.verdict import NAMES
+from composer.running import Given, NothingFound, Run, storable
 from hub_site.jobs import queue
 from hub_site.jobs.models import Job, JobEvent
 from modules.models import LoraModule
@@ -40,15 +34,8 @@ from modules.models import LoraModule
 if TYPE_CHECKING:
     from hub_site.jobs.worker import Lease
 
-Array = NDArray[np.float64]
-
-HELD_OUT_AT_ONCE = 64
 # Counted up where the engine rounds otherwise than before: a search is then begun anew.
 ENGINE = 2
-
-
-class NothingFound(CommonsError):
-    code = "nothing_found"
 
 
 def compose(job: Job, lease: "Lease") -> None:
@@ -89,118 +76,69 @@ def predict(job: Job, lease: "Lease") -> None:
     )
     result = {
         "input": job.params["input"],
-        "base": _storable(alone),
-        "composed": _storable(composed),
+        "base": storable(alone),
+        "composed": storable(composed),
         "seconds": round(time.perf_counter() - start, 3),
     }
     with queue.finish(job, result):
         pass
 
 
-@dataclass
-class Composition:
+class Composition(Run):
     """One run of a composition job, from wherever an earlier one was ended."""
 
-    job: Job
-    lease: "Lease"
-    search: Search
-
     def run(self) -> None:
-        with self._stage("preparing"):
-            self._load_base()
-        if self._is_ranked and "screening" not in self.search.evidence:
-            with self._stage("ranking"):
-                self._rank()
-        with self._stage("preparing"):
-            self._load_modules()
-        with self._stage("searching"):
-            best = self._search()
-        with self._stage("measuring"):
-            self._measure(best)
+        with self.stage("preparing"):
+            self.load_base()
+        if ranking.is_due(self):
+            with self.stage("ranking"):
+                ranking.rank(self, self.given)
+        with self.stage("preparing"):
+            self.load_modules()
+        with self.stage("searching"):
+            best = self.find()
+        with self.stage("measuring"):
+            Measuring(self, self.given, self.objective, self.answer_room).measure(best)
         found = engine_recipe.build(self.search.spec, best.best_weights.tolist())
-        with self._stage("building"):
+        with self.stage("building"):
             built = self._build(found)
         self._finish(found, built)
 
     # --- preparing ---------------------------------------------------------------------------
 
-    def _load_base(self) -> None:
+    def load_base(self) -> None:
         search = self.search
-        self.shots = [Example(*pair) for pair in search.examples["shots"]]
-        self.held_out = [Example(*pair) for pair in search.examples["held_out"]]
-        self.options = search.examples.get("answer_options") or None
-        self.template = _template(search)
-        self.config = engine_recipe.config_of(search.spec)
         model_cache.check_room(search)
-        self.base = model_cache.base_of(search, self.lease)
+        self.given = Given(
+            base=model_cache.base_of(search, self.lease),
+            shots=[Example(*pair) for pair in search.examples["shots"]],
+            held_out=[Example(*pair) for pair in search.examples["held_out"]],
+            options=search.examples.get("answer_options") or None,
+            template=_template(search),
+            config=engine_recipe.config_of(search.spec),
+        )
         self._record_chat_template()
         self.lease.check()
 
     def _record_chat_template(self) -> None:
         """Which one the prompts are asked in is known once the tokenizer is loaded."""
+        base = self.given.base
         chat = chat_of(
-            self.template, self.base.tokenizer, is_encoder_decoder=self.base.is_encoder_decoder
+            self.given.template, base.tokenizer, is_encoder_decoder=base.is_encoder_decoder
         )
         spec, found = self.search.spec, None if chat is None else chat.hash
         if spec.get("chat_template") != found:
-            self._settle({**spec, "chat_template": found})
+            self.settle({**spec, "chat_template": found})
 
-    def _settle(self, spec: dict[str, Any], **evidence: Any) -> None:
-        """What of the spec only a worker can find out. It is the same whoever finds it."""
-        self.search.spec = spec
-        self.search.evidence = {**self.search.evidence, **evidence}
-        with queue.checkpoint(self.job):
-            Search.objects.filter(pk=self.job.pk).update(spec=spec, evidence=self.search.evidence)
-
-    # --- ranking -----------------------------------------------------------------------------
-
-    @property
-    def _is_ranked(self) -> bool:
-        return (self.job.params.get("modules") or {}).get("how") == "ranked"
-
-    def _rank(self) -> None:
-        """Measure every candidate alone on the examples; the best of them are what is mixed."""
-        candidates = self.search.spec["ingredients"]
-        batch = encode(
-            self.shots,
-            self.template,
-            self.base.tokenizer,
-            is_encoder_decoder=self.base.is_encoder_decoder,
-        )
-
-        def progress(done: int, total: int) -> None:
-            self.lease.check()
-            self._show(stage_detail=f"{done} of {total} modules")
-
-        found = screen_folders(
-            model_cache.folders_of(self.search, self.lease),
-            self.base,
-            batch,
-            names=[each["repo"] for each in candidates],
-            reduction=self.config.reduction,
-            progress=progress,
-        )
-        losses, kept = found.loss(), found.top(self.job.params["modules"]["count"])
-        if not kept:
-            raise NothingFound(
-                "No module could be measured on the examples: "
-                + " ".join(f"{name}: {why}" for name, why in list(found.refused.items())[:3])
-            )
-        rows = [{"name": found.names[n], "loss": float(losses[n])} for n in found.ranking()]
-        self._settle(
-            {**self.search.spec, "ingredients": [candidates[n] for n in kept]},
-            screening={"modules": rows, "refused": dict(found.refused), "mixed": len(kept)},
-        )
-
-    # --- preparing the search ----------------------------------------------------------------
-
-    def _load_modules(self) -> None:
+    def load_modules(self) -> None:
         self.stack = model_cache.stack_of(self.search, self.lease)
         before = self.search.fingerprint.get("chunk")
         self._choose_chunk(Chunk.from_json(before) if before else None)
-        self.answer_room = evaluate.answer_room(self.base, [*self.shots, *self.held_out])
+        self.answer_room = evaluate.answer_room(
+            self.given.base, [*self.given.shots, *self.given.held_out]
+        )
         self.fingerprint = {
-            **self.base.fingerprint(),
+            **self.given.base.fingerprint(),
             "engine": ENGINE,
             "cma": version("cma"),
             "scipy": version("scipy"),
@@ -208,18 +146,23 @@ class Composition:
             "chunk": self.objective.chunk.to_json(),
         }
         if "load" not in self.search.evidence:
-            self._note(load=[report.to_json() for report in self.stack.reports])
+            self.note(load=[report.to_json() for report in self.stack.reports])
 
     def _choose_chunk(self, chunk: Chunk | None) -> None:
         """The one that a search began with, or one that fits into what is free now."""
         self.objective = Objective.of(
-            self.base, self.stack, self.shots, self.template, self.config, options=self.options,
+            self.given.base,
+            self.stack,
+            self.given.shots,
+            self.given.template,
+            self.given.config,
+            options=self.given.options,
             chunk=chunk,
-        )  # fmt: skip
+        )
 
     # --- searching ---------------------------------------------------------------------------
 
-    def _search(self) -> Generation:
+    def find(self) -> Generation:
         """The last generation; each one is a row before the next begins."""
         stored = self._stored()
         while True:
@@ -228,7 +171,7 @@ class Composition:
             except ResumeMismatch as mismatch:
                 if not stored:
                     raise
-                self._restart(mismatch.user_message)
+                self.restart(mismatch.user_message)
             except OutOfMemory as error:
                 if error.smaller is None:
                     raise
@@ -242,7 +185,7 @@ class Composition:
             changed = [key for key in self.fingerprint if before.get(key) != self.fingerprint[key]]
             self._choose_chunk(None)  # this machine's own
             self.fingerprint["chunk"] = self.objective.chunk.to_json()
-            self._restart(
+            self.restart(
                 f"Another worker took over ({', '.join(changed)} differ), which would not give "
                 "the same figures. The search began again."
             )
@@ -252,8 +195,8 @@ class Composition:
     def _search_from(self, stored: Sequence[dict[str, Any]]) -> Generation:
         last = Generation.from_json(stored[-1]) if stored else None
         N = len(self.stack)
-        weights = N * block_count(self.config.blocks)
-        found = run_search(self.objective, weights, self.config, modules=N, resume=stored)
+        weights = N * block_count(self.given.config.blocks)
+        found = run_search(self.objective, weights, self.given.config, modules=N, resume=stored)
         for generation in found:
             self._keep(generation)
             last = generation
@@ -278,7 +221,7 @@ class Composition:
                 record=generation.to_json(),
             )
 
-    def _restart(self, reason: str) -> None:
+    def restart(self, reason: str) -> None:
         # The candidates that were not among the best are no longer in the spec.
         evidence = self.search.evidence
         kept = {key: evidence[key] for key in ("screening", "load") if key in evidence}
@@ -294,139 +237,11 @@ class Composition:
         """Other pieces give other last bits, so nothing that was measured is kept."""
         self.objective = self.objective.with_chunk(chunk)
         self.fingerprint["chunk"] = chunk.to_json()
-        self._restart(f"{why} The search began again in smaller pieces.")
+        self.restart(f"{why} The search began again in smaller pieces.")
         # Whoever takes over need not run out of memory first.
         Search.objects.filter(pk=self.job.pk, job__fence=self.job.fence).update(
             fingerprint={"chunk": chunk.to_json()}
         )
-
-    # --- measuring ---------------------------------------------------------------------------
-
-    def _measure(self, best: Generation) -> None:
-        weights = best.best_weights
-        if "search" not in self.search.evidence:
-            self._note(search=self._search_facts(best))
-        if not self.held_out:
-            return
-        # Where modules were ranked first, each was a forward as well.
-        ranked = len(self.search.evidence.get("screening", {}).get("modules", []))
-        config, cost = self.config, best.evaluations + ranked
-        mixed = (self.stack, weights, config.combination, config.blocks)
-        given = handed_out(
-            weights, self.stack, config.combination, blocks=config.blocks, rank=config.rank
-        )
-        methods: list[tuple[str, Callable[[], Contender | None]]] = [
-            ("composed", lambda: _contender("composed", given, cost)),
-        ]
-        if given[0] is not self.stack:
-            methods.append(("exact", lambda: _contender("exact", mixed, cost)))
-        methods += [
-            ("zero_shot", lambda: None),
-            ("best_single", lambda: evaluate.best_single(self.objective)),
-            ("uniform", lambda: evaluate.uniform(self.stack)),
-            ("fresh_lora", self._fresh_lora),
-        ]
-        for key, contender in methods:
-            if not any(row["key"] == key for row in self.search.evidence.get("methods", [])):
-                self._show(stage_detail=NAMES[key])
-                self._measure_one(key, contender)
-                self.lease.give_way()
-
-    def _search_facts(self, best: Generation) -> dict[str, Any]:
-        rows = list(self.search.generations.order_by("number"))
-        zero = np.zeros_like(best.best_weights)
-        before, after = self.objective.task_loss(np.stack([zero, best.best_weights]))
-        digests = [row.record["digest"] for row in rows]
-        return {
-            "loss_before": float(before),
-            "loss_after": float(after),
-            "best_loss": best.best_loss,
-            "generations": len(rows),
-            "evaluations": best.evaluations,
-            "seconds": sum(row.seconds for row in rows),
-            "not_finite": sum(row.record["losses"].count("inf") for row in rows),
-            "trace": artifacts.digest_of(digests),
-            "singles": self._singles(Generation.from_json(rows[0].record)),
-        }
-
-    def _singles(self, first: Generation) -> list[dict[str, Any]]:
-        """The modules ranked by what each does alone, where generation 0 tried them."""
-        found = []
-        for label, loss in zip(first.labels, first.losses.tolist(), strict=True):
-            kind, _, place = label.partition(":")
-            if kind == "single" and np.isfinite(loss):
-                found.append({"name": self.stack.names[int(place)], "loss": loss})
-        return sorted(found, key=lambda each: each["loss"])
-
-    def _fresh_lora(self) -> Contender:
-        return evaluate.fresh_lora(
-            self.base,
-            self.shots,
-            self.template,
-            seed=self.config.seed,
-            layers=sorted(self.stack.A),
-            after_step=self.lease.check,
-        )
-
-    def _measure_one(self, key: str, contender: Callable[[], Contender | None]) -> None:
-        start = time.perf_counter()
-        method = contender()
-        trained = time.perf_counter() - start
-        answers = self._answers(method)
-        targets = [example.target for example in self.held_out]
-        row = {
-            "key": key,
-            **evaluate.score(answers, targets).to_json(),
-            "hits": "".join(
-                "01"[normalise_answer(a) == normalise_answer(t)]
-                for a, t in zip(answers, targets, strict=True)
-            ),
-            "detail": self._detail_of(key, method),
-            "forwards": method.cost if method else 0,
-            "tokens": self._tokens_per_example(),
-            "seconds": round(time.perf_counter() - start, 3),
-            "seconds_to_train": round(trained, 3),
-        }
-        evidence = self.search.evidence
-        self._note(
-            methods=[*evidence.get("methods", []), row],
-            answers={**evidence.get("answers", {}), key: answers},
-        )
-
-    def _answers(self, method: Contender | None) -> list[str]:
-        answers: list[str] = []
-        inputs = [example.input for example in self.held_out]
-        for start in range(0, len(inputs), HELD_OUT_AT_ONCE):
-            self.lease.check()
-            given = evaluate.predict(
-                self.base,
-                method.stack if method else None,
-                method.weights if method else None,
-                inputs[start : start + HELD_OUT_AT_ONCE],
-                self.template,
-                method.combination if method else "sum",
-                blocks=method.blocks if method else "all",
-                answer_options=self.options,
-                batch_size=HELD_OUT_AT_ONCE,
-                max_new_tokens=self.answer_room,
-            )
-            answers += map(_storable, given)
-        return answers
-
-    def _detail_of(self, key: str, method: Contender | None) -> str:
-        if key != "best_single" or method is None:
-            return ""
-        return self.stack.names[int(np.argmax(method.weights))]
-
-    def _tokens_per_example(self) -> float:
-        inputs = [example.input for example in self.held_out]
-        _, mask = encode_prompts(
-            inputs,
-            self.template,
-            self.base.tokenizer,
-            is_encoder_decoder=self.base.is_encoder_decoder,
-        )
-        return round(int(mask.sum()) / len(inputs), 1)
 
     # --- building ----------------------------------------------------------------------------
 
@@ -436,7 +251,7 @@ class Composition:
         if made is not None:
             return None
         self.lease.check()
-        return artifacts.build(found, self.base, self.stack, self.objective.batch, self.lease)
+        return artifacts.build(found, self.given.base, self.stack, self.objective.batch, self.lease)
 
     def _finish(self, found: engine_recipe.Recipe, built: "artifacts.Built | None") -> None:
         result = {"recipe": found.id}
@@ -466,44 +281,10 @@ class Composition:
                     job=self.job, fence=self.job.fence, name="matched", detail=result
                 )
 
-    # --- writing under the fence -------------------------------------------------------------
-
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        self.lease.check()
-        self._show(stage=name, stage_detail="")
-        start = time.perf_counter()
-        yield
-        seconds = self.search.evidence.setdefault("seconds", {})
-        seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - start, 3)
-
-    def _show(self, **fields: str) -> None:
-        """Not a checkpoint: a job that dies in a stage again and again makes no progress."""
-        ours = Search.objects.filter(
-            pk=self.job.pk, job__fence=self.job.fence, job__state="running"
-        )
-        ours.update(**fields)
-
-    def _note(self, **parts: Any) -> None:
-        """Keep a part of the evidence, so that it is measured once."""
-        self.search.evidence = {**self.search.evidence, **parts}
-        with queue.checkpoint(self.job):
-            Search.objects.filter(pk=self.job.pk).update(evidence=self.search.evidence)
-
 
 def _template(search: Search) -> Template:
     """Searches of before chat templates were known go on without one."""
     return Template(search.spec["template"], None if "chat_template" in search.spec else False)
-
-
-def _contender(name: str, mixed: tuple[Stack, Array, str, str], cost: int) -> Contender:
-    stack, weights, combination, blocks = mixed
-    return Contender(name, stack, weights, combination, cost, blocks=blocks)
-
-
-def _storable(answer: str) -> str:
-    """Byte-level models can say NUL, which PostgreSQL's text cannot hold."""
-    return answer.replace("\0", "\ufffd")
 
 
 def _write_ingredients(recipe: Recipe, found: engine_recipe.Recipe) -> None:

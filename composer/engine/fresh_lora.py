@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from composer.engine.base_model import BaseModel
-from composer.engine.batch import encode
+from composer.engine.batch import Batch, encode
+from composer.engine.chunk import Chunk, OutOfMemory, bounded, default_chunk
 from composer.engine.compose import compose
 from composer.engine.contenders import Contender
 from composer.engine.errors import IncompatibleModules
 from composer.engine.examples import Example
-from composer.engine.loss import answer_losses, default_chunk, parts
+from composer.engine.loss import answer_losses, parts
 from composer.engine.prompt import Template
 from composer.engine.stack import Stack, layer_size, of_layers, target_modules
 
@@ -54,12 +55,31 @@ def fresh_lora(
     """
     recipe = recipe or FreshRecipe()
     start = _new_lora(base, _layers(base, layers), recipe, seed)
-    rows, root = start.rows.clone(), math.sqrt(recipe.lora_alpha / recipe.r)
     batch = encode(
         examples, template, base.tokenizer, is_encoder_decoder=base.is_encoder_decoder
     ).to(base.device)
+    chunk = Chunk(candidates=1, examples=default_chunk(base, batch).examples)
+    while True:
+        try:
+            with bounded(chunk):
+                return _trained(base, batch, start, recipe, chunk.examples, after_step)
+        except OutOfMemory as error:  # a training keeps more than a forward does
+            if error.smaller is None:
+                raise
+            chunk = error.smaller
+
+
+def _trained(
+    base: BaseModel,
+    batch: Batch,
+    start: Stack,
+    recipe: FreshRecipe,
+    at_once: int,
+    after_step: Callable[[], None] | None,
+) -> Contender:
+    """Every step on all examples, `at_once` of them in one forward and backward."""
+    rows, root = start.rows.clone(), math.sqrt(recipe.lora_alpha / recipe.r)
     optimiser = torch.optim.AdamW([rows], lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    at_once = default_chunk(base, batch).examples
     tokens = int(batch.answer_tokens.sum())
     loss = math.nan
     with torch.enable_grad():

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from composer.engine.chunk import bounded
+
 if TYPE_CHECKING:
     from composer.engine.objective import Objective
 
@@ -31,7 +33,7 @@ def loss_and_gradient(
     )
     w = torch.tensor(weights, dtype=torch.float64, requires_grad=True)
     losses = np.empty((1, objective.examples))
-    with torch.enable_grad():
+    with torch.enable_grad(), bounded(objective.chunk):
         for some in objective.parts():
             found = objective.losses_of(objective.compose(w), some)[0]
             (found * shares[some].to(found.device)).sum().backward()  # type: ignore[no-untyped-call]

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from django.utils import timezone
 from peft import PeftModel
 
-from composer import artifacts, model_cache, runner, services, task_writing
+from composer import artifacts, model_cache, ranking, runner, services, task_writing
 from composer.engine import base_model as engine_base
 from composer.engine import compose as engine_compose
 from composer.engine.adapter_file import CONFIG_NAME, WEIGHTS_NAME
@@ -249,16 +250,16 @@ def test_a_stale_worker_can_write_nothing(job: Job) -> None:
     assert stale is not None
     lease = Lease(stale)
     late = runner.Composition(stale, lease, Search.objects.get(pk=job.pk))
-    late._load_base()
-    late._load_modules()
+    late.load_base()
+    late.load_modules()
     Job.objects.filter(pk=job.pk).update(fence=stale.fence + 1)
     with pytest.raises(LeaseLost):
-        late._search()
+        late.find()
     with pytest.raises(LeaseLost):
-        late._note(search={})
-    late._show(stage="searching")
+        late.note(search={})
+    late.show(stage="searching")
     with pytest.raises(LeaseLost):
-        late._restart("no reason")
+        late.restart("no reason")
     search = Search.objects.get(pk=job.pk)
     assert not search.generations.exists()
     assert (list(search.evidence), search.stage) == (["load"], "")
@@ -404,14 +405,60 @@ def test_a_ranking_is_made_once_whoever_ends_the_worker(
     claimed = queue.claim_next("test")
     lease = Lease(claimed)
     first = runner.Composition(claimed, lease, Search.objects.get(pk=job.pk))
-    first._load_base()
-    first._rank()
+    first.load_base()
+    ranking.rank(first, first.given)
     found = Search.objects.get(pk=job.pk)
     queue.release(claimed, "test")
     search = work(job)
     assert search.job.state == "done"
     assert search.evidence["screening"] == found.evidence["screening"]
     assert search.spec["ingredients"] == found.spec["ingredients"]
+
+
+def test_a_ranking_leaves_out_what_has_gone_meanwhile(
+    task: FewShotTask, alice: User, overrides: dict[str, Any], lora_modules: list[LoraModule]
+) -> None:
+    choice = ModuleChoice("ranked", count=2)
+    job = services.submit_job(task=task, user=alice, modules=choice, overrides=overrides)
+    hidden, gone = (str(module) for module in lora_modules[:2])
+    lora_modules[0].repo.hidden_at = timezone.now()
+    lora_modules[0].repo.save()
+    lora_modules[1].repo.delete()
+    search = work(job)
+    assert search.job.state == "done", search.job.error_message
+    screening = search.evidence["screening"]
+    assert set(screening["refused"]) == {hidden, gone}
+    assert "A moderator has hidden" in screening["refused"][hidden]
+    assert "no longer here" in screening["refused"][gone]
+    assert {row["name"] for row in screening["modules"]} == {str(m) for m in lora_modules[2:]}
+    assert screening["rough"] == 0 and screening["forwards"] == len(lora_modules) - 2
+
+
+def test_ranking_and_measuring_go_on_in_smaller_pieces_too(
+    task: FewShotTask, alice: User, overrides: dict[str, Any]
+) -> None:
+    choice = ModuleChoice("ranked", count=2)
+    overrides = {**overrides, "budget": 4}
+    work(services.submit_job(task=task, user=alice, modules=choice, overrides=overrides))
+    assert model_cache._base is not None
+    block = model_cache._base[1].model.encoder.block[0]
+    most = 2  # of three examples and of three held out
+    seen: list[int] = []
+
+    def refuse(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        seen.append(args[0].shape[0])
+        if args[0].shape[0] > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    handle = block.register_forward_pre_hook(refuse)
+    try:
+        job = services.submit_job(task=task, user=alice, modules=choice, overrides=overrides)
+        search = work(job)
+    finally:
+        handle.remove()
+    assert search.job.state == "done", search.job.error_message
+    assert max(seen) > most
+    assert search.evidence["methods"][0]["total"] == len(HELD_OUT)
 
 
 @pytest.mark.parametrize(
@@ -485,7 +532,7 @@ def test_a_search_that_runs_out_of_memory_begins_again_in_smaller_pieces(
         search = work(job)
     finally:
         handle.remove()
-    assert search.job.state == "done", search.job.error
+    assert search.job.state == "done", search.job.error_message
     reasons = [
         event.detail["reason"]
         for event in JobEvent.objects.filter(job=job, name="restarted").order_by("pk")

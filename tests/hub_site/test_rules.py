@@ -23,7 +23,8 @@ NO_TORCH_ENGINE = {
     )
 }
 MAY_USE_THE_WHOLE_ENGINE = (
-    *("composer/runner.py", "composer/model_cache.py", "composer/artifacts.py"),
+    *("composer/runner.py", "composer/running.py", "composer/ranking.py"),
+    *("composer/measuring.py", "composer/model_cache.py", "composer/artifacts.py"),
     *("composer/cli/", "composer/workbench.py", "composer/demo/", "composer/engine/"),
     "modules/importing/process.py",  # a process of its own
 )
