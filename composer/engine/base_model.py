@@ -27,6 +27,8 @@ from composer.engine.precision import (
     DeviceMap,
     check_dtype,
     check_quantisation,
+    check_sizes,
+    check_sizes,
     default_dtype,
     placing,
 )
@@ -150,6 +152,7 @@ def load(
             f"The base model in {folder.name!r} lacks {len(missing)} weights, such as "
             f"{missing[0]!r}. Is its download complete?"
         )
+    check_sizes(model)
     model.requires_grad_(False)
     model.eval()
     if not hasattr(model, "hf_device_map"):

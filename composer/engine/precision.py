@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers import BitsAndBytesConfig
 
 from composer.engine.errors import BadBaseModel
@@ -22,6 +23,8 @@ from composer.engine.errors import BadBaseModel
 QUANTISATIONS = ("8bit", "4bit")
 # Their activations leave the range of float16: losses turn into NaN.
 NEVER_IN_FLOAT16 = ("t5", "mt5", "umt5", "longt5", "gemma", "gemma2", "gemma3", "gemma3_text")
+
+PACKED_ROWS = 32
 
 DeviceMap = str | Mapping[str, Any]
 
@@ -71,6 +74,19 @@ def check_quantisation(quantisation: str | None) -> None:
             f"Loading a model in {quantisation} needs the package bitsandbytes, which is not "
             "installed here. Install it (pip install bitsandbytes), or load the model in bfloat16."
         )
+
+
+def check_sizes(model: nn.Module) -> None:
+    """On a CPU bitsandbytes multiplies 4-bit rows in packs, and gives up in the first forward."""
+    for name, layer in model.named_modules():
+        if type(layer).__name__ != "Linear4bit" or layer.weight.device.type != "cpu":
+            continue
+        if layer.out_features % PACKED_ROWS:
+            raise BadBaseModel(
+                f"The layer {name!r} has {layer.out_features} outputs, which {PACKED_ROWS} does not "
+                "divide: 4 bits cannot be computed on a CPU then. Load the model in 8 bits, or as "
+                "it is."
+            )
 
 
 def placing(

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from composer.engine import base_model
 from composer.engine import stack as stacks
@@ -25,7 +30,7 @@ from composer.engine.objective import Objective
 from composer.engine.precision import default_dtype
 from composer.engine.prompt import Template
 from composer.engine.stack import Stack
-from tests.engine.conftest import make_adapter
+from tests.engine.conftest import make_adapter, make_tokenizer
 from tests.engine.families import EXAMPLES, TEMPLATE_TEXT, make_model
 
 TEMPLATE = Template(TEMPLATE_TEXT)
@@ -164,6 +169,18 @@ def test_it_says_which_package_is_missing(folder: Path, monkeypatch: pytest.Monk
 def test_it_refuses_a_quantisation_it_does_not_know(folder: Path) -> None:
     with pytest.raises(BadBaseModel, match="quantisation is '2bit'; it must be"):
         base_model.load(folder, quantisation="2bit")
+
+
+def test_it_says_which_layer_4_bits_cannot_be_computed_for(tmp_path: Path) -> None:
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=48, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=4, num_key_value_heads=4,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    make_tokenizer(tmp_path, end=False)
+    with pytest.raises(BadBaseModel, match="q_proj' has 48 outputs, which 32 does not divide"):
+        base_model.load(tmp_path, quantisation="4bit")
+    assert base_model.load(tmp_path, quantisation="8bit").quantisation == "8bit"
 
 
 def test_t5_is_never_loaded_in_float16(t5: BaseModel) -> None:
