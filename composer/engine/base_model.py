@@ -28,7 +28,6 @@ from composer.engine.precision import (
     check_dtype,
     check_quantisation,
     check_sizes,
-    check_sizes,
     default_dtype,
     placing,
 )

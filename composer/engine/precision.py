@@ -77,7 +77,7 @@ def check_quantisation(quantisation: str | None) -> None:
 
 
 def check_sizes(model: nn.Module) -> None:
-    """On a CPU bitsandbytes multiplies 4-bit rows in packs, and gives up in the first forward."""
+    """On a CPU bitsandbytes packs 4-bit rows, and would give up in the first forward."""
     for name, layer in model.named_modules():
         if type(layer).__name__ != "Linear4bit" or layer.weight.device.type != "cpu":
             continue
