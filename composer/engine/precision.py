@@ -83,9 +83,9 @@ def check_sizes(model: nn.Module) -> None:
             continue
         if layer.out_features % PACKED_ROWS:
             raise BadBaseModel(
-                f"The layer {name!r} has {layer.out_features} outputs, which {PACKED_ROWS} does not "
-                "divide: 4 bits cannot be computed on a CPU then. Load the model in 8 bits, or as "
-                "it is."
+                f"The layer {name!r} has {layer.out_features} outputs, which {PACKED_ROWS} does "
+                "not divide: 4 bits cannot be computed on a CPU then. Load the model in 8 bits, or "
+                "as it is."
             )
 
 
