@@ -260,13 +260,14 @@ class ComposeForm(forms.Form):
     )
     penalty = forms.FloatField(required=False, min_value=0, help_text="What a weight's size costs.")
     population = forms.IntegerField(
-        required=False, min_value=4, help_text="Mixtures tried side by side."
+        required=False, min_value=4, help_text="Mixtures a round; cmaes tries them side by side."
     )
     optimiser = forms.ChoiceField(
         choices=[("", "")],
         required=False,
-        help_text="cmaes and cobyla need no gradients; random is for comparison; lbfgs uses "
-        "gradients, each counted as three mixtures.",
+        help_text="cobyla and cmaes need no gradients; random is for comparison; lbfgs uses "
+        "gradients, each counted as three mixtures. Where exact matches are counted, cmaes is "
+        "usual.",
     )
     restarts = forms.IntegerField(
         required=False, min_value=0, help_text="How often cmaes begins anew once it has settled."

@@ -9,6 +9,7 @@ from composer.engine.config import (
     PRESETS,
     SearchConfig,
     as_in_the_paper,
+    preset_with,
     recommended,
     with_combination,
 )
@@ -18,13 +19,21 @@ from composer.engine.errors import BadConfig
 def test_the_presets_are_what_they_say() -> None:
     ours, paper = recommended(), as_in_the_paper()
     assert (ours.combination, ours.budget, ours.x0, ours.sigma) == ("sum", 200, 0.1, 0.1)
-    assert ours.penalty == 0.02
+    assert (ours.optimiser, ours.penalty) == ("cobyla", 0.02)
+    assert paper.optimiser == "cmaes"
     assert (paper.combination, paper.budget, paper.x0) == ("lorahub", 40, 0.0)
     assert (paper.bound, paper.penalty, paper.singles) == (1.5, 0.05, False)
     assert {name: preset(budget=7, seed=9) for name, preset in PRESETS.items()} == {
         "recommended": replace(ours, budget=7, seed=9),
         "paper": replace(paper, budget=7, seed=9),
     }
+
+
+def test_counted_answers_are_searched_by_ranks_unless_said_otherwise() -> None:
+    assert preset_with("recommended", {"objective": "exact_match"}).optimiser == "cmaes"
+    assert preset_with("recommended", {"objective": "options"}).optimiser == "cobyla"
+    chosen = {"objective": "exact_match", "optimiser": "random"}
+    assert preset_with("recommended", chosen).optimiser == "random"
 
 
 def test_it_survives_json() -> None:

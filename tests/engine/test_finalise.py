@@ -108,6 +108,6 @@ def test_the_card_says_what_it_was_made_of_how_it_was_found_and_what_was_lost(
     assert text.startswith('---\nbase_model: "us/base"\nlibrary_name: "peft"\n')
     assert "\n# Opposites\n" in text and "\nGood.\n" in text and "load()" in text
     assert "| us/module-1 | `cccccccccccc` | -0.4000 |" in text
-    assert "objective `paper` per token with a penalty of 0.02, cmaes with 200 evaluations" in text
+    assert "objective `paper` per token with a penalty of 0.02, cobyla with 200 evaluations" in text
     assert f"cut down from 6 to 2 by SVD, which changed ΔW by {facts['mean_error']:.1%}" in text
     assert recipe.id in text

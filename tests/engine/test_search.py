@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
 @pytest.mark.parametrize("combination", ["sum", "lorahub"])
 @pytest.mark.parametrize("done", [0, 1, 2, 7, 12])
 def test_it_resumes_to_the_same_bits(combination: str, done: int) -> None:
-    config = SearchConfig(combination=combination, budget=133, seed=7)
+    config = SearchConfig(combination=combination, optimiser="cmaes", budget=133, seed=7)
     whole = rows(list(search(bowl, 12, config)))
     assert len(whole) == 12
     np.random.seed(1)
@@ -170,7 +170,7 @@ def test_it_shows_lorahub_weights_in_canonical_sign() -> None:
 
 def test_it_survives_a_flat_loss() -> None:
     """And ends when many generations have told it nothing."""
-    flat = list(search(lambda w: np.ones(len(w)), 12, recommended(budget=600)))
+    flat = list(search(lambda w: np.ones(len(w)), 12, SearchConfig(optimiser="cmaes", budget=600)))
     assert (flat[-1].best_weights == 0).all()  # nothing was better than the base model
     assert flat[-1].ended == "converged"
     assert len(flat) > FLAT and flat[-1].evaluations < 600
@@ -217,7 +217,7 @@ def two_valleys(weights: np.ndarray) -> np.ndarray:
 
 
 def test_a_converged_search_begins_anew_with_twice_the_population() -> None:
-    config = SearchConfig(budget=6000, restarts=3, singles=False)
+    config = SearchConfig(optimiser="cmaes", budget=6000, restarts=3, singles=False)
     generations = list(search(two_valleys, 2, config))
     sizes = {g.restarts: len(g.weights) for g in reversed(generations) if g.number}
     assert sizes == {0: 6, 1: 12, 2: 24, 3: 48}
@@ -232,7 +232,7 @@ def test_a_converged_search_begins_anew_with_twice_the_population() -> None:
 
 
 def test_patience_ends_a_search_that_finds_nothing_better() -> None:
-    config = replace(recommended(budget=2000), patience=4)
+    config = replace(recommended(budget=2000), optimiser="cmaes", patience=4)
     generations = list(search(lambda w: bowl(w).round(2), 3, config))
     best = [g.best_loss for g in generations]
     assert generations[-1].ended == "patience"
@@ -268,5 +268,6 @@ def test_it_goes_on_from_generations_of_before_there_were_restarts() -> None:
 def test_the_digests_are_those_of_searches_already_stored() -> None:
     """A search that was begun by an older version goes on."""
     # Numbers that no machine's arithmetic changes: eighths, and nothing told yet to CMA-ES.
-    *_, last = search(lambda w: (w > 0.1).sum(axis=1) / 8, 3, recommended(budget=10))
+    config = SearchConfig(optimiser="cmaes", budget=10)
+    *_, last = search(lambda w: (w > 0.1).sum(axis=1) / 8, 3, config)
     assert last.digest[:12] == "919ef4240d45"

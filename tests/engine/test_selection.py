@@ -118,7 +118,7 @@ def test_the_mean_of_lorahub_folds_does_not_cancel_out() -> None:
         def penalty(self, weights: np.ndarray) -> np.ndarray:
             return np.zeros(len(weights))
 
-    config = settings("folds", combination="lorahub", x0=0.0, sigma=0.5)
+    config = settings("folds", optimiser="cmaes", combination="lorahub", x0=0.0, sigma=0.5)
     means = [
         g.weights[0, 0] for g in search(Even(), 3, config) if g.labels == ("mean of the folds",)
     ]
@@ -130,7 +130,7 @@ def test_the_mean_of_lorahub_folds_does_not_cancel_out() -> None:
 
 @pytest.mark.parametrize("selection", ["validation", "folds"])
 def test_patience_ends_it_early(selection: str) -> None:
-    config = settings(selection, patience=6)
+    config = settings(selection, optimiser="cmaes", patience=6)
     generations = list(search(Valley(), 6, replace(config, budget=5000)))
     assert generations[-1].ended == "patience"
     assert generations[-1].evaluations < 5000
