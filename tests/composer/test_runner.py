@@ -466,7 +466,7 @@ def test_ranking_and_measuring_go_on_in_smaller_pieces_too(
     [
         {"blocks": "sides"},
         {"blocks": "layers:2", "combination": "lorahub"},
-        {"optimiser": "cobyla"},
+        {"optimiser": "cmaes"},
         {"optimiser": "lbfgs"},
         {"optimiser": "random", "selection": "folds", "folds": 2},
         {"objective": "exact_match"},
