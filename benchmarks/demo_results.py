@@ -17,21 +17,20 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from composer.demo import cards, library, skills
+from benchmarks.few_shot import FewShot, bench
+from composer.demo import cards, library
 from composer.demo.library import DemoBase, DemoTask
-from composer.engine import base_model, evaluate, stack
-from composer.engine.batch import Batch
-from composer.engine.config import SearchConfig, as_in_the_paper, recommended, with_combination
-from composer.engine.examples import Example, encode
-from composer.engine.objective import Objective
-from composer.engine.prompt import Template
-from composer.engine.search import search
+from composer.engine import contenders
+from composer.engine.config import as_in_the_paper, recommended, with_combination
+from composer.engine.contenders import Contender
+from composer.engine.fresh_lora import fresh_lora
 
 SHOTS = 5
 ROOT = Path(__file__).parent.parent
@@ -39,6 +38,8 @@ RAW = ROOT / "var" / "demo-results.jsonl"
 DOCS = ROOT / "docs" / "benchmarks.md"
 # One block a base model.
 START, END = "<!-- demo results, {}: start -->", "<!-- demo results, {}: end -->"
+
+SETTINGS = [recommended().to_json(), as_in_the_paper().to_json()]
 
 # The order of the columns. The first two do not depend on the draw.
 METHODS = {
@@ -50,134 +51,79 @@ METHODS = {
     "fresh": "fresh LoRA",
     "lorahub": "`lorahub`",
     "sum": "`sum`",
+    "cmaes": "`sum`, CMA-ES",
     "paper": "paper",
     "oracle": "needed at 1",
 }
 
 
-class Bench:
-    """One task with everything that answers it."""
+def worth(few: FewShot, found: Contender) -> float:
+    return few.exact(found.stack, found.weights, found.combination)
 
-    def __init__(self, base: base_model.BaseModel, modules: stack.Stack, task: DemoTask, test: int):
-        self.base, self.modules, self.task = base, modules, task
-        self.template = Template(task.template)
-        self.inputs = [example.input for example in task.test[:test]]
-        self.targets = [example.target for example in task.test[:test]]
 
-    def batch(self, examples: list[Example]) -> Batch:
-        return encode(
-            examples,
-            self.template,
-            self.base.tokenizer,
-            is_encoder_decoder=self.base.is_encoder_decoder,
-        )
+def fixed(few: FewShot) -> dict[str, float | None]:
+    """What does not depend on the draw. Nobody who composes knows which modules are needed."""
+    needed = np.array([float(name in few.task.modules) for name in few.modules.names])
+    return {
+        "zero": few.exact(None, None),
+        "uniform": worth(few, contenders.uniform(few.modules)),
+        "oracle": few.exact(few.modules, needed) if needed.any() else None,
+    }
 
-    def examples(self, draw: int) -> list[Example]:
-        rng = skills.generator("draw", self.task.key, draw)
-        return [Example(item.input, item.target) for item in rng.sample(self.task.pool, SHOTS)]
 
-    def exact(
-        self,
-        modules: stack.Stack | None,
-        weights: np.ndarray | None,
-        combination: str = "sum",
-        *,
-        inputs: Sequence[str] | None = None,
-        template: Template | None = None,
-    ) -> float:
-        answers = evaluate.predict(
-            self.base,
-            modules,
-            weights,
-            inputs or self.inputs,
-            template or self.template,
-            combination,
-            answer_options=self.task.answer_options or None,
-            batch_size=120,
-            max_new_tokens=8,
-        )
-        return evaluate.score(answers, self.targets).value
-
-    def searched(
-        self, modules: stack.Stack, examples: list[Example], config: SearchConfig
-    ) -> float:
-        objective = Objective(self.base, modules, self.batch(examples), config)
-        best = None
-        for generation in search(objective, len(modules), config):
-            best = generation
-        assert best is not None
-        return self.exact(modules, best.best_weights, config.combination)
-
-    def in_context(self, examples: list[Example]) -> float:
-        shown = "".join(f"{example.input} -> {example.target} ; " for example in examples)
-        inputs = [f"{shown}{text} ->" for text in self.inputs]
-        return self.exact(None, None, inputs=inputs, template=Template("{input}"))
-
-    def best_single(self, examples: list[Example]) -> float:
-        objective = Objective(self.base, self.modules, self.batch(examples), recommended())
-        chosen = evaluate.best_single(objective)
-        return self.exact(chosen.stack, chosen.weights, chosen.combination)
-
-    def fresh(self, examples: list[Example], seed: int) -> float:
-        trained = evaluate.fresh_lora(self.base, examples, self.template, seed=seed)
-        return self.exact(trained.stack, trained.weights, trained.combination)
-
-    def needed(self) -> float | None:
-        """All modules the task's author names, each at weight 1: what no few-shot method knows."""
-        weights = np.array([float(name in self.task.modules) for name in self.modules.names])
-        return self.exact(self.modules, weights) if weights.any() else None
-
-    def fixed(self) -> dict[str, float | None]:
-        uniform = evaluate.uniform(self.modules)
-        return {
-            "zero": self.exact(None, None),
-            "uniform": self.exact(uniform.stack, uniform.weights, uniform.combination),
-            "oracle": self.needed(),
-        }
-
-    def drawn(self, draw: int) -> dict[str, float]:
-        examples = self.examples(draw)
-        total = recommended(seed=draw)
-        return {
-            "icl": self.in_context(examples),
-            "single": self.best_single(examples),
-            "control": self.searched(
-                evaluate.randomised_stack(self.modules, draw), examples, total
-            ),
-            "fresh": self.fresh(examples, draw),
-            "lorahub": self.searched(self.modules, examples, with_combination(total, "lorahub")),
-            "sum": self.searched(self.modules, examples, with_combination(total, "sum")),
-            "paper": self.searched(self.modules, examples, as_in_the_paper(seed=draw)),
-        }
+def drawn(few: FewShot, draw: int) -> dict[str, float]:
+    ours = recommended(seed=draw)
+    objective = few.objective(draw, ours, few.modules)
+    control = contenders.randomised_stack(few.modules, draw)
+    searches = {
+        "control": (control, ours),
+        "lorahub": (few.modules, with_combination(ours, "lorahub")),
+        "sum": (few.modules, ours),
+        "cmaes": (few.modules, replace(ours, optimiser="cmaes")),
+        "paper": (few.modules, as_in_the_paper(seed=draw)),
+    }
+    fresh = fresh_lora(few.base, few.examples(draw), few.template, seed=draw)
+    return {
+        "icl": few.in_context(draw),
+        "single": worth(few, contenders.best_single(objective)),
+        "fresh": worth(few, fresh),
+        **{
+            name: few.exact(modules, few.searched(draw, config, modules), config.combination)
+            for name, (modules, config) in searches.items()
+        },
+    }
 
 
 def kept(path: Path, of: DemoBase) -> dict[tuple[str, int | None], dict[str, object]]:
-    """Rows measured before on the same base model: {(task, draw): row}."""
+    """Rows measured before on the same base model with the same presets: {(task, draw): row}."""
     if not path.exists():
         return {}
     revision = library.content_revision(of.folder())
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {(row["task"], row["draw"]): row for row in rows if row["revision"] == revision}
+    return {
+        (row["task"], row["draw"]): row
+        for row in rows
+        if (row["revision"], row.get("settings")) == (revision, SETTINGS)
+    }
 
 
 def measure(of: DemoBase, tasks: Sequence[DemoTask], draws: int, test: int) -> None:
-    base = base_model.load(of.folder())
-    modules = stack.load(of.module_folders(), base)
     revision = library.content_revision(of.folder())
     RAW.parent.mkdir(exist_ok=True)
     jobs = [(task, draw) for draw in (None, *range(draws)) for task in tasks]
     for task, draw in tqdm(jobs, unit="draw", mininterval=5):
-        bench = Bench(base, modules, task, test)
+        few = bench(of.family, task.key, SHOTS, test)
         known = kept(RAW, of).get((task.key, draw))
-        if known and known["test"] == len(bench.inputs):
+        if known and known["test"] == len(few.test):
             continue
         start = time.perf_counter()
-        scores = bench.fixed() if draw is None else bench.drawn(draw)
+        scores = fixed(few) if draw is None else drawn(few, draw)
         row = {
             "revision": revision,
+            "settings": SETTINGS,
             "task": task.key,
             "draw": draw,
-            "test": len(bench.inputs),
+            "test": len(few.test),
             "seconds": round(time.perf_counter() - start, 2),
             **scores,
         }
@@ -242,11 +188,11 @@ says nothing about large models.
 - *best single*: the module of lowest loss on the examples. *fresh LoRA*: a new one (r 8, 50 steps)
   trained on the examples. *control*: the `sum` search over the same modules turned in random
   directions, all norms kept.
-- *`lorahub`* and *`sum`*: all 20 modules, {rec.budget} evaluations of CMA-ES, penalty
+- *`lorahub`* and *`sum`*: all 20 modules, {rec.budget} evaluations of Cobyla, penalty
   {rec.penalty:g}; x0 {lorahub.x0:g}, σ {lorahub.sigma:g} and x0 {rec.x0:g}, σ {rec.sigma:g}. The
-  recommended preset is `{rec.combination}`.
-- *paper*: the preset "as in the paper": `lorahub`, 20 modules, {paper.budget} evaluations, x0
-  {paper.x0:g}, σ {paper.sigma:g}, penalty {paper.penalty:g}, |w| ≤ {paper.bound:g}.
+  recommended preset is `{rec.combination}`. *`sum`, CMA-ES*: the same by CMA-ES.
+- *paper*: the preset "as in the paper": `lorahub`, 20 modules, {paper.budget} evaluations of
+  CMA-ES, x0 {paper.x0:g}, σ {paper.sigma:g}, penalty {paper.penalty:g}, |w| ≤ {paper.bound:g}.
 - *needed at 1*: the modules the task is made of, each at weight 1, added up. No method knows them;
   it shows what the library holds.
 

@@ -1,15 +1,15 @@
 """Which optimiser, what to choose the best on, how many modules, which rank: on the demo library.
 
     python -m benchmarks.optimisers [--base t5|llama] [--draws 10] [--shots 5 20] [--processes 2]
-    python -m benchmarks.optimisers --starts | --counted | --report
-    python -m benchmarks.optimisers --modules | --rank | --rotated | --functions
+    python -m benchmarks.optimisers --starts | --counted | --modules | --rank | --rotated
+    python -m benchmarks.optimisers --functions [--weights 20]
 
 Without a section: all optimisers and selections on the tuning tasks, at 40, 100 and 200
 forward-equivalents, beside fresh LoRA, the randomised control and everything simpler. `--starts`
 compares where Cobyla begins and with which step, `--counted` what searches by counted answers.
-The default is chosen by these alone; `--report` then measures it once on the report tasks. Every
-method sees the same draws of examples. Rows are kept in var/optimisers.jsonl, so an interrupted run
-goes on where it stopped; `--table-only` prints the tables of the rows kept.
+The default is chosen by these alone; benchmarks/demo_results.py then measures it on the report
+tasks. Every method sees the same draws of examples. Rows are kept in var/optimisers.jsonl, so an
+interrupted run goes on where it stopped; `--table-only` prints the tables of the rows kept.
 
 One evaluation is one candidate on all examples; a gradient is charged three. Seconds are the
 processor's, one thread, for the search alone. A figure is the mean over the tasks ± its standard
@@ -39,7 +39,7 @@ from benchmarks.few_shot import FewShot, bench
 from benchmarks.synthetic import FUNCTIONS
 from composer.demo import library
 from composer.engine import contenders
-from composer.engine.config import SearchConfig, as_in_the_paper, recommended, with_combination
+from composer.engine.config import SearchConfig, recommended, with_combination
 from composer.engine.export import factors_of
 from composer.engine.fresh_lora import fresh_lora
 from composer.engine.generation import Generation
@@ -118,17 +118,6 @@ def counted() -> dict[str, SearchConfig]:
         f"by {objective}, {config.optimiser}": replace(config, objective=objective)
         for objective in ("exact_match", "paper")
         for config in (by_cmaes(), by_cobyla())
-    }
-
-
-def chosen() -> dict[str, SearchConfig]:
-    """What is confirmed on the report tasks: the preset, and its nearest relations."""
-    ours = recommended(max(BUDGETS))
-    return {
-        "recommended": ours,
-        "recommended, but CMA-ES": by_cmaes(),
-        "recommended, but `lorahub`": with_combination(ours, "lorahub"),
-        "as in the paper": as_in_the_paper(),
     }
 
 
@@ -231,10 +220,6 @@ def tuning(few: FewShot, draw: int) -> list[Row]:
     return search_rows(few, draw, optimisers(), few.modules) + neighbours(few, draw)
 
 
-def report(few: FewShot, draw: int) -> list[Row]:
-    return search_rows(few, draw, chosen(), few.modules) + neighbours(few, draw)
-
-
 def last_only(rows: Sequence[Row]) -> list[Row]:
     return [each for each in rows if each["budget"] == max(BUDGETS)]
 
@@ -305,7 +290,6 @@ VARIANTS: dict[str, Callable[[], dict[str, SearchConfig]]] = {
     "tuning": optimisers,
     "starts": starts,
     "counted": counted,
-    "report": chosen,
     "modules": both,
     "rank": both,
     "rotated": both,
@@ -314,7 +298,6 @@ SECTIONS: dict[str, Callable[[FewShot, int], list[Row]]] = {
     "tuning": tuning,
     "starts": lambda few, draw: search_rows(few, draw, starts(), few.modules),
     "counted": lambda few, draw: last_only(search_rows(few, draw, counted(), few.modules)),
-    "report": report,
     "modules": how_many,
     "rank": ranks,
     "rotated": rotated,
@@ -482,10 +465,9 @@ def main() -> None:
         for n in options.weights:
             print(f"\n{functions(options.draws, n)}")
         return
-    role = "report" if section == "report" else "tuning"
     keys = options.tasks or [
         task.key for task in library.tasks(base=library.BASES[options.base])
-        if task.role == role and task.kind in KINDS
+        if task.role == "tuning" and task.kind in KINDS
     ]  # fmt: skip
     for shots in options.shots:
         jobs = [
