@@ -17,6 +17,7 @@ from composer.engine.base_model import BaseModel
 from composer.engine.errors import CommonsError
 from composer.engine.stack import Stack
 from composer.models import Search
+from composer.module_choice import ranked_to
 from modules.models import Commit, LoraModule, Repo
 from modules.storage import fetching
 
@@ -68,9 +69,8 @@ def check_room(search: Search) -> None:
 
 def _mixed_at_once(search: Search) -> int:
     """Ranked ones are looked at a part at a time; only the best are kept."""
-    choice = search.job.params.get("modules") or {}
     many = len(search.spec["ingredients"])
-    return min(many, choice["count"]) if choice.get("how") == "ranked" else many
+    return min(many, ranked_to(search.job.params, many) or many)
 
 
 def _tokens(text: str) -> int:

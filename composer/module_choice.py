@@ -1,7 +1,7 @@
 """Which modules a search mixes: those that fit, and those of them that somebody chose."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 MOST_MODULES = 100
 # Each is measured once on all examples before any is mixed.
 MOST_RANKED = 500
+# Cobyla knows nothing before it has tried each weight once, and each module alone is tried before
+# that: the recommended budget of 200 is enough for about 60 (docs/decisions/0021).
+MIXED_UNASKED = 40
 GATED = "It is gated. Ask its author for access on its page."
 
 Shape = tuple[int, tuple[str, ...]]  # r, target_modules
@@ -136,7 +139,21 @@ def left_out(
 
 
 def usual_choice(preset: str) -> ModuleChoice:
-    return ModuleChoice("random") if preset == "paper" else ModuleChoice()
+    if preset == "paper":
+        return ModuleChoice("random")
+    return ModuleChoice("ranked", count=MIXED_UNASKED)
+
+
+def ranked_to(params: Mapping[str, Any], candidates: int) -> int | None:
+    """How many of a job's candidates are mixed once they are ranked; None where all are, unranked.
+
+    Who asked for a ranking gets one; nobody else does while all can be mixed.
+    """
+    asked = params.get("modules")
+    choice = asked or usual_choice(params["preset"]).to_json()
+    if choice["how"] != "ranked" or (not asked and candidates <= choice["count"]):
+        return None
+    return int(choice["count"])
 
 
 # --- private -----------------------------------------------------------------------------------

@@ -8,12 +8,16 @@ from composer import model_cache
 from composer.engine.batch import encode
 from composer.engine.chunk import Chunk, OutOfMemory
 from composer.engine.screening import Progress, Screening, screen_folders
+from composer.module_choice import ranked_to
 from composer.running import Given, NothingFound, Run
 
 
 def is_due(run: Run) -> bool:
-    choice = run.job.params.get("modules") or {}
-    return choice.get("how") == "ranked" and "screening" not in run.search.evidence
+    return _wanted(run) is not None and "screening" not in run.search.evidence
+
+
+def _wanted(run: Run) -> int | None:
+    return ranked_to(run.job.params, len(run.search.spec["ingredients"]))
 
 
 def rank(run: Run, given: Given) -> None:
@@ -25,7 +29,7 @@ def rank(run: Run, given: Given) -> None:
     folders, refused = model_cache.open_folders_of(run.search, run.lease)
     found = _screened(run, given, list(folders), list(folders.values()))
     refused = {**refused, **found.refused}
-    losses, kept = found.loss(), found.top(run.job.params["modules"]["count"])
+    losses, kept = found.loss(), found.top(_wanted(run) or len(candidates))
     if not kept:
         raise NothingFound(
             "No module could be measured on the examples: "
@@ -78,7 +82,7 @@ def _screened_in(
             is_encoder_decoder=base.is_encoder_decoder,
         ),
         names=names,
-        best=run.job.params["modules"]["count"],
+        best=_wanted(run),
         reduction=given.config.reduction,
         chunk=chunk,
         progress=progress,

@@ -18,7 +18,7 @@ BUDGET_LIMIT = 100_000
 BLOCKS = re.compile(r"all|sides|layers:([1-9][0-9]?)")
 
 # Start, first step and penalty for each combination, measured (docs/decisions/0002 and 0021; the
-# penalty for `sum` alone). `linear` takes the roots of its weights: 0.01 there is 0.1 for `lorahub`.
+# penalty for `sum` alone). `linear` takes the roots of its weights: 0.01 there is `lorahub`'s 0.1.
 STARTS = {
     "sum": {"x0": 0.1, "sigma": 0.1, "penalty": 0.02},
     "lorahub": {"x0": 0.1, "sigma": 0.1, "penalty": 0.02},

@@ -19,7 +19,7 @@ from composer.engine.errors import CommonsError
 from composer.engine.recipe import config_of
 from composer.forms import ComposeForm, add_commons_error
 from composer.models import Example, FewShotTask, Recipe, Search
-from composer.module_choice import Fit, ModuleChoice, fits_in, left_out
+from composer.module_choice import MIXED_UNASKED, Fit, ModuleChoice, fits_in, left_out
 from composer.views.request import find_task, visitor
 from hub_site.accounts.models import User
 from hub_site.figures import duration
@@ -61,6 +61,7 @@ def compose_context(
         "fits": fitting,
         "collections": _collections(form, fits),
         "fitting_count": len(fitting),
+        "mixed_unasked": MIXED_UNASKED,
         "misfits": [fit for fit in fits if not fit.fits],
         "chosen": _ids(form["modules"].value() or []),
         "advanced": {title: [form[name] for name in names] for title, names in ADVANCED.items()},

@@ -11,7 +11,7 @@ import torch
 from django.utils import timezone
 from peft import PeftModel
 
-from composer import artifacts, model_cache, ranking, runner, services, task_writing
+from composer import artifacts, model_cache, module_choice, ranking, runner, services, task_writing
 from composer.engine import base_model as engine_base
 from composer.engine import compose as engine_compose
 from composer.engine.adapter_file import CONFIG_NAME, WEIGHTS_NAME
@@ -413,6 +413,25 @@ def test_a_ranking_is_made_once_whoever_ends_the_worker(
     assert search.job.state == "done"
     assert search.evidence["screening"] == found.evidence["screening"]
     assert search.spec["ingredients"] == found.spec["ingredients"]
+
+
+def test_more_modules_than_a_search_can_learn_about_are_ranked_unasked(
+    task: FewShotTask,
+    alice: User,
+    overrides: dict[str, Any],
+    lora_modules: list[LoraModule],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    all_mixed = work(services.submit_job(task=task, user=alice, overrides=overrides))
+    assert "screening" not in all_mixed.evidence
+    assert len(all_mixed.spec["ingredients"]) == len(lora_modules)
+    monkeypatch.setattr(module_choice, "MIXED_UNASKED", 2)
+    search = work(services.submit_job(task=task, user=alice, overrides=overrides))
+    assert search.evidence["screening"]["mixed"] == len(search.spec["ingredients"]) == 2
+    every = services.submit_job(
+        task=task, user=alice, overrides=overrides, modules=ModuleChoice("all")
+    )
+    assert len(work(every).spec["ingredients"]) == len(lora_modules)
 
 
 def test_a_ranking_leaves_out_what_has_gone_meanwhile(
