@@ -208,9 +208,10 @@ def _screened(
         losses[places] = measure(places)
         return _mean(losses[places], counts)
 
-    found = settled(_mean(losses, counts), again, best)
-    rough = frozenset(np.flatnonzero(np.isnan(found)).tolist())
-    return losses, rough, N - len(rough)
+    first_look = _mean(losses, counts)
+    known = ~np.isnan(settled(first_look, again, best))
+    rough = frozenset(np.flatnonzero(~known & np.isfinite(first_look)).tolist())
+    return losses, rough, int(known.sum())
 
 
 def settled(first_look: Array, again: Callable[[Sequence[int]], Array], best: int) -> Array:

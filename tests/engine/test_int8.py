@@ -149,7 +149,8 @@ def test_one_that_cannot_be_loaded_is_refused_once(
     found = screen_folders([tmp_path / "broken", *adapters], wide, batch, best=WANTED)
     assert list(found.refused) == ["broken"]
     assert 0 not in found.top(N + 1) and len(found.top(WANTED)) == WANTED
-    assert found.cost == N + found.again
+    assert 0 not in found.rough and found.cost == N + found.again
+    assert found.again == N - len(found.rough)
 
 
 def test_few_modules_narrow_layers_and_other_processors_get_no_first_look(
