@@ -12,7 +12,7 @@ Populations are of 4 + 3 ln N candidates as CMA-ES has them, of 8 from 100M para
 - *PEFT `linear`*: add_weighted_adapter for each candidate. Run with 20 modules only, because
   loading hundreds of adapters into one PEFT model takes minutes.
 - *ours*: `lorahub` is the published formula, `sum` the exact one. A population is measured at once,
-  as CMA-ES asks for it.
+  as CMA-ES asks for it; "one at a time" is a single candidate, as Cobyla asks for it.
 
 load is of all modules with the files in the page cache; *published* is that of three modules times
 N / 3, and *files* a plain load_file of each. combine is what mixing takes a candidate. peak is the
@@ -55,7 +55,8 @@ from benchmarks.engine_ways import Way, make_way
 from composer.engine.adapter_file import WEIGHTS_NAME
 from composer.engine.memory import free_ram
 
-WAYS = ("published", "peft", "lorahub", "sum")
+WAYS = ("published", "peft", "lorahub", "sum", "alone")
+POPULATIONS = ("lorahub", "sum")
 # Parameters up to which a population is CMA-ES's own; then it is of 8, and of 4 for large models.
 SMALL, LARGE = 100_000_000, 400_000_000
 HEADER = (
@@ -126,7 +127,7 @@ def measure(case: Case, root: Path, rounds: int, rate: float, memory: bool) -> l
         weights = draw.uniform(0, 0.5, (P if turn else 1, case.N))
         losses = {}
         for name, way in ways.items():
-            some = weights if name in ("lorahub", "sum") else weights[:1]
+            some = weights if name in POPULATIONS else weights[:1]
             start = time.perf_counter()
             losses[name] = way.losses(some)
             if turn:  # the first one only warms up
@@ -136,7 +137,7 @@ def measure(case: Case, root: Path, rounds: int, rate: float, memory: bool) -> l
     ms = {name: statistics.median(each) for name, each in spent.items()}
     rows = []
     for name, way in ways.items():
-        some = weights if name in ("lorahub", "sum") else weights[:1]
+        some = weights if name in POPULATIONS else weights[:1]
         flops = products(lambda way=way, some=some: way.losses(some)) / len(some)
         cells = [
             case.shape.name, case.lengths, str(case.N), way.name, f"{1 / ms[name]:.3g}",
@@ -185,7 +186,7 @@ def peak_of(name: str, case: Case, root: Path) -> None:
     folders = write_adapters(base, case.shape, case.N, root / case.shape.name)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     way = make_way(name, base, folders, make_batch(case.shape, base, case.lengths))
-    P = 12 if name in ("lorahub", "sum") else 1
+    P = 12 if name in POPULATIONS else 1
     way.losses(np.full((P, case.N), 0.1))
     lines = Path("/proc/self/status").read_text().splitlines()
     print(next(line.split()[1] for line in lines if line.startswith("VmHWM")))

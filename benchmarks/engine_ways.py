@@ -137,4 +137,8 @@ def make_way(name: str, base: BaseModel, folders: Sequence[Path], batch: Batch) 
             return Published(base, folders, batch)
         if name == "peft":
             return Peft(base, folders, batch)
+        if name == "alone":
+            way = Ours(base, folders, batch, "sum")
+            way.name += ", one at a time"
+            return way
         return Ours(base, folders, batch, name)
