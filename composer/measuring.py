@@ -41,6 +41,15 @@ class Measuring:
         return self.objective.stack
 
     def measure(self, best: Generation) -> None:
+        while True:
+            try:
+                return self._measure(best)
+            except OutOfMemory as error:  # what was measured is kept
+                if error.smaller is None or error.chunk != self.objective.chunk:
+                    raise
+                self.objective = self.objective.with_chunk(error.smaller)
+
+    def _measure(self, best: Generation) -> None:
         evidence = self.run.search.evidence
         if "search" not in evidence:
             self.run.note(search=self._search_facts(best))

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from hub_site.jobs.worker import Lease
 
 STACKS_KEPT = 3
+# Modules in memory together while they are ranked.
+RANKED_AT_ONCE = 64
 # Below this size threads cost more than they bring: the demo's compositions take 2-5 s on one
 # thread, and 12-16 s on two when something else uses a core.
 ONE_THREAD_BELOW = 20_000_000
@@ -70,7 +72,8 @@ def check_room(search: Search) -> None:
 def _mixed_at_once(search: Search) -> int:
     """Ranked ones are looked at a part at a time; only the best are kept."""
     many = len(search.spec["ingredients"])
-    return min(many, ranked_to(search.job.params, many) or many)
+    ranked = ranked_to(search.job.params, many)
+    return many if ranked is None else min(many, max(ranked, RANKED_AT_ONCE))
 
 
 def _tokens(text: str) -> int:

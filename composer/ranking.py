@@ -4,6 +4,8 @@ kept. Only workers import this."""
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from composer import model_cache
 from composer.engine.batch import encode
 from composer.engine.chunk import Chunk, OutOfMemory
@@ -11,9 +13,13 @@ from composer.engine.screening import Progress, Screening, screen_folders
 from composer.module_choice import ranked_to
 from composer.running import Given, NothingFound, Run
 
+NOT_FINITE = "Its loss on the examples is infinite or not a number."
+
 
 def is_due(run: Run) -> bool:
-    return _wanted(run) is not None and "screening" not in run.search.evidence
+    """Once, and before the modules are loaded: a search that has begun goes on with its own."""
+    evidence = run.search.evidence
+    return _wanted(run) is not None and not {"screening", "load"} & evidence.keys()
 
 
 def _wanted(run: Run) -> int | None:
@@ -30,6 +36,8 @@ def rank(run: Run, given: Given) -> None:
     found = _screened(run, given, list(folders), list(folders.values()))
     refused = {**refused, **found.refused}
     losses, kept = found.loss(), found.top(_wanted(run) or len(candidates))
+    nothing = [n for n, loss in enumerate(losses) if not np.isfinite(loss)]
+    refused = {**{found.names[n]: NOT_FINITE for n in nothing}, **refused}
     if not kept:
         raise NothingFound(
             "No module could be measured on the examples: "
@@ -83,6 +91,7 @@ def _screened_in(
         ),
         names=names,
         best=_wanted(run),
+        at_once=model_cache.RANKED_AT_ONCE,
         reduction=given.config.reduction,
         chunk=chunk,
         progress=progress,

@@ -19,7 +19,7 @@ from composer.engine.errors import CommonsError
 from composer.engine.recipe import config_of
 from composer.forms import ComposeForm, add_commons_error
 from composer.models import Example, FewShotTask, Recipe, Search
-from composer.module_choice import MIXED_UNASKED, Fit, ModuleChoice, fits_in, left_out
+from composer.module_choice import MIXED_UNASKED, Fit, ModuleChoice, fits_in, left_out, ranked_to
 from composer.views.request import find_task, visitor
 from hub_site.accounts.models import User
 from hub_site.figures import duration
@@ -128,11 +128,22 @@ def _modules_named(ingredients: Sequence[Mapping[str, str]], user: User) -> list
 
 def _settings_of(search: Search, user: User) -> dict[str, Any]:
     """A search's settings as the form takes them: its preset, and what differs from that."""
-    spec = search.spec
-    used = config_of(spec).to_json()
-    usual = preset_with(search.preset).to_json()
+    used, bare = config_of(search.spec).to_json(), preset_with(search.preset).to_json()
+    # These two bring settings of their own, which the form will bring again.
+    brought = {name: used[name] for name in ("combination", "objective")}
+    usual = preset_with(search.preset, brought).to_json()
+    usual.update({name: bare[name] for name in brought})
     changed = {name: used[name] for name in ComposeForm.SETTINGS if used[name] != usual[name]}
-    return {**changed, "preset": search.preset, **_by_hand(spec["ingredients"], user)}
+    return {**changed, "preset": search.preset, **_modules_of(search, user)}
+
+
+def _modules_of(search: Search, user: User) -> dict[str, Any]:
+    """By hand those that were mixed; a ranking that never came is asked for again."""
+    ingredients = search.spec["ingredients"]
+    count = ranked_to(search.job.params, len(ingredients))
+    if count is None or "screening" in search.evidence:
+        return _by_hand(ingredients, user)
+    return {"how": "ranked", "count": count} if search.job.params.get("modules") else {}
 
 
 def _by_hand(ingredients: Sequence[Mapping[str, str]], user: User) -> dict[str, Any]:

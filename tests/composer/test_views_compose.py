@@ -4,9 +4,13 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from composer import services
+from composer import module_choice, services
+from composer.engine.config import preset_with
+from composer.engine.recipe import config_of
+from composer.forms import ComposeForm
 from composer.models import FewShotTask, Search
 from composer.module_choice import ModuleChoice
+from composer.views import compose
 from hub_site.accounts.models import User
 from modules.models import LoraModule
 from tests.composer import finished
@@ -127,6 +131,30 @@ def test_a_remix_starts_from_the_earlier_settings(
     assert 'value="paper" checked' in page.text
     assert page.text.count('name="modules"') == len(lora_modules)
     assert page.text.count(" checked data-implies") == 2
+
+
+def test_a_remix_keeps_what_differs_from_what_its_combination_brings(
+    client: Client, alice: User, task: FewShotTask
+) -> None:
+    overrides = {"combination": "linear", "x0": 0.1, "objective": "exact_match"}
+    job = services.submit_job(task=task, user=alice, overrides={**overrides, "optimiser": "cobyla"})
+    search = Search.objects.get(pk=job.pk)
+    start = compose._settings_of(search, alice)
+    form = ComposeForm({**start, "modules": start["modules"]}, task=task, user=alice)
+    assert form.is_valid(), form.errors
+    kept = preset_with("recommended", form.overrides)
+    assert kept == config_of(search.spec)
+
+
+def test_a_remix_of_what_was_never_ranked_asks_for_the_ranking_again(
+    alice: User, task: FewShotTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module_choice, "MIXED_UNASKED", 2)
+    unasked = services.submit_job(task=task, user=alice)
+    assert compose._settings_of(unasked.search, alice) == {"preset": "recommended"}
+    asked = services.submit_job(task=task, user=alice, modules=ModuleChoice("ranked", count=1))
+    again = {"preset": "recommended", "how": "ranked", "count": 1}
+    assert compose._settings_of(asked.search, alice) == again
 
 
 def test_nobody_remixes_a_strangers_search(
