@@ -135,7 +135,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     transformers_logging.set_verbosity_error()
     if options.demo:
-        print("| base | rankings | modules | wanted | first look off by | modules differ by "
+        print("| base | rankings | modules | wanted | 8 bits off by | modules differ by "
               "| measured again | of the best missed |")  # fmt: skip
         print("|---|---:|---:|---:|---:|---:|---:|---:|")
         for family in library.BASES:
