@@ -54,23 +54,26 @@ def make_tokenizer(folder: Path, *, end: bool) -> None:
     ).save_pretrained(folder)
 
 
-def make_t5(folder: Path) -> Path:
+def make_t5(folder: Path, **shape: Any) -> Path:
     torch.manual_seed(0)
+    usual = {"d_model": 16, "d_kv": 4, "d_ff": 32}
     config = T5Config(
-        vocab_size=3 + len(WORDS), d_model=16, d_kv=4, d_ff=32, num_layers=2, num_decoder_layers=2,
-        num_heads=4, dropout_rate=0.0, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
+        vocab_size=3 + len(WORDS), num_layers=2, num_decoder_layers=2, num_heads=4,
+        dropout_rate=0.0, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
+        **{**usual, **shape},
     )  # fmt: skip
     T5ForConditionalGeneration(config).save_pretrained(folder)
     make_tokenizer(folder, end=True)
     return folder
 
 
-def make_llama(folder: Path) -> Path:
+def make_llama(folder: Path, **shape: Any) -> Path:
     torch.manual_seed(0)
+    usual = {"hidden_size": 16, "intermediate_size": 32, "initializer_range": 0.2}
     config = LlamaConfig(
-        vocab_size=3 + len(WORDS), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-        pad_token_id=0, eos_token_id=1, bos_token_id=None, initializer_range=0.2,
+        vocab_size=3 + len(WORDS), num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0, eos_token_id=1,
+        bos_token_id=None, **{**usual, **shape},
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     make_tokenizer(folder, end=False)

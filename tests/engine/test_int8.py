@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from composer.engine import base_model, int8
 from composer.engine import stack as stacks
@@ -17,39 +16,19 @@ from composer.engine.base_model import BaseModel
 from composer.engine.batch import encode
 from composer.engine.linear import linear, linear_gelu, linear_plus, linear_times
 from composer.engine.screening import MORE, screen_folders, screen_stack, settled
-from tests.engine.conftest import EXAMPLES, TEMPLATE, WORDS, make_adapter, make_tokenizer
+from tests.engine.conftest import EXAMPLES, TEMPLATE, make_adapter, make_llama, make_t5
 
 N, WANTED = 12, 2
 
 
-def _wide_t5(folder: Path) -> Path:
-    torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=3 + len(WORDS), d_model=256, d_kv=64, d_ff=256, num_layers=2, num_heads=4,
-        dropout_rate=0.0, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
-        feed_forward_proj="gated-gelu",
-    )  # fmt: skip
-    T5ForConditionalGeneration(config).save_pretrained(folder)
-    make_tokenizer(folder, end=True)
-    return folder
-
-
-def _wide_llama(folder: Path) -> Path:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=3 + len(WORDS), hidden_size=256, intermediate_size=256, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=64,
-        pad_token_id=0, eos_token_id=1, bos_token_id=None,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    make_tokenizer(folder, end=False)
-    return folder
-
-
 @pytest.fixture(scope="module", params=["t5", "llama"])
 def wide(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-    make = {"t5": _wide_t5, "llama": _wide_llama}[request.param]
-    return base_model.load(make(tmp_path_factory.mktemp("wide")))
+    folder = tmp_path_factory.mktemp("wide")
+    if request.param == "t5":
+        make_t5(folder, d_model=256, d_kv=64, d_ff=256, feed_forward_proj="gated-gelu")
+    else:
+        make_llama(folder, hidden_size=256, intermediate_size=256, initializer_range=0.02)
+    return base_model.load(folder)
 
 
 @pytest.fixture(scope="module")
