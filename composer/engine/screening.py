@@ -35,8 +35,9 @@ Measure = Callable[[Sequence[int]], Array]
 # A first look pays where at least so many times the modules wanted are to be measured.
 MANY = 4
 # So many more than the modules wanted are measured again at once, to know how wrong a first look
-# is, and so many times as wrong may it have been elsewhere. Simulated with normal errors, a wrong
-# module is then chosen in 0.1 to 0.8% of all rankings, instead of in 2 to 7% without either.
+# is, and so many times as wrong may it have been elsewhere. Simulated (normal errors a tenth to
+# all of what modules differ by, 10 to 200 modules, 1 to 40 wanted, 1,000 draws each), a wrong one
+# is then chosen in 0 to 1.1% of the rankings, instead of in 1.6 to 6.7% without either.
 MORE, WARY = 4, 1.5
 
 
