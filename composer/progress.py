@@ -76,10 +76,11 @@ def progress(search: Search) -> Progress:
     rate = _rate(generations)
     searching = job.state == "running" and search.stage == "searching"
     left = (budget - done) / rate if searching and rate else None
+    place = job.queue_position()
     return Progress(
         state=job.state,
-        queue_position=job.queue_position() if job.state == "queued" else None,
-        starts_in=expect.start(job) if job.state == "queued" else None,
+        queue_position=place,
+        starts_in=expect.start(job, place) if place else None,
         # A worker that starts its first job loads torch before it can say anything.
         stage=(search.stage or "preparing") if job.state == "running" else "",
         stage_detail=search.stage_detail if job.state == "running" else "",

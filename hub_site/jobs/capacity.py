@@ -153,7 +153,7 @@ def _misfit(worker: Worker, job: Job) -> tuple[int, int, str] | None:
     from hub_site.jobs.queue import needs_store
 
     if job.schema > worker.schema:
-        return 1, 0, "This job was submitted by a newer version of the site than its workers have."
+        return 1, 0, "This job comes from a newer version of the site than its workers have."
     if job.queue not in worker.queues:
         what = "a GPU" if job.queue == GPU else f"a worker for the queue “{job.queue}”"
         return 2, 0, f"This job needs {what}, and no worker that is running has one."
@@ -161,12 +161,9 @@ def _misfit(worker: Worker, job: Job) -> tuple[int, int, str] | None:
         return 3, 0, "This job needs a worker beside the site's own disk, and none is running."
     needed = job.needs.get("gpu_memory" if GPU in worker.queues else "memory", 0)
     if needed > worker.memory:
-        return (
-            4,
-            worker.memory,
-            (
-                f"This job needs about {size(needed)} of memory; the largest worker that is running "
-                f"has {size(worker.memory)}. Fewer modules or shorter examples need less."
-            ),
+        words = (
+            f"This job needs about {size(needed)} of memory; the largest worker that is running "
+            f"has {size(worker.memory)}. Fewer modules or shorter examples need less."
         )
+        return 4, worker.memory, words
     return None

@@ -13,7 +13,7 @@ from django.db.models import Avg, ExpressionWrapper, F
 from django.db.models.fields import DurationField
 from django.utils import timezone
 
-from hub_site.jobs import capacity, queue
+from hub_site.jobs import capacity
 from hub_site.jobs.models import Job
 from hub_site.jobs.worker_name import main_name_of
 
@@ -36,11 +36,12 @@ def seconds_of(job: Job) -> float | None:
     return None
 
 
-def start(job: Job) -> float | None:
-    """Seconds until a waiting job starts; None where nothing is known, or nobody can do it."""
+def start(job: Job, place: int) -> float | None:
+    """Seconds until a job that has this place in the queue starts; None where nothing is known, or
+    nobody can do it."""
     there = [each for each in capacity.live_workers() if capacity.can_do(each, job)]
-    each, place = seconds_of(job), queue.position(job)
-    if not there or each is None or place is None:
+    each = seconds_of(job) if there else None
+    if each is None:
         return None
     names = {worker.name for worker in there}
     # A heap of the moments at which a worker becomes free; each takes the next of those that wait.

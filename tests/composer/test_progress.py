@@ -9,6 +9,7 @@ from composer.models import FewShotTask, Generation, Search
 from composer.progress import progress
 from hub_site.accounts.models import User
 from hub_site.jobs import queue
+from tests.composer import finished
 
 
 @pytest.fixture
@@ -89,5 +90,8 @@ def test_polling_asks_little(
     for number in range(30):
         generation(search, number, 20 + number, 2.0)
     found = Search.objects.select_related("job").get(pk=search.pk)
-    with django_assert_max_num_queries(2):
+    with django_assert_max_num_queries(3):  # its generations, its place, and who is there
         progress(found)
+    finished.run(search)
+    with django_assert_max_num_queries(2):
+        progress(Search.objects.select_related("job").get(pk=search.pk))

@@ -13,7 +13,8 @@ from composer import services, task_writing
 from composer.engine.examples import Example
 from composer.models import FewShotTask, Search
 from hub_site.accounts.models import User
-from hub_site.jobs.models import Job, Worker
+from hub_site.jobs import queue
+from hub_site.jobs.models import Job, JobEvent, Worker
 from modules.models import BaseModel
 from tests.composer import finished
 
@@ -107,8 +108,16 @@ def test_a_failure_says_what_whose_fault_and_what_to_do(
 def test_an_interrupted_search_says_that_it_went_on(client: Client, waiting: Search) -> None:
     finished.add_generations(waiting)
     search = finished.run(waiting)
-    Job.objects.filter(pk=search.pk).update(attempts=2)
-    assert "went on from where it was" in client.get(search.get_absolute_url()).text
+    told = [
+        ("struck", "process 7 died"),
+        ("released", queue.GIVING_WAY),
+        ("released", queue.SHUTTING_DOWN),
+    ]
+    for name, reason in told:
+        JobEvent.objects.create(job=search.job, fence=1, name=name, detail={"reason": reason})
+    page = client.get(search.get_absolute_url()).text
+    assert "interrupted twice (its worker was stopped and the process that ran it died)" in page
+    assert "and went on from where it was" in page
 
 
 def test_the_job_outlives_its_task(client: Client, done: Search, task: FewShotTask) -> None:
@@ -244,6 +253,17 @@ def test_an_input_is_asked_of_both_models(client: Client, alice: User, done: Sea
     trial = Job.objects.get(kind=services.PREDICT)
     assert trial.params == {"search": str(done.pk), "input": "tall"}
     assert answer.url == f"{done.get_absolute_url()}?trial={trial.pk}#try-it"
+    page = client.get(answer.url)
+    assert "No worker is running" in page.text
+    Worker.objects.create(
+        name="w:1:x",
+        host="w",
+        pid=1,
+        seen_at=timezone.now(),
+        queues=["cpu"],
+        memory=10**11,
+        schema=1,
+    )
     page = client.get(answer.url)
     assert "Asking both models" in page.text
     # A link to the page's own address would only scroll to the fragment.
