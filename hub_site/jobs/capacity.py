@@ -141,11 +141,11 @@ def why_nobody(job: Job) -> str:
             "No worker is running at the moment. The job waits, and starts by itself as soon as "
             "one is back."
         )
-    reasons = [_misfit(worker, job) for worker in there]
-    if not all(reasons):
+    misfits = [misfit for worker in there if (misfit := _misfit(worker, job))]
+    if len(misfits) < len(there):
         return ""
     # The worker that comes nearest says best what is missing.
-    return max(reasons)[-1] + " The job waits until one comes; you can cancel it meanwhile."
+    return max(misfits)[-1] + " The job waits until one comes; you can cancel it meanwhile."
 
 
 def _misfit(worker: Worker, job: Job) -> tuple[int, int, str] | None:
