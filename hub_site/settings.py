@@ -13,6 +13,7 @@ from hub_site.env import (
     env_str,
     env_url,
     read_env_file,
+    with_password,
 )
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -234,7 +235,10 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 2_000
 
 # --- jobs --------------------------------------------------------------------------------------
-CELERY_BROKER_URL = env_str("BROKER_URL", "filesystem://")
+CELERY_BROKER_URL = (
+    with_password(env_secret("BROKER_URL"), env_secret("BROKER_PASSWORD"), of="BROKER")
+    or "filesystem://"
+)
 BROKER_DIR = VAR_DIR / "broker"
 JOB_LEASE_SECONDS = env_int("JOB_LEASE_MS", 30_000) / 1000
 JOB_HEARTBEAT_SECONDS = env_int("JOB_HEARTBEAT_MS", 7_000) / 1000
