@@ -213,6 +213,10 @@ STORAGES = {
 WHITENOISE_USE_FINDERS = DEBUG
 BLOB_DIR = Path(env_str("BLOB_DIR", str(VAR_DIR / "blobs")))
 CACHE_DIR = Path(env_str("CACHE_DIR", str(VAR_DIR / "cache")))
+# Under this address the proxy serves BLOB_DIR to our own answers alone: docs/deploy.md.
+ACCEL_REDIRECT = env_str("ACCEL_REDIRECT")
+if ACCEL_REDIRECT and not (ACCEL_REDIRECT.startswith("/") and ACCEL_REDIRECT.endswith("/")):
+    raise BadSetting(f'ACCEL_REDIRECT is "{ACCEL_REDIRECT}". Write it like /_blobs/.')
 # Where a worker on another machine gets its files: the site's address. Empty: it shares the disk.
 FETCH_FROM = env_url("FETCH_FROM")
 if FETCH_FROM and not (env_secret("DATABASE_URL") and env_secret("SECRET_KEY")):
