@@ -190,11 +190,9 @@ class Stack:
         return process.wait(PATIENCE)
 
     def stop(self) -> None:
-        for name in reversed(list(self.processes)):
-            process = self.processes[name]
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT if name == "db" else signal.SIGTERM)
-        for name, process in self.processes.items():
+        """What needs others goes first."""
+        for name, process in reversed(list(self.processes.items())):
+            process.send_signal(signal.SIGINT if name == "db" else signal.SIGTERM)
             try:
                 process.wait(60)
             except subprocess.TimeoutExpired:
