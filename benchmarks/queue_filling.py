@@ -77,11 +77,17 @@ def submit_one(user: User, **overrides: Any) -> Job:
 
 
 def clear() -> None:
+    """No jobs, no workers, and their tables as new. The library's own jobs go, too."""
     from django.db import connection
 
+    tables = ("composer_generation", "composer_search", "jobs_jobevent", "jobs_job", "jobs_worker")
     with connection.cursor() as cursor:
-        cursor.execute("TRUNCATE jobs_job, jobs_worker CASCADE")
-        cursor.execute("VACUUM ANALYZE")
+        cursor.execute("UPDATE modules_loramodule SET check_job_id = NULL")
+        cursor.execute("UPDATE composer_recipe SET published_search_id = NULL")
+        for table in tables:
+            cursor.execute(f"DELETE FROM {table}")
+        for table in tables:
+            cursor.execute(f"VACUUM FULL ANALYZE {table}")
 
 
 def fill_waiting(
@@ -90,7 +96,6 @@ def fill_waiting(
     """Compositions, users in turns, as if submitted one after the other. `bases` is what they would
     rather find loaded. `skewed`: every second one is the first user's."""
     from django.db import connection
-    from django.utils import timezone
 
     from hub_site.jobs.models import Job
 
@@ -98,7 +103,7 @@ def fill_waiting(
         return
     sample = submit_one(users[0])
     Job.objects.filter(pk=sample.pk).delete()
-    now, rows, turns = timezone.now(), [], dict[int, int]()
+    rows, turns = list[Job](), dict[int, int]()
     for n in range(count):
         user = users[0] if skewed and n % 2 else users[n % len(users)]
         turns[user.pk] = turn = turns.get(user.pk, -1) + 1
@@ -107,11 +112,14 @@ def fill_waiting(
             del needs["warm"]
         rows.append(Job(kind=sample.kind, params=sample.params, needs=needs, user=user, turn=turn))
     Job.objects.bulk_create(rows, batch_size=1000)
-    for n, row in enumerate(rows):
-        row.created_at = now - timedelta(seconds=count - n)
-    Job.objects.bulk_update(rows, ["created_at"], batch_size=1000)
     with connection.cursor() as cursor:
-        cursor.execute("VACUUM ANALYZE jobs_job")
+        cursor.execute(
+            """UPDATE jobs_job SET created_at = now() - make_interval(secs => %s - place)
+            FROM (SELECT id AS one, row_number() OVER (ORDER BY turn, user_id) AS place
+                  FROM jobs_job) s WHERE id = one""",
+            [count],
+        )
+        cursor.execute("VACUUM FULL ANALYZE jobs_job")
 
 
 def start_workers(count: int, warm: Sequence[Sequence[str]]) -> list[str]:
