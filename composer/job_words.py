@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from composer.models import Search
 from composer.progress import Progress
 from hub_site.figures import duration, number
+from hub_site.jobs.models import Job, JobEvent
+from hub_site.jobs.queue import GIVING_WAY, SHUTTING_DOWN
 
+WHY_LEFT = {
+    "struck": "the process that ran it died",
+    "lost": "its worker or the database could not be reached",
+}
+MOMENT = 5  # seconds that are not worth a word
 # Codes of errors that are ours; every other code comes with a message for the one who asked.
 OUR_FAULT = {"our_fault", "crashed", "lost"}
 
@@ -36,13 +43,41 @@ def job_words(search: Search, progress: Progress) -> JobWords:
     return _running(progress)
 
 
+def interruptions(job: Job) -> str:
+    """How often the work was taken up again, and why, in words; empty where it never was.
+
+    Steps aside for short jobs are not told: nobody waits longer for them than for the queue.
+    """
+    left = job.events.filter(name__in=["released", "struck", "lost"]).order_by("id")
+    reasons = [WHY_LEFT.get(event.name) or _why_released(event) for event in left]
+    told = [reason for reason in reasons if reason]
+    if not told:
+        return ""
+    times = {1: "once", 2: "twice"}.get(len(told), f"{len(told)} times")
+    why = " and ".join(sorted(set(told)))
+    now = "went on" if job.state != "queued" else "goes on"
+    return (
+        f"The work was interrupted {times} ({why}) and {now} from where it was; the result is the "
+        "same as without."
+    )
+
+
+def _why_released(event: JobEvent) -> str:
+    reason = event.detail.get("reason", "")
+    if reason == GIVING_WAY:
+        return ""
+    return "its worker was stopped" if reason == SHUTTING_DOWN else "its files were out of reach"
+
+
 def _queued(progress: Progress) -> JobWords:
     ahead = max(0, (progress.queue_position or 1) - 1)
     if ahead == 0:
         words = "Accepted; it is the next one to start."
     else:
         words = f"Accepted; {ahead} job{'' if ahead == 1 else 's'} before this one."
-    return JobWords(words, words)
+    if progress.starts_in is None or progress.starts_in < MOMENT:
+        return JobWords(words, words)
+    return JobWords(f"{words} It starts in about {duration(progress.starts_in)}.", words)
 
 
 def _running(progress: Progress) -> JobWords:

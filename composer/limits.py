@@ -4,6 +4,8 @@ from django.conf import settings
 
 from composer.engine.errors import CommonsError
 from hub_site.accounts.models import User
+from hub_site.figures import duration
+from hub_site.jobs import expect
 from hub_site.jobs.models import Job
 
 
@@ -29,7 +31,7 @@ def check_queue(user: User) -> None:
         more = " Sign up for more." if user.is_guest else ""
         raise OverLimit(
             f"You have {waiting} jobs queued or running; {most} are allowed at once. "
-            f"Wait for one to end, or cancel one.{more}"
+            f"{_when_free(user)}{more}"
         )
     guests = Job.objects.filter(user__is_guest=True, state="queued")
     if user.is_guest and guests.count() >= settings.GUESTS_QUEUED_JOBS:
@@ -37,3 +39,10 @@ def check_queue(user: User) -> None:
             "Many visitors try this at the moment, and the places for guests are taken. Come back "
             "in a few minutes, or sign up."
         )
+
+
+def _when_free(user: User) -> str:
+    seconds = expect.place_free(user)
+    if seconds is None:
+        return "Wait for one to end, or cancel one."
+    return f"The next place is free in about {duration(seconds)}, or once you cancel one."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from django.conf import settings
 
+from composer import needs
 from composer import pinned as pinned_files
 from composer.engine import base_model as engine_base
 from composer.engine import chunk, memory
@@ -17,16 +18,14 @@ from composer.engine.base_model import BaseModel
 from composer.engine.errors import CommonsError
 from composer.engine.stack import Stack
 from composer.models import Search
-from composer.module_choice import ranked_to
-from modules.models import Commit, LoraModule, Repo
+from hub_site.jobs import capacity
+from modules.models import Commit, Repo
 from modules.storage import fetching
 
 if TYPE_CHECKING:
     from hub_site.jobs.worker import Lease
 
 STACKS_KEPT = 3
-# Modules in memory together while they are ranked.
-RANKED_AT_ONCE = 64
 # Below this size threads cost more than they bring: the demo's compositions take 2-5 s on one
 # thread, and 12-16 s on two when something else uses a core.
 ONE_THREAD_BELOW = 20_000_000
@@ -45,39 +44,13 @@ class ModuleGone(CommonsError):
 def check_room(search: Search) -> None:
     """Raise DoesNotFit before anything is loaded for a search that this machine cannot run.
 
-    A guess on the safe side: texts are counted by their letters, and a base model that is kept
-    already needs no more.
+    A guess on the safe side: see `needs`. What was free when it was submitted may be taken by now.
     """
     pinned, device = search.spec["base_model"], torch.device(_device())
-    number = 2 if device.type == "cuda" else 4
+    number = needs.HALF if device.type == "cuda" else needs.FLOAT32
     is_kept = _base is not None and _base[0] == (pinned["repo"], pinned["revision"])
-    modules = LoraModule.objects.filter(
-        weights_sha256__in=[each["sha256"] for each in search.spec["ingredients"]]
-    )
-    shapes = list(modules.values_list("r", "target_modules"))
-    pairs = [*search.examples["shots"], *search.examples["held_out"]]
-    need = memory.needed(
-        search.base_model.config,
-        modules=_mixed_at_once(search),
-        rank=max((r for r, _ in shapes), default=1),
-        targets=max((len(targets) for _, targets in shapes), default=2),
-        tokens=max(_tokens(search.spec["template"] + given) for given, _ in pairs),
-        labels=max(_tokens(wanted) for _, wanted in pairs),
-        weights=0 if is_kept else search.base_model.parameters * number,
-        bytes_per_number=number,
-    )
+    need = needs.memory_of(search, search.job.params, number, is_loaded=is_kept)
     memory.check_fits(need, chunk.free(device))
-
-
-def _mixed_at_once(search: Search) -> int:
-    """Ranked ones are looked at a part at a time; only the best are kept."""
-    many = len(search.spec["ingredients"])
-    ranked = ranked_to(search.job.params, many)
-    return many if ranked is None else min(many, max(ranked, RANKED_AT_ONCE))
-
-
-def _tokens(text: str) -> int:
-    return 8 + len(text) // 2
 
 
 def _device() -> str:
@@ -100,6 +73,7 @@ def base_of(search: Search, lease: "Lease") -> BaseModel:
         torch.set_num_threads(settings.ENGINE_THREADS or _threads_for(search.base_model.parameters))
         folder = fetching.base_folder(search.base_model, lease)
         _base = (key, engine_base.load(folder, device=_device()))
+        capacity.keep_warm((needs.warm_name(*key),))
     return _base[1]
 
 
@@ -154,6 +128,7 @@ def forget() -> None:
     global _base
     _base = None
     _stacks.clear()
+    capacity.keep_warm(())
 
 
 def _commit_of(ingredient: Mapping[str, str]) -> Commit:

@@ -8,6 +8,7 @@ from django.db.models import F
 
 from composer.engine.recipe import module_weights
 from composer.models import Generation, Search
+from hub_site.jobs import expect
 
 STAGES = {
     "preparing": "Fetching the base model and the modules",
@@ -37,6 +38,7 @@ class Progress:
 
     state: str
     queue_position: int | None
+    starts_in: float | None  # seconds, for a job that waits, where it can be guessed
     stage: str
     stage_detail: str
     generation: int
@@ -77,6 +79,7 @@ def progress(search: Search) -> Progress:
     return Progress(
         state=job.state,
         queue_position=job.queue_position() if job.state == "queued" else None,
+        starts_in=expect.start(job) if job.state == "queued" else None,
         # A worker that starts its first job loads torch before it can say anything.
         stage=(search.stage or "preparing") if job.state == "running" else "",
         stage_detail=search.stage_detail if job.state == "running" else "",

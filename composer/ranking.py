@@ -11,6 +11,7 @@ from composer.engine.batch import encode
 from composer.engine.chunk import Chunk, OutOfMemory
 from composer.engine.screening import Progress, Screening, screen_folders
 from composer.module_choice import ranked_to
+from composer.needs import RANKED_AT_ONCE
 from composer.running import Given, NothingFound, Run
 
 NOT_FINITE = "Its loss on the examples is infinite or not a number."
@@ -91,7 +92,7 @@ def _screened_in(
         ),
         names=names,
         best=_wanted(run),
-        at_once=model_cache.RANKED_AT_ONCE,
+        at_once=RANKED_AT_ONCE,
         reduction=given.config.reduction,
         chunk=chunk,
         progress=progress,

@@ -94,6 +94,7 @@ class Composition(Run):
             with self.stage("ranking"):
                 ranking.rank(self, self.given)
         with self.stage("preparing"):
+            self.leave_out_closed()
             self.load_modules()
         with self.stage("searching"):
             best = self.find()
@@ -129,6 +130,16 @@ class Composition(Run):
         spec, found = self.search.spec, None if chat is None else chat.hash
         if spec.get("chat_template") != found:
             self.settle({**spec, "chat_template": found})
+
+    def leave_out_closed(self) -> None:
+        """Where nobody chose the modules, those that have gone or been closed meanwhile are left
+        out, by name; whoever chose them is told instead."""
+        if self.job.params["modules"] or {"screening", "load"} & self.search.evidence.keys():
+            return
+        folders, refused = model_cache.open_folders_of(self.search, self.lease)
+        if refused and folders:
+            kept = [each for each in self.search.spec["ingredients"] if each["repo"] in folders]
+            self.settle({**self.search.spec, "ingredients": kept}, left_out=refused)
 
     def load_modules(self) -> None:
         self.stack = model_cache.stack_of(self.search, self.lease)
@@ -224,7 +235,7 @@ class Composition(Run):
     def restart(self, reason: str) -> None:
         # The candidates that were not among the best are no longer in the spec.
         evidence = self.search.evidence
-        kept = {key: evidence[key] for key in ("screening", "load") if key in evidence}
+        kept = {key: evidence[key] for key in ("screening", "left_out", "load") if key in evidence}
         with queue.checkpoint(self.job):
             self.search.generations.all().delete()
             Search.objects.filter(pk=self.job.pk).update(evidence=kept, fingerprint={})

@@ -4,9 +4,11 @@ it too, but only once a worker has loaded everything."""
 from collections.abc import Sequence
 
 from composer.engine.blocks import block_of
+from composer.engine.blocks import count as block_count
 from composer.engine.config import SearchConfig
 from composer.engine.errors import BadConfig
 from composer.engine.examples import Example
+from composer.engine.selection import check_budget
 from composer.models import FewShotTask
 from modules.models import BaseModel, LoraModule
 
@@ -16,8 +18,12 @@ def check_settings(
     task: FewShotTask,
     shots: Sequence[Example],
     modules: Sequence[LoraModule],
+    mixed: int,
 ) -> None:
-    """Raise BadConfig, naming the setting, for a search that no worker could begin."""
+    """Raise BadConfig, naming the setting, for a search that no worker could begin.
+
+    mixed: how many of the modules are mixed in the end; ranking may leave some out.
+    """
     if config.objective == "options" and len(task.answer_options) < 2:
         raise _bad(
             "objective",
@@ -30,6 +36,7 @@ def check_settings(
             f"The selection {config.selection!r} keeps examples back and needs at least two; the "
             f"task has {len(shots)}. Add examples, or choose the selection 'examples'.",
         )
+    check_budget(config, mixed * block_count(config.blocks), mixed, len(shots))
     if layers := _adapted(task.base_model, modules):
         block_of(layers, config.blocks)
 

@@ -14,6 +14,7 @@ from composer.engine.config import (
     SELECTIONS,
 )
 from composer.engine.examples import Example
+from composer.job_words import interruptions
 from composer.models import Example as StoredExample
 from composer.models import FewShotTask, Recipe
 from composer.module_choice import MOST_MODULES
@@ -21,6 +22,7 @@ from composer.progress import progress
 from composer.services import MOST_TRIAL_CHARACTERS
 from composer.verdict import verdict
 from hub_site.api import Given
+from hub_site.jobs import capacity
 from hub_site.jobs.models import Job
 from modules.models import BaseModel
 
@@ -171,6 +173,9 @@ class LossPointSerializer(serializers.Serializer):
 class ProgressSerializer(serializers.Serializer):
     stage = serializers.CharField(allow_blank=True)
     queue_position = serializers.IntegerField(allow_null=True)
+    starts_in = serializers.FloatField(
+        allow_null=True, help_text="A guess, in seconds, while the job is queued."
+    )
     generation = serializers.IntegerField()
     evaluations = serializers.IntegerField()
     budget = serializers.IntegerField()
@@ -207,6 +212,12 @@ class LeftOutSerializer(serializers.Serializer):
 class JobSerializer(JobSummarySerializer):
     error = JobErrorSerializer(allow_null=True)
     progress = ProgressSerializer(allow_null=True)
+    waits_for = serializers.CharField(
+        allow_blank=True, help_text="What a queued job waits for that no worker running now has."
+    )
+    interruptions = serializers.CharField(
+        allow_blank=True, help_text="How often it was taken up again, and why."
+    )
     verdict = serializers.CharField(allow_null=True)
     matched = serializers.BooleanField(
         help_text="An earlier search had found the same recipe: this one confirms it."
@@ -278,6 +289,8 @@ def job_document(job: Job, *, whole: bool = True) -> dict[str, Any]:
         **document,
         "error": {"code": job.error_code, "message": job.error_message} if failed else None,
         "progress": progress(search) if search else None,
+        "waits_for": capacity.why_nobody(job) if job.state == "queued" else "",
+        "interruptions": interruptions(job),
         "verdict": found.sentence if found else None,
         "matched": bool(search and search.matched),
         "spec": search.spec if search else None,

@@ -8,14 +8,14 @@ from typing import Any
 
 from django.db import transaction
 
-from composer import limits
+from composer import limits, needs
 from composer.engine import examples as engine_examples
 from composer.engine import recipe as engine_recipe
 from composer.engine.config import preset_with
 from composer.engine.errors import BadExamples
 from composer.errors import NotReady
 from composer.models import Example, FewShotTask, Recipe, Search
-from composer.module_choice import ModuleChoice, choose_modules, usual_choice
+from composer.module_choice import ModuleChoice, choose_modules, ranked_to, usual_choice
 from composer.publishing import refuse_closed, refuse_withdrawn
 from composer.search_checks import check_settings
 from composer.task_checks import preview_prompt
@@ -69,7 +69,8 @@ def submit_job(
         user=user,
         combination=config.combination,
     )
-    check_settings(config, task, shots, chosen)
+    mixed = ranked_to(params, len(chosen)) or len(chosen)
+    check_settings(config, task, shots, chosen, min(mixed, len(chosen)))
     spec = engine_recipe.make_spec(
         base_model={"repo": task.base_model.name, "revision": task.base_model.revision},
         ingredients=[_ingredient(module) for module in chosen],
@@ -78,15 +79,7 @@ def submit_job(
         examples_hash=engine_recipe.examples_hash(shots, task.salt_used),
         answer_options=task.answer_options,
     )
-    job = queue.submit(
-        COMPOSE,
-        user=user,
-        params=params,
-        idempotency_key=idempotency_key,
-        needs=_needs(task.base_model),
-    )
-    Search.objects.create(
-        job=job,
+    search = Search(
         task=task,
         title=task.name,
         preset=preset,
@@ -98,7 +91,16 @@ def submit_job(
             "answer_options": task.answer_options,
         },
     )
-    return job
+    search.job = queue.submit(
+        COMPOSE,
+        user=user,
+        params=params,
+        idempotency_key=idempotency_key,
+        needs=needs.of_search(search, params),
+        queue=needs.queue_of(task.base_model),
+    )
+    search.save(force_insert=True)
+    return search.job
 
 
 def cancel(search: Search) -> None:
@@ -162,7 +164,8 @@ def submit_trial(
         params={"search": str(search.pk), "input": given},
         priority=10,
         idempotency_key=idempotency_key,
-        needs=_needs(search.base_model),
+        needs=needs.of_search(search, search.job.params),
+        queue=search.job.queue,
     )
 
 
@@ -186,11 +189,6 @@ def forget_searches(user: User) -> None:
     # One that somebody finds again just now is theirs.
     unused = Recipe.objects.filter(pk__in=left).select_for_update(skip_locked=True)
     Recipe.objects.filter(pk__in=[recipe.pk for recipe in unused]).delete()
-
-
-def _needs(base_model: BaseModel) -> dict[str, bool]:
-    """An operator's folder lies on the site's machine, so a worker there does the job."""
-    return {"store": True} if base_model.source == BaseModel.FOLDER else {}
 
 
 def _ingredient(module: LoraModule) -> dict[str, str]:

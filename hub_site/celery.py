@@ -7,7 +7,6 @@ from typing import Any
 from celery import Celery
 from celery.platforms import SecurityWarning
 from django.conf import settings
-from kombu import Exchange, Queue
 
 from hub_site.jobs.reaper import Reaper
 
@@ -35,13 +34,6 @@ def _transport_options() -> dict[str, Any]:
     }
 
 
-def _bells() -> list[Queue]:
-    """A worker without the site's store does not hear the bell of jobs that need it: a message
-    that it took would be missing to those who could do them."""
-    names = ["celery"] if settings.FETCH_FROM else ["celery", "store"]
-    return [Queue(name, Exchange(name), routing_key=name) for name in names]
-
-
 app.conf.update(
     # A host that means nothing: kombu warns when there is none.
     broker_url="filesystem://localhost" if is_folder else settings.CELERY_BROKER_URL,
@@ -49,7 +41,6 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     accept_content=["json"],
-    task_queues=_bells(),
     task_serializer="json",
     task_ignore_result=True,
     task_acks_late=False,

@@ -241,9 +241,19 @@ JOB_HEARTBEAT_SECONDS = env_int("JOB_HEARTBEAT_MS", 7_000) / 1000
 JOB_REAPER_SECONDS = env_int("JOB_REAPER_MS", 5_000) / 1000
 JOB_REWAKE_SECONDS = env_int("JOB_REWAKE_MS", 10_000) / 1000
 JOB_DEAF_SECONDS = env_int("JOB_DEAF_MS", 60_000) / 1000
+# For so long a job is left to a free worker that has its base model loaded.
+JOB_WARM_SECONDS = env_int("JOB_WARM_MS", 2_000) / 1000
+# A long job gives way to a short one that no free worker took meanwhile.
+JOB_GIVE_WAY_SECONDS = env_int("JOB_GIVE_WAY_MS", 300) / 1000
 JOB_MAX_CRASHES = env_int("JOB_MAX_CRASHES", 4)
 JOB_MAX_LOST = env_int("JOB_MAX_LOST", 8)
 JOB_SCHEDULE = env_bool("JOB_SCHEDULE", True)
+# The queues that a worker on this machine takes jobs from, "cpu" and "gpu"; empty: as it has them.
+WORKER_QUEUES = env_list("WORKER_QUEUES", [])
+if wrong := set(WORKER_QUEUES) - {"cpu", "gpu"}:
+    raise BadSetting(f'WORKER_QUEUES names "{min(wrong)}". Set it to cpu, gpu or both.')
+# Compositions on larger base models are left to workers with a GPU.
+CPU_MAX_PARAMETERS = env_int("CPU_MAX_PARAMETERS", 1_500_000_000)
 CHECK_MEMORY_BYTES = env_int("CHECK_MEMORY_BYTES", 1024 * 1024 * 1024, minimum=1 << 20)
 CHECK_SECONDS = env_int("CHECK_SECONDS", 300, minimum=1)
 # Beside what torch itself takes, before it reads a byte of a pickle.
@@ -254,9 +264,11 @@ ENGINE_THREADS = env_int("ENGINE_THREADS", 0)  # 0: one for small models, else a
 # --- limits ------------------------------------------------------------------------------------
 MAX_BUDGET = env_int("MAX_BUDGET", 2_000)
 USER_QUEUED_JOBS = env_int("USER_QUEUED_JOBS", 10)
+USER_RUNNING_JOBS = env_int("USER_RUNNING_JOBS", 4, minimum=1)
 USER_QUEUED_IMPORTS = env_int("USER_QUEUED_IMPORTS", 200)
 GUEST_MAX_BUDGET = env_int("GUEST_MAX_BUDGET", 200)
 GUEST_QUEUED_JOBS = env_int("GUEST_QUEUED_JOBS", 2)
+GUEST_RUNNING_JOBS = env_int("GUEST_RUNNING_JOBS", 1, minimum=1)
 GUESTS_QUEUED_JOBS = env_int("GUESTS_QUEUED_JOBS", 20)
 GUEST_DAYS = env_int("GUEST_DAYS", 7)
 

@@ -149,14 +149,26 @@ def free_ram(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) 
     return max(0, min(known)) if known else 1 << 30
 
 
+def total_ram(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that all processes of this machine, or of this control group, may have together."""
+    limits = [cgroup / "memory.max", cgroup / "memory" / "memory.limit_in_bytes"]
+    found = [_meminfo(proc, "MemTotal"), *map(_limit, limits)]
+    known = [each for each in found if each is not None]
+    return min(known) if known else 1 << 30
+
+
 def _available(proc: Path) -> int | None:
+    found = _meminfo(proc, "MemAvailable")
+    return _meminfo(proc, "MemFree") if found is None else found
+
+
+def _meminfo(proc: Path, name: str) -> int | None:
     try:
         lines = (proc / "meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
     rows = dict(line.split(":", 1) for line in lines if ":" in line)
-    value = rows.get("MemAvailable") or rows.get("MemFree")
-    return int(value.split()[0]) * 1024 if value else None
+    return int(rows[name].split()[0]) * 1024 if name in rows else None
 
 
 def _group_limits(cgroup: Path) -> list[int | None]:
@@ -172,16 +184,26 @@ def _group_limits(cgroup: Path) -> list[int | None]:
     ]
 
 
-def _left(limit: Path, usage: Path, stat: Path) -> int | None:
+def _limit(limit: Path) -> int | None:
     try:
         most = limit.read_text(encoding="ascii").strip()
-        taken = int(usage.read_text(encoding="ascii"))
-        facts = dict(line.split() for line in stat.read_text(encoding="ascii").splitlines())
     except (OSError, ValueError):
         return None
     if not most.isdigit() or int(most) >= 1 << 60:  # "max", or version 1's way to say so
         return None
-    return int(most) - taken + int(facts.get("inactive_file", 0))
+    return int(most)
+
+
+def _left(limit: Path, usage: Path, stat: Path) -> int | None:
+    most = _limit(limit)
+    if most is None:
+        return None
+    try:
+        taken = int(usage.read_text(encoding="ascii"))
+        facts = dict(line.split() for line in stat.read_text(encoding="ascii").splitlines())
+    except (OSError, ValueError):
+        return None
+    return most - taken + int(facts.get("inactive_file", 0))
 
 
 def _first(config: Mapping[str, Any], *names: str) -> int:

@@ -76,6 +76,7 @@ class _Search:
     ) -> None:
         self.n, self.modules, self.config = n, modules, config
         self.selection = selection.make(objective, config, self._one_sign)
+        selection.check_budget(config, n, modules, self.selection.searches)
         self.number = self.evaluations = 0
         self.improved_at = 0
         self.restarts = [0] * self.selection.searches

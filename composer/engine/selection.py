@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from composer.engine.config import SearchConfig
 from composer.engine.errors import BadConfig
 from composer.engine.generation import Array, Generation
+from composer.engine.optimisers import AT_ONCE
 
 Rows = NDArray[np.int64]
 Function = Callable[[Array], Array]
@@ -218,6 +219,26 @@ def make(objective: Function, config: SearchConfig, align: Callable[[Array], Arr
     if config.selection == "validation":
         return Validation(objective, parts)
     return Folds(objective, parts, align)
+
+
+def check_budget(config: SearchConfig, n: int, modules: int, examples: int) -> None:
+    """Raise BadConfig for `folds` whose searches would end before Cobyla's first step.
+
+    It tries each of the n weights once before that, and k searches share the budget.
+    """
+    if config.selection != "folds" or config.optimiser != "cobyla":
+        return
+    searches = min(config.folds, examples)
+    group = config.population or AT_ONCE
+    rounds = -(-(n + 2) // group)  # of a turn for each search and a mean
+    needed = 1 + (modules if config.singles else 0) + rounds * (searches * group + 1)
+    if config.budget < needed:
+        raise BadConfig(
+            f"With the selection 'folds', {searches} searches share {config.budget} evaluations, "
+            f"and Cobyla tries each of {n} weights once before its first step: give the budget at "
+            f"least {needed}, take fewer modules, or choose the selection 'examples'.",
+            fields={"budget": [f"Give it at least {needed}."]},
+        )
 
 
 def _finite(losses: Array, weights: Array) -> Array:

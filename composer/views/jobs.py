@@ -1,13 +1,10 @@
 """A job's page: live while it runs, the result at the same address when it is done."""
 
-from datetime import timedelta
 from typing import Any
 
-from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import ValidationError
-from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
@@ -17,12 +14,13 @@ from composer import artifacts, plots, publishing, services
 from composer.downloads import adapter_zip
 from composer.engine.errors import CommonsError
 from composer.forms import PublishForm, TryForm, add_commons_error
-from composer.job_words import job_words
+from composer.job_words import interruptions, job_words
 from composer.models import Recipe, Search
 from composer.progress import Progress, progress
 from composer.views.request import acts_on_job, find_done, find_search
 from composer.views.results import evidence_context, facts, predictions_context, ranking_context
-from hub_site.jobs.models import Job, Worker
+from hub_site.jobs import capacity
+from hub_site.jobs.models import Job
 from hub_site.pages import page_or_part, site_address
 
 RESULT_PARTS = {
@@ -37,11 +35,6 @@ def _loss_plot(search: Search, now: Progress) -> str:
     return plots.loss_curve(points, budget=now.budget, baseline=before) if points else ""
 
 
-def _worker_is_missing() -> bool:
-    lease = timedelta(seconds=settings.JOB_LEASE_SECONDS)
-    return not Worker.objects.filter(seen_at__gt=Now() - lease).exists()
-
-
 def _job_context(request: HttpRequest, search: Search) -> dict[str, Any]:
     now = progress(search)
     return {
@@ -53,8 +46,8 @@ def _job_context(request: HttpRequest, search: Search) -> dict[str, Any]:
         # By name, which is their place: a bar that is live must not change its rows.
         "weights": sorted((w.name, w.weight, f"/{w.name}") for w in now.weights),
         "loss_plot": _loss_plot(search, now),
-        "worker_is_missing": search.job.state == "queued" and _worker_is_missing(),
-        "resumed": search.job.attempts > 1 and bool(now.curve),
+        "why_nobody": capacity.why_nobody(search.job) if search.job.state == "queued" else "",
+        "interruptions": interruptions(search.job),
         "restarted": search.job.events.filter(name="restarted").last(),
     }
 
@@ -81,6 +74,7 @@ def _answer_result(request: HttpRequest, search: Search, recipe: Recipe) -> Http
         "closed": publishing.closed_ingredients(recipe, request.user),
         "facts": facts(search.spec),
         "load": search.evidence.get("load", []),
+        "left_out": search.evidence.get("left_out", {}),
         **ranking_context(search.evidence),
         "ingredients": recipe.ingredients.all(),
         "all_zero": not any(recipe.document["weights"]),
@@ -120,7 +114,13 @@ def _trial_context(
     form = form or TryForm(initial={"input": text})
     known = search.examples["held_out"] or search.examples["shots"]
     form.fields["input"].widget.attrs["placeholder"] = f"As in your examples: {known[0][0]}"
-    return {"search": search, "trial": trial, "trial_text": text, "try_form": form}
+    return {
+        "search": search,
+        "trial": trial,
+        "trial_text": text,
+        "trial_waits": capacity.why_nobody(trial) if trial and trial.state == "queued" else "",
+        "try_form": form,
+    }
 
 
 @acts_on_job

@@ -7,6 +7,8 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
+# Counted up when jobs are written otherwise than the workers of before can read.
+SCHEMA = 1
 STATES = ["queued", "running", "done", "failed", "cancelled"]
 OVER = ["done", "failed", "cancelled"]
 
@@ -14,6 +16,9 @@ OVER = ["done", "failed", "cancelled"]
 class Job(models.Model):
     """One piece of long work, whatever it does: the registry knows its kind's handler.
 
+    `needs` may say "store", the site's disk; "memory" and "gpu_memory", bytes on a worker without a
+    GPU and with one; and "warm", what a worker would rather have loaded already. `turn` is the
+    user's place in the rounds that give everybody one job after the other.
     `crashes` counts worker processes that died while running it, `lost` the leases that ran out;
     progress sets both back to zero.
     """
@@ -25,10 +30,12 @@ class Job(models.Model):
         settings.AUTH_USER_MODEL, models.CASCADE, null=True, blank=True, related_name="jobs"
     )
     priority = models.SmallIntegerField(default=0)
+    turn = models.BigIntegerField(default=0)
+    queue = models.CharField(max_length=10, default="cpu")
     needs = models.JSONField(default=dict)
     params = models.JSONField(default=dict)
     result = models.JSONField(default=dict)
-    schema = models.PositiveSmallIntegerField(default=1)
+    schema = models.PositiveSmallIntegerField(default=SCHEMA)
 
     fence = models.PositiveBigIntegerField(default=0)
     owner = models.CharField(max_length=64, blank=True)
@@ -57,11 +64,17 @@ class Job(models.Model):
         ]
         indexes = [
             models.Index(
-                fields=["-priority", "crashes", "created_at", "id"],
+                fields=["-priority", "crashes", "turn", "created_at", "id"],
                 name="job_next",
                 condition=Q(state="queued"),
             ),
             models.Index(fields=["lease_until"], name="job_expired", condition=Q(state="running")),
+            models.Index(
+                fields=["user"],
+                name="job_unfinished",
+                condition=Q(state__in=["queued", "running"]),
+            ),
+            models.Index(fields=["kind", "-finished_at"], name="job_finished"),
         ]
 
     def __str__(self) -> str:
@@ -95,12 +108,20 @@ class JobEvent(models.Model):
 
 
 class Worker(models.Model):
-    """A worker process that said it is there."""
+    """A worker process that said it is there, and what it has.
+
+    queues: "cpu", "gpu", and "store" where it shares the site's disk. memory: bytes, of its GPU if
+    it has one. warm: what it has loaded, by the names in `Job.needs`. schema: the newest it reads.
+    """
 
     name = models.CharField(max_length=120, unique=True)
     host = models.CharField(max_length=120)
     pid = models.PositiveIntegerField()
     device = models.CharField(max_length=120, default="cpu")
+    queues = models.JSONField(default=list)
+    memory = models.BigIntegerField(default=0)
+    warm = models.JSONField(default=list)
+    schema = models.PositiveSmallIntegerField(default=0)
     started_at = models.DateTimeField(auto_now_add=True)
     seen_at = models.DateTimeField()
 

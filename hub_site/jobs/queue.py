@@ -18,22 +18,27 @@ from typing import Any, ParamSpec, TypeVar
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import Case, F, Max, Min, Q, QuerySet, When
 from django.db.models.functions import Coalesce, Now
 
 from composer.engine.errors import CommonsError
 from hub_site.accounts.models import User
-from hub_site.jobs import registry
-from hub_site.jobs.models import OVER, Job, JobEvent
+from hub_site.jobs import bells, capacity, registry
+from hub_site.jobs.models import OVER, SCHEMA, Job, JobEvent
+from hub_site.jobs.worker_name import main_name_of
 
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 DatabaseLost = (OperationalError, InterfaceError)
-NEXT = ("-priority", "crashes", "created_at", "id")
-# Celery's queues: one bell for every worker, one for those that have the site's store.
-BELL, STORE_BELL = "celery", "store"
+NEXT = ("-priority", "crashes", "turn", "created_at", "id")
+# Why a worker let go of a job, as its events say it and pages read it.
+SHUTTING_DOWN, GIVING_WAY = "the worker is ending", "a job of higher priority waits"
+# Jobs above this priority are short; the limit on what a user has running does not hold for them.
+LONG = 0
+# Advisory locks are known by two numbers; this one is of claims, beside the user's id.
+CLAIMS = 4_701
 
 
 class LeaseLost(Exception):
@@ -42,6 +47,14 @@ class LeaseLost(Exception):
 
 class JobCancelled(Exception):
     """The job's owner asked to stop it."""
+
+
+class _AtLimit(Exception):
+    """This user has as many jobs running as one may have."""
+
+    def __init__(self, user: int) -> None:
+        super().__init__(user)
+        self.user = user
 
 
 class KeyUsedTwice(CommonsError):
@@ -103,16 +116,19 @@ def submit(
     priority: int = 0,
     idempotency_key: str | None = None,
     needs: dict[str, Any] | None = None,
+    queue: str = capacity.CPU,
 ) -> Job:
     """Put a job in the queue; a worker is woken when the caller's transaction commits.
 
-    The same key of the same user gives the same job again, with `is_new` false. `needs` with a
-    "store" leaves this one job to workers that share the site's disk.
+    The same key of the same user gives the same job again, with `is_new` false. `needs` is what
+    `Job` says of it; `queue` is "gpu" for what no CPU does in good time.
     """
     if not registry.is_known(kind):
         raise LookupError(f"No handler is registered for the job kind {kind!r}.")
     fields = {"kind": kind, "params": params, "priority": priority, "needs": needs or {}}
+    fields["queue"] = queue
     with transaction.atomic():
+        fields["turn"] = _turn(user, priority)
         if idempotency_key is None:
             job, is_new = Job.objects.create(user=user, **fields), True
         else:
@@ -131,15 +147,33 @@ def submit(
     return job
 
 
-def ring(job: Job) -> None:
+def _turn(user: User | None, priority: int) -> int:
+    """The round in which this user's new job has its place: start-time fair queueing (Goyal, Vin
+    and Cheng, 1996) with jobs of one length. Nobody waits for more than one job of each other user
+    for each of their own."""
+    same = Job.objects.filter(priority=priority)
+    now = same.filter(state="running").aggregate(turn=Max("turn"))["turn"]
+    if now is None:
+        now = same.filter(state="queued").aggregate(turn=Min("turn"))["turn"] or 0
+    own = same.filter(user=user, state__in=["queued", "running"]).aggregate(turn=Max("turn"))
+    if user is None or own["turn"] is None:
+        return int(now)
+    return max(int(now), own["turn"] + 1)
+
+
+def ring(job: Job, *, anybody: bool = False) -> None:
     """Wake a worker that can do this job, on commit; the message itself carries nothing.
 
-    Sending may fail: the workers look after waiting jobs themselves.
+    Who keeps warm what the job needs is woken before others. Sending may fail: the workers look
+    after waiting jobs themselves.
     """
     from hub_site.jobs.tasks import wake
 
-    bell = STORE_BELL if needs_store(job) else BELL
-    transaction.on_commit(lambda: wake.apply_async(queue=bell), robust=True)
+    def send() -> None:
+        warm = None if anybody else bells.of_warm(job)
+        wake.apply_async(queue=warm or bells.of_all(job.queue, needs_store(job)))
+
+    transaction.on_commit(send, robust=True)
 
 
 def needs_store(job: Job) -> bool:
@@ -151,13 +185,15 @@ def position(job: Job) -> int | None:
     if job.state != "queued":
         return None
     tied = Q(priority=job.priority, crashes=job.crashes)
+    together = tied & Q(turn=job.turn)
     ahead = (
         Q(priority__gt=job.priority)
         | Q(priority=job.priority, crashes__lt=job.crashes)
-        | tied & Q(created_at__lt=job.created_at)
-        | tied & Q(created_at=job.created_at, pk__lt=job.pk)
+        | tied & Q(turn__lt=job.turn)
+        | together & Q(created_at__lt=job.created_at)
+        | together & Q(created_at=job.created_at, pk__lt=job.pk)
     )
-    return Job.objects.filter(ahead, state="queued").count() + 1
+    return Job.objects.filter(ahead, state="queued", queue=job.queue).count() + 1
 
 
 # --- the worker's side -------------------------------------------------------------------------
@@ -166,19 +202,28 @@ def claim_next(worker: str) -> Job | None:
 
     `worker` is any name; `running_on(name)` finds the jobs of all names that begin with `name:`.
     """
-    return _claim(f"{worker}:{secrets.token_hex(4)}")
+    owner, full = f"{worker}:{secrets.token_hex(4)}", set[int]()
+    while True:
+        try:
+            return _claim(owner, full)
+        except _AtLimit as limit:
+            full.add(limit.user)
 
 
 @_again_when_database_is_lost
-def _claim(owner: str) -> Job | None:
+def _claim(owner: str, full: set[int]) -> Job | None:
+    """The first of those that wait; users in `full` have no place left for a long one."""
+    rows = waiting().exclude(user__in=full, priority__lte=LONG)
+    rows = _left_to_the_warm(rows, main_name_of(owner))
     with transaction.atomic():
         # A claim whose commit was not confirmed before the connection broke is still ours.
         job = Job.objects.filter(owner=owner, state="running").first()
         if job is not None:
             return job
-        job = waiting().select_for_update(skip_locked=True, of=("self",)).first()
+        job = rows.select_for_update(skip_locked=True, of=("self",)).first()
         if job is None:
             return None
+        _check_limit(job)
         _at(job, "queued").update(
             state="running",
             fence=F("fence") + 1,
@@ -190,6 +235,42 @@ def _claim(owner: str) -> Job | None:
         job.refresh_from_db()
         _log(job, "claimed", owner=owner)
     return job
+
+
+def _left_to_the_warm(rows: QuerySet[Job], worker: str) -> QuerySet[Job]:
+    """Without those jobs of which a free worker has the base model loaded and this one has not,
+    for as long as that saves time; among equals, what is warm here comes first."""
+    mine = list(capacity.warm_here())
+    first = rows.exclude(needs__warm__isnull=True).exclude(needs__warm__in=mine).first()
+    if first is None:
+        return rows
+    is_young = Q(created_at__gt=Now() - timedelta(seconds=settings.JOB_WARM_SECONDS))
+    elsewhere = [key for key in capacity.idle_and_warm(but=worker) if key not in mine]
+    if elsewhere:
+        left = rows.filter(is_young, needs__warm__in=elsewhere)
+        if (one := left.first()) is not None:
+            ring(one)
+            rows = rows.exclude(pk__in=left.values("pk"))
+    if not mine:
+        return rows
+    is_cold = Case(When(needs__warm__in=mine, then=0), default=1)
+    return rows.order_by(*NEXT[:3], is_cold, *NEXT[3:])
+
+
+def _check_limit(job: Job) -> None:
+    """Raise _AtLimit where a user's long jobs run in all places that one user has.
+
+    Claims of one user's jobs take turns here, so that two cannot both take the last place.
+    """
+    if job.user_id is None or job.priority > LONG:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [CLAIMS, job.user_id])
+    assert job.user is not None
+    most = settings.GUEST_RUNNING_JOBS if job.user.is_guest else settings.USER_RUNNING_JOBS
+    running = Job.objects.filter(user=job.user_id, state="running", priority__lte=LONG).count()
+    if running >= most:
+        raise _AtLimit(job.user_id)
 
 
 def heartbeat(job: Job) -> None:
@@ -312,11 +393,18 @@ def reap() -> int:
 
 
 def waiting() -> QuerySet[Job]:
-    """What this worker could claim: one without the site's store leaves alone what needs it."""
-    queued = Job.objects.filter(state="queued").order_by(*NEXT)
-    if settings.FETCH_FROM:
+    """What this worker could claim, by what it has and what it knows of."""
+    has = capacity.of_this_process()
+    # A kind that is unknown here belongs to a newer version; after a day it never will be known.
+    ours = Q(kind__in=registry.kinds()) | Q(created_at__lt=Now() - timedelta(days=1))
+    queued = Job.objects.filter(
+        ours, state="queued", queue__in=has.queues, schema__lte=SCHEMA
+    ).order_by(*NEXT)
+    if not has.has_store:
         queued = queued.exclude(kind__in=registry.store_kinds()).exclude(needs__has_key="store")
-    return queued
+    key, most = ("gpu_memory", has.gpu_memory) if has.has_gpu else ("memory", has.memory)
+    says_nothing = Q(**{f"needs__{key}__isnull": True})
+    return queued.filter(says_nothing | Q(**{f"needs__{key}__lte": most}))
 
 
 def running_on(worker: str) -> QuerySet[Job]:
@@ -325,8 +413,10 @@ def running_on(worker: str) -> QuerySet[Job]:
 
 
 def waits_higher(job: Job) -> bool:
-    """Is somebody in the queue who goes before this running job?"""
-    return waiting().filter(priority__gt=job.priority).exists()
+    """Is somebody in the queue who goes before this running job, and whom no free worker took?"""
+    taken_by_the_free = timedelta(seconds=settings.JOB_GIVE_WAY_SECONDS)
+    higher = waiting().filter(priority__gt=job.priority)
+    return higher.filter(created_at__lt=Now() - taken_by_the_free).exists()
 
 
 # --- the UPDATEs -------------------------------------------------------------------------------

@@ -18,7 +18,10 @@ from typing import Any
 from celery import bootsteps
 from celery.signals import task_failure, worker_shutting_down
 from django.conf import settings
+from kombu import Exchange, Queue
+from kombu.exceptions import KombuError
 
+from hub_site.jobs import bells, capacity
 from hub_site.jobs.worker_name import NAME_VARIABLE, new_name, pid_of
 
 logger = logging.getLogger(__name__)
@@ -46,6 +49,8 @@ class Reaper(bootsteps.StartStopStep):
         super().__init__(parent, **options)
         self.name = new_name()
         os.environ[NAME_VARIABLE] = self.name  # children inherit it
+        self.has = capacity.of_this_process()
+        self._app: Any = None
         self._pool: Any = None
         # Plain flags: a signal handler must not wait for a lock.
         self._stopping = self._look_now = False
@@ -53,6 +58,23 @@ class Reaper(bootsteps.StartStopStep):
         # The job that we ring for, and since when: it stays first only while nobody claims.
         self._unheard: tuple[Any, float] | None = None
         self._thread = threading.Thread(target=self._watch, name="reaper", daemon=True)
+
+    def create(self, parent: Any) -> None:
+        """Before the pool forks its children and the consumer begins to listen."""
+        self.has = capacity.hand_to_children()
+        self._app = parent.app
+        self._hear_bells(parent.app)
+
+    def _hear_bells(self, app: Any) -> None:
+        queues = app.amqp.queues
+        names = bells.heard_by(self.has)
+        for name in names:
+            queues.add(Queue(name, Exchange(name), routing_key=name))
+        if bells.are_single():
+            own = bells.of_worker(self.name)
+            queues.add(Queue(own, Exchange(own), routing_key=own, auto_delete=True))
+            names.append(own)
+        queues.select(names)
 
     def start(self, parent: Any) -> None:
         self._pool = parent.pool
@@ -123,6 +145,7 @@ class Reaper(bootsteps.StartStopStep):
                     if alive != known or self._look_now or now >= reap_at:
                         self._look_now = False
                         self._strike_the_dead()
+                        self._note_children(known - alive)
                         known = alive
                     if now >= reap_at:
                         reap_at = now + settings.JOB_REAPER_SECONDS
@@ -152,20 +175,49 @@ class Reaper(bootsteps.StartStopStep):
             except queue.LeaseLost:
                 logger.info("Job %s has moved on already", job.pk)
 
+    def _note_children(self, gone: set[int]) -> None:
+        """What a child that is gone had loaded is gone with it."""
+        from hub_site.jobs.models import Worker
+
+        if gone:
+            Worker.objects.filter(name=self.name).update(warm=[])
+
     def _reap(self) -> None:
         from django.db.models.functions import Now
 
         from hub_site.jobs import queue, schedule
-        from hub_site.jobs.models import Worker
+        from hub_site.jobs.models import SCHEMA, Worker
 
+        stores = [capacity.STORE] if self.has.has_store else []
         Worker.objects.update_or_create(
             name=self.name,
-            defaults={"host": socket.gethostname(), "pid": os.getpid(), "seen_at": Now()},
+            defaults={
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "device": self.has.device,
+                "memory": self.has.gpu_memory or self.has.memory,
+                "queues": [*self.has.queues, *stores],
+                "schema": SCHEMA,
+                "seen_at": Now(),
+            },
         )
-        Worker.objects.filter(seen_at__lt=Now() - FORGOTTEN).delete()
+        forgotten = Worker.objects.filter(seen_at__lt=Now() - FORGOTTEN)
+        for name in list(forgotten.values_list("name", flat=True)):
+            self._take_down_bell(name)
+        forgotten.delete()
         queue.reap()
         if settings.JOB_SCHEDULE:
             schedule.submit_due()
+
+    def _take_down_bell(self, name: str) -> None:
+        """A worker that signs off takes its own along; of one that died it is left."""
+        if not bells.are_single():
+            return
+        try:
+            with self._app.connection_for_write() as broker:
+                broker.default_channel.queue_delete(bells.of_worker(name))
+        except (KombuError, OSError) as error:
+            logger.warning("The bell of %s stays: %s", name, error)
 
     def _wake(self) -> None:
         """Ring for jobs that wait while a child of ours is free, and replace a child that is deaf.
@@ -190,7 +242,7 @@ class Reaper(bootsteps.StartStopStep):
             for pid in free:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-        queue.ring(first)
+        queue.ring(first, anybody=True)
 
     def _see_off(self) -> None:
         from django.db import Error

@@ -53,6 +53,10 @@ def register(
         raise ValueError(f"The job kind {kind!r} is already done by {known.handler}.")
 
 
+def kinds() -> list[str]:
+    return sorted(_kinds)
+
+
 def is_known(kind: str) -> bool:
     return kind in _kinds
 

@@ -156,13 +156,13 @@ class Lease:
         if time.monotonic() > self._good_until:
             raise LeaseLost(f"Job {self.job.pk}: no heartbeat got through for a whole lease.")
         if _stop.is_set():
-            raise ShuttingDown("the worker is ending")
+            raise ShuttingDown(queue.SHUTTING_DOWN)
 
     def give_way(self) -> None:
         """Call it where stopping is cheap. Raises GivingWay when a job of higher priority waits."""
         self.check()
         if queue.waits_higher(self.job):
-            raise GivingWay("a job of higher priority waits")
+            raise GivingWay(queue.GIVING_WAY)
 
     def __enter__(self) -> "Lease":
         self._thread.start()

@@ -19,6 +19,16 @@ def name_of_this_process() -> str:
     return f"{os.environ.get(NAME_VARIABLE) or new_name()}:{os.getpid()}"
 
 
+def main_name() -> str:
+    """The worker that this process belongs to; empty outside of one."""
+    return os.environ.get(NAME_VARIABLE, "")
+
+
+def main_name_of(owner: str) -> str:
+    """The worker that made a claim."""
+    return ":".join(owner.split(":")[:3])
+
+
 def is_pool_child() -> bool:
     """Is this a process that a worker's main process started for its jobs?"""
     name = os.environ.get(NAME_VARIABLE)

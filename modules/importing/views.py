@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 from functools import wraps
 from itertools import islice
 from typing import Any, TypeAlias
@@ -13,7 +12,6 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
 from django.db.models import Count, Min, Q, QuerySet
-from django.db.models.functions import Now
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -21,7 +19,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from composer.engine.errors import CommonsError
 from hub_site.errors import status_of
-from hub_site.jobs.models import Worker
+from hub_site.jobs import capacity
 from hub_site.pages import page_or_part, part_id
 from modules.importing import addresses, asking, presets
 from modules.importing.forms import FindForm, ImportForm, as_lines
@@ -162,17 +160,12 @@ def import_batch(request: HttpRequest, batch: UUID) -> HttpResponse:
         "words": _in_words(counts),
         "hub": addresses.site_of_hub(),
         "hub_url": settings.HUB_ENDPOINT,
-        "worker_is_missing": open_ones and _worker_is_missing(),
+        "worker_is_missing": open_ones and not capacity.live_workers().exists(),
     }
     response = page_or_part(request, "modules/import_batch.html", ROWS_PART, context)
     if not open_ones and request.headers.get("HX-Target") == part_id(ROWS_PART):
         response.headers["HX-Refresh"] = "true"  # the page's head offers to cancel no more
     return response
-
-
-def _worker_is_missing() -> bool:
-    lease = timedelta(seconds=settings.JOB_LEASE_SECONDS)
-    return not Worker.objects.filter(seen_at__gt=Now() - lease).exists()
 
 
 def _rows(request: HttpRequest, batch: UUID) -> QuerySet[Import]:

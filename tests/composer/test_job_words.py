@@ -9,7 +9,7 @@ from composer.progress import LossPoint, Progress
 
 def words(state: str, *, cancel: bool = False, code: str = "", **progress: Any) -> Any:
     fields: dict[str, Any] = {
-        "state": state, "queue_position": None, "stage": "", "stage_detail": "", "generation": 0,
+        "state": state, "queue_position": None, "starts_in": None, "stage": "", "stage_detail": "", "generation": 0,
         "evaluations": 0, "budget": 200, "best_loss": None, "first_loss": None,
         "evaluations_per_second": None, "seconds_left": None, **progress,
     }  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from django.test import Client
 from django.utils import timezone
 from peft import PeftModel
 
@@ -350,8 +351,12 @@ def test_a_warm_worker_tells_equal_weights_apart(
     assert losses() != before
 
 
-def test_it_says_that_a_module_has_gone(job: Job, lora_modules: list[LoraModule]) -> None:
+def test_whoever_chose_a_module_is_told_that_it_has_gone(
+    task: FewShotTask, alice: User, overrides: dict[str, Any], lora_modules: list[LoraModule]
+) -> None:
     gone = str(lora_modules[0])
+    choice = ModuleChoice("hand", modules=tuple(lora_modules))
+    job = services.submit_job(task=task, user=alice, modules=choice, overrides=overrides)
     repo = lora_modules[0].repo
     repo.name = "elsewhere"
     repo.save()
@@ -432,6 +437,22 @@ def test_more_modules_than_a_search_can_learn_about_are_ranked_unasked(
         task=task, user=alice, overrides=overrides, modules=ModuleChoice("all")
     )
     assert len(work(every).spec["ingredients"]) == len(lora_modules)
+
+
+def test_modules_that_nobody_chose_are_left_out_once_they_have_gone(
+    client: Client, job: Job, alice: User, lora_modules: list[LoraModule]
+) -> None:
+    gone = str(lora_modules[0])
+    lora_modules[0].repo.delete()
+    search = work(job)
+    assert search.job.state == "done", search.job.error_message
+    assert [each["repo"] for each in search.spec["ingredients"]] == [
+        str(module) for module in lora_modules[1:]
+    ]
+    assert "no longer here" in search.evidence["left_out"][gone]
+    client.force_login(alice)
+    page = client.get(search.get_absolute_url()).content.decode()
+    assert "1 module could not take part" in page and gone in page
 
 
 def test_a_ranking_leaves_out_what_has_gone_meanwhile(

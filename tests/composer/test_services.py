@@ -156,6 +156,17 @@ def test_it_does_not_queue_settings_that_the_task_cannot_meet(
     assert not Job.objects.exists()
 
 
+def test_it_does_not_queue_folds_that_would_end_before_their_first_step(
+    task: FewShotTask, alice: User, lora_modules: list[LoraModule]
+) -> None:
+    overrides = {"selection": "folds", "folds": 3, "budget": 20}
+    with pytest.raises(BadConfig, match="3 searches share 20 evaluations") as caught:
+        services.submit_job(task=task, user=alice, overrides=overrides)
+    assert caught.value.fields.keys() == {"budget"}
+    enough = int(str(caught.value).split("at least ")[1].split(",")[0])
+    assert services.submit_job(task=task, user=alice, overrides={**overrides, "budget": enough})
+
+
 def test_it_queues_blocks_that_the_modules_have(task: FewShotTask, alice: User) -> None:
     for blocks in ("sides", "layers:4"):
         assert services.submit_job(task=task, user=alice, overrides={"blocks": blocks})

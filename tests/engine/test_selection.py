@@ -107,6 +107,16 @@ def test_the_folds_do_not_all_search_the_same() -> None:
     assert all((a != b).any() for i, a in enumerate(drawn) for b in drawn[:i])
 
 
+def test_folds_that_would_end_before_the_first_step_of_cobyla_are_refused() -> None:
+    config = replace(settings("folds"), optimiser="cobyla", budget=47)
+    with pytest.raises(BadConfig, match="4 searches share 47 evaluations") as caught:
+        list(search(Valley(), 6, config))
+    assert "at least 48," in str(caught.value)
+    generations = list(search(Valley(), 6, replace(config, budget=48)))
+    # 7 candidates lay out a first simplex; each of the four searches has some beyond it.
+    assert [len(g.losses) for g in generations] == [7, 10, 10, 10, 10, 1]
+
+
 def test_the_mean_of_lorahub_folds_does_not_cancel_out() -> None:
     """w and -w are one adapter: two picks of opposite signs must not add up to nothing."""
 

@@ -19,7 +19,7 @@ NO_TORCH_ENGINE = {
     f"composer.engine.{name}"
     for name in (
         *("adapter_file", "blocks", "card", "chat", "config", "errors", "examples"),
-        *("prompt", "recipe"),
+        *("memory", "prompt", "recipe", "selection"),
     )
 }
 MAY_USE_THE_WHOLE_ENGINE = (

@@ -4,10 +4,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import OperationalError, connection
+from django.utils import timezone
 
 from composer.engine.errors import CommonsError
 from hub_site.jobs import queue, registry, worker
@@ -96,7 +98,8 @@ def test_a_bug_fails_once_and_keeps_its_details_in_the_log(
 
 def test_a_kind_that_is_gone_fails(run_with: Callable[..., Job]) -> None:
     queue.submit("test_here", params={})
-    Job.objects.update(kind="of an older release")
+    last_week = timezone.now() - timedelta(days=7)
+    Job.objects.update(kind="of an older release", created_at=last_week)
     job = queue.claim_next("tester")
     assert job is not None
     worker.run(job)
@@ -132,11 +135,18 @@ def test_a_stop_releases_the_job(run_with: Callable[..., Job]) -> None:
     assert JobEvent.objects.last().detail == {"reason": "the worker is ending"}  # type: ignore[union-attr]
 
 
-def test_a_more_important_job_goes_first(run_with: Callable[..., Job]) -> None:
+def test_a_more_important_job_that_nobody_else_takes_goes_first(
+    run_with: Callable[..., Job], settings: Any
+) -> None:
+    settings.JOB_GIVE_WAY_SECONDS = 0.2
+
     def give_way(job: Job, lease: Lease) -> None:
         lease.give_way()
         queue.submit("test_here", params={}, priority=1)
+        lease.give_way()  # not yet
+        time.sleep(0.25)
         lease.give_way()
+        raise AssertionError("it went on")
 
     assert run_with(give_way).state == "queued"
 

@@ -188,7 +188,8 @@ def test_it_tells_the_place_in_the_queue() -> None:
     assert low.queue_position() == 1
 
 
-def test_it_says_whether_somebody_more_important_waits() -> None:
+def test_it_says_whether_somebody_more_important_waits(settings: Any) -> None:
+    settings.JOB_GIVE_WAY_SECONDS = 0
     submit()
     job = claim()
     submit(priority=0)
