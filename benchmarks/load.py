@@ -7,8 +7,8 @@ Fills a library as `benchmarks.search` does, then starts the real site on it as 
 (`manage.py serve`: gunicorn, one worker, the embedded PostgreSQL, demo library), on 127.0.0.1 and a
 folder of its own. Then everybody acts at once (`people.py`): pages with 5 to 10 seconds between
 clicks, uploads of 130 kB by form and by the Hub's protocol, demo tasks with a small budget by page
-and by API, job pages that ask for their status every second. All people are accounts or visitors of
-their own, with addresses of their own: they say them as one proxy in front would
+and by API, job pages that ask for their status as often as they say. All people are accounts or
+visitors of their own, with addresses of their own: they say them as one proxy in front would
 (BEHIND_TLS_PROXY=true), so every limit of the site holds. Some sign in by the form, the others were
 signed in before.
 
@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.browser_line import Book, Line, some_address
-from benchmarks.people import Account, Known, Run, browse, submit, upload, watch
+from benchmarks.people import POLL, Account, Known, Run, browse, submit, upload, watch
 from benchmarks.site_processes import PARTS, Watch
 from benchmarks.upload_memory import Site
 
@@ -297,7 +297,7 @@ def report(run: Run, watching: Watch, given: argparse.Namespace) -> None:
         + ", ".join(f"{count} {kind} {state}" for (kind, state), count in states.items() if count)
         + "."
     )
-    polled = {s: c for (kind, s), c in book.statuses.items() if kind == "job status, each second"}
+    polled = {s: c for (kind, s), c in book.statuses.items() if kind == POLL}
     print(f"Answers to the status of jobs: {json.dumps(polled)}.")
 
 
