@@ -17,6 +17,8 @@ STAGES = {
     "measuring": "Measuring on the held-out examples",
     "building": "Building the adapter",
 }
+# With so many jobs ahead at most, a page asks again after so many seconds.
+LOOKS = ((0, 1), (9, 2), (math.inf, 5))
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,13 @@ class Progress:
     @property
     def fraction(self) -> float:
         return min(1.0, self.evaluations / self.budget) if self.budget else 0.0
+
+    @property
+    def next_look(self) -> int:
+        """Seconds until a page asks again. Far back in the queue there is little to see, and the
+        pages that wait there are many."""
+        ahead = (self.queue_position or 1) - 1
+        return next(seconds for most, seconds in LOOKS if ahead <= most)
 
     @property
     def is_over(self) -> bool:
