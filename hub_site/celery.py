@@ -8,6 +8,7 @@ from celery import Celery
 from celery.platforms import SecurityWarning
 from django.conf import settings
 from kombu import Exchange, Queue
+from kombu.transport import TRANSPORT_ALIASES
 
 from hub_site.jobs.reaper import Reaper
 
@@ -16,6 +17,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "hub_site.settings")
 # The warning about root is about pickled messages; only JSON is accepted here.
 warnings.filterwarnings("ignore", category=SecurityWarning)
 
+TRANSPORT_ALIASES["folder"] = "hub_site.jobs.folder_broker:Transport"
 app = Celery("lora_commons")
 is_folder = settings.CELERY_BROKER_URL.startswith("filesystem:")
 
@@ -44,7 +46,7 @@ def _bells() -> list[Queue]:
 
 app.conf.update(
     # A host that means nothing: kombu warns when there is none.
-    broker_url="filesystem://localhost" if is_folder else settings.CELERY_BROKER_URL,
+    broker_url="folder://localhost" if is_folder else settings.CELERY_BROKER_URL,
     broker_transport_options=_transport_options(),
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
