@@ -187,6 +187,10 @@ def tcp_postgres(
     connection.close()
     connection.settings_dict.update(embedded.parse_url(url))
     monkeypatch.setenv("DATABASE_URL", url)
+    with connection.cursor() as cursor:  # what is kept for tests brings its ids along
+        cursor.execute(
+            "SELECT setval(format('%I.%I', schemaname, sequencename), 1000000) FROM pg_sequences"
+        )
     yield _tcp_postgres
     connection.close()
     connection.settings_dict.update(suite)
