@@ -10,6 +10,8 @@ from django.contrib.staticfiles.finders import get_finders
 from django.core.management import call_command, get_commands
 from django.core.management.base import BaseCommand, CommandError
 
+from hub_site.backup.errors import BackupError
+from hub_site.backup.restoring import refuse_unfinished
 from hub_site.env import env_bool
 
 
@@ -20,6 +22,10 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         from modules.community import moderation
 
+        try:
+            refuse_unfinished(settings.VAR_DIR)
+        except BackupError as error:
+            raise CommandError(error.user_message) from error
         call_command("migrate", verbosity=0, interactive=False)
         moderation.prepare_group()
         collect_static_files(settings.VAR_DIR / "static-stamp")
