@@ -1,7 +1,7 @@
 """How much room the site's folders have left."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from django.conf import settings
@@ -16,6 +16,7 @@ class Room:
     name: str
     free: int
     total: int
+    device: int = 0
 
     @property
     def share(self) -> float:
@@ -32,6 +33,15 @@ def rooms() -> list[Room]:
     return [_room(name, folder) for name, folder in folders.items()]
 
 
+def disks() -> list[Room]:
+    """Each file system once, by the names of all that is on it."""
+    found: dict[int, Room] = {}
+    for room in rooms():
+        same = found.get(room.device)
+        found[room.device] = replace(same, name=f"{same.name} and {room.name}") if same else room
+    return list(found.values())
+
+
 def trouble() -> str:
     """What is low, in words; empty when nothing is."""
     low = [room for room in rooms() if room.is_low]
@@ -43,4 +53,4 @@ def _room(name: str, folder: Path) -> Room:
     while not folder.exists():  # made when the first file comes
         folder = folder.parent
     usage = shutil.disk_usage(folder)
-    return Room(name, usage.free, usage.total)
+    return Room(name, usage.free, usage.total, folder.stat().st_dev)

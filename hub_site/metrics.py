@@ -2,7 +2,7 @@
 
 Nothing is counted in this process, so it does not matter how many there are, or that they come
 and go. Labels are words of our own (kinds, states, codes, queues), never anything a user wrote.
-Totals that take a walk through a large table are a minute old at most.
+Totals that take a walk through a large table are five minutes old at most.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from hub_site.watching import may_watch
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 EVENTS = ("claimed", "done", "failed", "cancelled", "lost", "struck", "released", "restarted")
 BUCKETS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0)
-TOTALS_SECONDS = 60
+TOTALS_SECONDS = 300
 Totals = tuple[dict[tuple[str, str], int], dict[str, int]]
 
 

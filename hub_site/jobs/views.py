@@ -15,5 +15,5 @@ def operate(request: HttpRequest) -> HttpResponse:
     """For those whom an operator lets see jobs; to others there is no such page."""
     if not (request.user.is_staff and request.user.has_perm("jobs.view_job")):
         raise Http404
-    context = {"now": Overview(), "rooms": disk.rooms(), "trouble": TROUBLE}
+    context = {"now": Overview(), "disks": disk.disks(), "trouble": TROUBLE}
     return page_or_part(request, "operate/page.html", "operate/_overview.html", context)
