@@ -28,7 +28,7 @@ import time
 import urllib.parse
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -38,12 +38,13 @@ ROOT = Path(__file__).resolve().parent.parent
 BOUNDARY = "----upload-memory"
 CHUNK = 1 << 20
 PATIENCE = 300
+MINIMAL = {"DEMO": "false", "OMP_NUM_THREADS": "1"}
 
 
 class Site:
     """The site on a folder of its own, and a browser's cookies."""
 
-    def __init__(self, var: Path) -> None:
+    def __init__(self, var: Path, settings: Mapping[str, str] = MINIMAL) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -51,7 +52,7 @@ class Site:
         environment = {
             **{name: value for name, value in os.environ.items() if name != "DATABASE_URL"},
             "VAR_DIR": str(var), "PORT": str(self.port), "HOST": "127.0.0.1",
-            "ENV_FILE": os.devnull, "DEMO": "false", "OMP_NUM_THREADS": "1",
+            "ENV_FILE": os.devnull, **settings,
         }  # fmt: skip
         self.log = var.parent / "serve.log"
         with self.log.open("wb") as output:

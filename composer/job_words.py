@@ -71,7 +71,9 @@ def _why_released(event: JobEvent) -> str:
 
 def _queued(progress: Progress) -> JobWords:
     ahead = max(0, (progress.queue_position or 1) - 1)
-    if ahead == 0:
+    if progress.held_back:
+        words = "Accepted; as many of yours run already as one person may have at once."
+    elif ahead == 0:
         words = "Accepted; it is the next one to start."
     else:
         words = f"Accepted; {ahead} job{'' if ahead == 1 else 's'} before this one."

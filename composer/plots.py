@@ -7,6 +7,7 @@ are names that must wrap, link and be read aloud: see docs/decisions/0003-plots.
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -35,6 +36,11 @@ def loss_curve(
         return mark_safe("")
     if baseline is not None and not math.isfinite(baseline):
         baseline = None
+    return _drawn(tuple(points), budget, baseline)
+
+
+@lru_cache(maxsize=32)  # all who watch a search see the same one
+def _drawn(points: tuple[Point, ...], budget: int | None, baseline: float | None) -> SafeString:
     spoken = _loss_in_words(points, baseline)
     return mark_safe(  # noqa: S308  pygal escapes its texts, _cleaned drops all but shapes and text
         '<div class="plot-fit">'

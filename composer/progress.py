@@ -8,7 +8,7 @@ from django.db.models import F
 
 from composer.engine.recipe import module_weights
 from composer.models import Generation, Search
-from hub_site.jobs import expect
+from hub_site.jobs import expect, queue
 
 STAGES = {
     "preparing": "Fetching the base model and the modules",
@@ -17,6 +17,8 @@ STAGES = {
     "measuring": "Measuring on the held-out examples",
     "building": "Building the adapter",
 }
+# With so many jobs ahead at most, a page asks again after so many seconds.
+LOOKS = ((0, 1), (9, 2), (math.inf, 5))
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Progress:
     state: str
     queue_position: int | None
     starts_in: float | None  # seconds, for a job that waits, where it can be guessed
+    held_back: bool  # its user has as many running as one may have
     stage: str
     stage_detail: str
     generation: int
@@ -60,6 +63,13 @@ class Progress:
         return min(1.0, self.evaluations / self.budget) if self.budget else 0.0
 
     @property
+    def next_look(self) -> int:
+        """Seconds until a page asks again. Far back in the queue there is little to see, and the
+        pages that wait there are many."""
+        ahead = (self.queue_position or 1) - 1
+        return next(seconds for most, seconds in LOOKS if ahead <= most)
+
+    @property
     def is_over(self) -> bool:
         return self.state in ("done", "failed", "cancelled")
 
@@ -77,10 +87,16 @@ def progress(search: Search) -> Progress:
     searching = job.state == "running" and search.stage == "searching"
     left = (budget - done) / rate if searching and rate else None
     place = job.queue_position()
+    held_back = bool(place) and queue.is_held_back(job)
+    starts_in = None
+    if place:
+        mine = expect.place_free(job.user) if held_back and job.user else None
+        starts_in = mine if held_back else expect.start(job, place)
     return Progress(
         state=job.state,
         queue_position=place,
-        starts_in=expect.start(job, place) if place else None,
+        starts_in=starts_in,
+        held_back=held_back,
         # A worker that starts its first job loads torch before it can say anything.
         stage=(search.stage or "preparing") if job.state == "running" else "",
         stage_detail=search.stage_detail if job.state == "running" else "",

@@ -17,6 +17,8 @@ warnings.filterwarnings("ignore", category=SecurityWarning)
 
 app = Celery("lora_commons")
 is_folder = settings.CELERY_BROKER_URL.startswith("filesystem:")
+# A host that means nothing: kombu warns when there is none.
+broker = "filesystem://localhost" if is_folder else settings.CELERY_BROKER_URL
 
 
 def _transport_options() -> dict[str, Any]:
@@ -35,8 +37,10 @@ def _transport_options() -> dict[str, Any]:
 
 
 app.conf.update(
-    # A host that means nothing: kombu warns when there is none.
-    broker_url="filesystem://localhost" if is_folder else settings.CELERY_BROKER_URL,
+    # The last word over Celery's command line, which takes the variable BROKER_URL for its own
+    # option, and so would leave out a BROKER_PASSWORD.
+    broker_read_url=broker,
+    broker_write_url=broker,
     broker_transport_options=_transport_options(),
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,

@@ -33,7 +33,7 @@ import psycopg
 from django.core.exceptions import ImproperlyConfigured
 from psycopg.conninfo import conninfo_to_dict
 
-from hub_site.env import BadSetting, env_secret
+from hub_site.env import BadSetting, env_secret, with_password
 
 ROLE = DATABASE = "lora_commons"
 START_SECONDS = 60
@@ -53,7 +53,8 @@ class EmbeddedError(ImproperlyConfigured):
 
 def database_settings(var: Path) -> dict[str, Any]:
     """Django's DATABASES["default"]: DATABASE_URL when set, else the embedded one."""
-    if url := env_secret("DATABASE_URL"):
+    given, password = env_secret("DATABASE_URL"), env_secret("DATABASE_PASSWORD")
+    if url := with_password(given, password, of="DATABASE"):
         return parse_url(url)
     return settings_for(
         name=DATABASE,

@@ -5,7 +5,7 @@ An empty variable counts as not set, because compose files pass `NAME=` for what
 
 import os
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -87,6 +87,20 @@ def env_secret(name: str, default: str = "") -> str:
     if not secret:
         raise BadSetting(f"{name}_FILE is {file_name}, and that file is empty.")
     return secret
+
+
+def with_password(address: str, password: str, *, of: str) -> str:
+    """The address in {of}_URL with the password that was kept apart from it, in {of}_PASSWORD, so
+    that only that is a secret. Neither is shown when something is wrong."""
+    if not password:
+        return address
+    parts = urlsplit(address)
+    login, _, host = parts.netloc.rpartition("@")
+    if not address:
+        raise BadSetting(f"{of}_PASSWORD is set, and {of}_URL is not. Set both, or neither.")
+    if ":" in login:
+        raise BadSetting(f"{of}_URL has a password, and {of}_PASSWORD is set. Keep one of them.")
+    return parts._replace(netloc=f"{login}:{quote(password, safe='')}@{host}").geturl()
 
 
 def read_env_file(path: Path) -> None:

@@ -13,6 +13,7 @@ from hub_site.env import (
     env_str,
     env_url,
     read_env_file,
+    with_password,
 )
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -212,6 +213,10 @@ STORAGES = {
 WHITENOISE_USE_FINDERS = DEBUG
 BLOB_DIR = Path(env_str("BLOB_DIR", str(VAR_DIR / "blobs")))
 CACHE_DIR = Path(env_str("CACHE_DIR", str(VAR_DIR / "cache")))
+# Under this address the proxy serves BLOB_DIR to our own answers alone: docs/deploy.md.
+ACCEL_REDIRECT = env_str("ACCEL_REDIRECT")
+if ACCEL_REDIRECT and not (ACCEL_REDIRECT.startswith("/") and ACCEL_REDIRECT.endswith("/")):
+    raise BadSetting(f'ACCEL_REDIRECT is "{ACCEL_REDIRECT}". Write it like /_blobs/.')
 # Where a worker on another machine gets its files: the site's address. Empty: it shares the disk.
 FETCH_FROM = env_url("FETCH_FROM")
 if FETCH_FROM and not (env_secret("DATABASE_URL") and env_secret("SECRET_KEY")):
@@ -234,7 +239,10 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 2_000
 
 # --- jobs --------------------------------------------------------------------------------------
-CELERY_BROKER_URL = env_str("BROKER_URL", "filesystem://")
+CELERY_BROKER_URL = (
+    with_password(env_secret("BROKER_URL"), env_secret("BROKER_PASSWORD"), of="BROKER")
+    or "filesystem://"
+)
 BROKER_DIR = VAR_DIR / "broker"
 JOB_LEASE_SECONDS = env_int("JOB_LEASE_MS", 30_000) / 1000
 JOB_HEARTBEAT_SECONDS = env_int("JOB_HEARTBEAT_MS", 7_000) / 1000

@@ -15,7 +15,7 @@ import pytest
 
 from hub_site import embedded
 
-pytest_plugins = ["tests.workers", "tests.other_site"]
+pytest_plugins = ["tests.workers", "tests.other_site", "tests.stack.nginx"]
 
 # No example may fail because the machine is slow; nothing is written beside the tests.
 hypothesis.settings.register_profile(

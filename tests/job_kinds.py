@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from composer.engine.errors import CommonsError
-from hub_site.jobs import queue
+from hub_site.jobs import capacity, queue
 from hub_site.jobs.models import Job, JobEvent
 from hub_site.jobs.worker import Lease
 
@@ -59,3 +59,9 @@ def mark(job: Job, lease: Lease) -> None:
     """Leave a line in a file, so that a test sees who ran when."""
     with Path(job.params["file"]).open("a") as file:
         file.write(f"{job.params['line']}\n")
+
+
+def warm(job: Job, lease: Lease) -> None:
+    """Keep what the job needs loaded, as a worker keeps a base model."""
+    capacity.keep_warm((job.needs["warm"],))
+    time.sleep(job.params.get("seconds", 0.0))

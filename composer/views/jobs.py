@@ -1,12 +1,17 @@
 """A job's page: live while it runs, the result at the same address when it is done."""
 
+import time
+from hashlib import sha256
 from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import ValidationError
+from django.db.models import Max
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import redirect, render
+from django.utils.cache import get_conditional_response
+from django.utils.http import quote_etag
 from django.views.decorators.http import require_http_methods, require_safe
 from django_htmx.http import HttpResponseClientRefresh
 
@@ -27,6 +32,8 @@ RESULT_PARTS = {
     "predictions": "composer/_predictions.html",
     "try-it": "composer/_try_it.html",
 }
+# Seconds for which what a page says of a waiting job's start is near enough.
+GUESS_GOOD_FOR = 10
 
 
 def _loss_plot(search: Search, now: Progress) -> str:
@@ -52,16 +59,38 @@ def _job_context(request: HttpRequest, search: Search) -> dict[str, Any]:
     }
 
 
+def _etag(search: Search) -> str:
+    """What decides how the status looks. Many ask each second: they are told in a few bytes that
+    nothing has changed, and nothing is counted and drawn for it."""
+    job, seen = search.job, [search.job.fence, search.job.state]
+    if job.state == "queued":
+        seen += [job.queue_position(), int(time.time()) // GUESS_GOOD_FOR]
+    else:
+        last = search.generations.aggregate(pk=Max("pk"))["pk"]
+        seen += [job.cancel_requested, search.stage, search.stage_detail, last]
+    return quote_etag(sha256(repr(seen).encode()).hexdigest()[:32])
+
+
 @require_safe
 @login_required
 def job(request: HttpRequest, pk: str) -> HttpResponse:
     search = find_search(request, pk)
-    if search.job.is_over and request.headers.get("HX-Target") == "job-status":
+    is_part = request.headers.get("HX-Target") == "job-status"
+    if search.job.is_over and is_part:
         return HttpResponseClientRefresh()  # the rest of the page is another one now
     if search.job.state == "done" and search.recipe:
         return _answer_result(request, search, search.recipe)
+    kept = {}
+    if is_part:
+        kept = {"ETag": _etag(search), "Cache-Control": "private, no-cache"}
+        unchanged = get_conditional_response(request, etag=kept["ETag"])
+        if unchanged is not None:
+            return unchanged
     context = _job_context(request, search)
-    return page_or_part(request, "composer/job.html", "composer/_job_status.html", context)
+    answer = page_or_part(request, "composer/job.html", "composer/_job_status.html", context)
+    for name, value in kept.items():
+        answer.headers[name] = value
+    return answer
 
 
 def _answer_result(request: HttpRequest, search: Search, recipe: Recipe) -> HttpResponse:

@@ -266,11 +266,17 @@ def _check_limit(job: Job) -> None:
         return
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [CLAIMS, job.user_id])
-    assert job.user is not None
+    if is_held_back(job):
+        raise _AtLimit(job.user_id)
+
+
+def is_held_back(job: Job) -> bool:
+    """Whether a waiting job's user has as many long ones running as one may have."""
+    if job.user is None or job.priority > LONG:
+        return False
     most = settings.GUEST_RUNNING_JOBS if job.user.is_guest else settings.USER_RUNNING_JOBS
     running = Job.objects.filter(user=job.user_id, state="running", priority__lte=LONG).count()
-    if running >= most:
-        raise _AtLimit(job.user_id)
+    return running >= most
 
 
 def heartbeat(job: Job) -> None:

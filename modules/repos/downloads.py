@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial, wraps
 from typing import TYPE_CHECKING
 
+from django.conf import settings
 from django.http import (
     FileResponse,
     HttpRequest,
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 # Strangers' files: they must not run as pages of this site.
 POLICY = "sandbox; default-src 'none'"
 TEXTS = (".md", ".txt", ".json", ".jsonl", ".yaml", ".yml", ".csv", ".gitattributes")
+PROXY_SENDS = "X-Accel-Redirect"
 COUNTED = ("adapter_model.safetensors", "model.safetensors")
 
 
@@ -134,16 +136,17 @@ def _answer(request: HttpRequest, user: Visitor, file: CommitFile) -> HttpRespon
         answer = HttpResponse(status=416)
         answer["Content-Range"] = f"bytes */{size}"
     else:
-        whole = (start, end) == (0, size)
+        is_part = bool(size) and ((start, end) != (0, size) or _is_range(wanted))
         if request.method == "HEAD":
             answer = HttpResponse()
         else:
             counts = _counts(user, file) and not _is_range(wanted)
-            answer = _streamed(request, user if counts else None, file, start, end)
-        answer["Content-Length"] = str(end - start)
-        if size and (not whole or _is_range(wanted)):
-            answer.status_code = 206
-            answer["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+            answer = _sent(request, user if counts else None, file, start, end, is_part)
+        if PROXY_SENDS not in answer:
+            answer["Content-Length"] = str(end - start)
+            if is_part:
+                answer.status_code = 206
+                answer["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     answer["ETag"] = etag
     answer["Accept-Ranges"] = "bytes"
     is_text = file.path.lower().endswith(TEXTS)
@@ -153,11 +156,20 @@ def _answer(request: HttpRequest, user: Visitor, file: CommitFile) -> HttpRespon
     return answer
 
 
-def _streamed(
-    request: HttpRequest, user: Visitor | None, file: CommitFile, start: int, end: int
+def _sent(
+    request: HttpRequest,
+    user: Visitor | None,
+    file: CommitFile,
+    start: int,
+    end: int,
+    is_part: bool,
 ) -> HttpResponseBase:
     """The bytes; with a user, the download counts once they are all gone."""
     count = partial(counting.count_download, file.commit, user, address_of(request))
+    if settings.ACCEL_REDIRECT and file.blob.size and bytes_back.is_here(file.blob_id):
+        if user is not None:
+            count()  # nobody will say when they are gone
+        return _left_to_proxy(file.blob_id, is_part)
     part = bytes_back.part(file.blob_id, start, end, None if user is None else count)
     if part is not None:
         return _PartResponse(part)
@@ -165,6 +177,16 @@ def _streamed(
     if user is not None:
         chunks = counting.when_read(chunks, request, user, file.commit)
     return StreamingHttpResponse(chunks)
+
+
+def _left_to_proxy(sha256: str, is_part: bool) -> HttpResponse:
+    """No bytes: the proxy sends them from the store, all of them or the range that was asked for.
+
+    Which of the two is decided here, because proxies read odd ranges in their own ways.
+    """
+    path = local.local_path(sha256).relative_to(settings.BLOB_DIR).as_posix()
+    place = f"{settings.ACCEL_REDIRECT}{'part' if is_part else 'whole'}/{path}"
+    return HttpResponse(headers={PROXY_SENDS: place})
 
 
 class _PartResponse(FileResponse):

@@ -9,7 +9,7 @@ from composer.progress import LossPoint, Progress
 
 def words(state: str, *, cancel: bool = False, code: str = "", **progress: Any) -> Any:
     fields: dict[str, Any] = {
-        "state": state, "queue_position": None, "starts_in": None, "stage": "",
+        "state": state, "queue_position": None, "starts_in": None, "held_back": False, "stage": "",
         "stage_detail": "", "generation": 0, "evaluations": 0, "budget": 200,
         "best_loss": None, "first_loss": None, "evaluations_per_second": None,
         "seconds_left": None, **progress,
@@ -50,6 +50,14 @@ def test_measuring_says_what_is_measured() -> None:
 )
 def test_the_queue_in_words(position: int, said: str) -> None:
     assert words("queued", queue_position=position).sentence == said
+
+
+def test_it_says_when_a_waiting_one_may_start() -> None:
+    said = words("queued", queue_position=3, starts_in=200.0)
+    assert said.sentence == "Accepted; 2 jobs before this one. It starts in about 3 min."
+    assert said.announcement == "Accepted; 2 jobs before this one."
+    held = words("queued", queue_position=1, starts_in=40.0, held_back=True)
+    assert "as many of yours run already" in held.sentence and "about 40 s" in held.sentence
 
 
 def test_stopping_comes_before_anything_else() -> None:

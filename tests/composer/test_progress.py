@@ -90,7 +90,7 @@ def test_polling_asks_little(
     for number in range(30):
         generation(search, number, 20 + number, 2.0)
     found = Search.objects.select_related("job").get(pk=search.pk)
-    with django_assert_max_num_queries(3):  # its generations, its place, and who is there
+    with django_assert_max_num_queries(5):  # with its place, its user's, and who is there
         progress(found)
     finished.run(search)
     with django_assert_max_num_queries(2):

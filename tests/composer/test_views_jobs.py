@@ -373,3 +373,52 @@ def test_a_live_page_asks_the_database_the_same_however_far_it_is(
     finished.add_generations(search, count=30)
     with django_assert_num_queries(len(seen)):
         client.get(search.get_absolute_url(), headers=STATUS)
+
+
+def test_who_watches_is_told_in_a_few_bytes_that_nothing_has_changed(
+    client: Client, waiting: Search
+) -> None:
+    finished.add_generations(waiting, count=3)
+    search = finished.run(waiting)
+    address = search.get_absolute_url()
+    seen = client.get(address, headers=STATUS)
+    again = client.get(address, headers={**STATUS, "If-None-Match": seen["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    Search.objects.filter(pk=search.pk).update(stage="measuring", stage_detail="uniform")
+    then = client.get(address, headers={**STATUS, "If-None-Match": seen["ETag"]})
+    assert then.status_code == 200 and "Measuring on the held-out examples" in then.text
+    search.generations.all().delete()  # as many, after the search began again
+    finished.add_generations(search, count=3)
+    last = client.get(address, headers={**STATUS, "If-None-Match": then["ETag"]})
+    assert last.status_code == 200 and last["ETag"] not in (seen["ETag"], then["ETag"])
+
+
+def test_who_waits_is_told_when_the_queue_moves(
+    client: Client, alice: User, waiting: Search
+) -> None:
+    other = Job.objects.create(kind=services.COMPOSE, user=alice, priority=1)
+    address = waiting.get_absolute_url()
+
+    def again() -> int:
+        tag = client.get(address, headers=STATUS)["ETag"]
+        return client.get(address, headers={**STATUS, "If-None-Match": tag}).status_code
+
+    # A guess is looked at anew every ten seconds, perhaps just between the two.
+    assert 304 in (again(), again())
+    before = client.get(address, headers=STATUS)
+    services.cancel_job(other)
+    then = client.get(address, headers={**STATUS, "If-None-Match": before["ETag"]})
+    assert then.status_code == 200 and "it is the next one to start" in then.text
+
+
+def test_a_page_of_a_job_far_back_in_the_queue_asks_less_often(
+    client: Client, alice: User, waiting: Search
+) -> None:
+    def trigger() -> str:
+        return client.get(waiting.get_absolute_url(), headers=STATUS).text
+
+    assert 'hx-trigger="every 1s"' in trigger()
+    Job.objects.create(kind=services.COMPOSE, user=alice, priority=1)
+    assert 'hx-trigger="every 2s"' in trigger()
+    Job.objects.bulk_create(Job(kind=services.COMPOSE, user=alice, priority=1) for _ in range(9))
+    assert "10 jobs before this one" in trigger() and 'hx-trigger="every 5s"' in trigger()

@@ -230,6 +230,19 @@ def test_it_reads_a_database_url(monkeypatch: pytest.MonkeyPatch, var: Path) -> 
     }
 
 
+def test_the_databases_password_may_be_a_file_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, var: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "password").write_text("p@/:% ss\n")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me@db:6543/site?sslmode=require")
+    monkeypatch.setenv("DATABASE_PASSWORD_FILE", str(tmp_path / "password"))
+    found = embedded.database_settings(var)
+    assert [found[key] for key in ("USER", "PASSWORD", "HOST", "NAME")] == [
+        *("me", "p@/:% ss", "db", "site")
+    ]
+    assert found["OPTIONS"]["sslmode"] == "require"
+
+
 @pytest.mark.parametrize(
     ("url", "why"),
     [

@@ -15,6 +15,7 @@ from hub_site.env import (
     env_str,
     env_url,
     read_env_file,
+    with_password,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,6 +119,59 @@ def test_it_refuses_a_secret_given_twice_missing_or_empty(
     monkeypatch.setenv("KEY", "value")
     with pytest.raises(BadSetting, match="Both KEY and KEY_FILE are set"):
         env_secret("KEY")
+
+
+@pytest.mark.parametrize(
+    ("address", "whole"),
+    [
+        ("redis://redis:6379/0", "redis://:p%40%2F%3A%25@redis:6379/0"),
+        ("postgresql://me@db:5432/site?sslmode=require",
+         "postgresql://me:p%40%2F%3A%25@db:5432/site?sslmode=require"),
+        ("rediss://me@[::1]:6379/0", "rediss://me:p%40%2F%3A%25@[::1]:6379/0"),
+    ],
+)  # fmt: skip
+def test_a_password_may_stand_apart_from_its_address(address: str, whole: str) -> None:
+    assert with_password(address, "p@/:%", of="X") == whole
+    assert with_password(address, "", of="X") == address
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("", "X_PASSWORD is set, and X_URL is not"),
+        ("redis://:other@redis/0", "X_URL has a password, and X_PASSWORD is set"),
+    ],
+)
+def test_but_not_without_one_nor_twice(address: str, why: str) -> None:
+    with pytest.raises(BadSetting, match=why) as error:
+        with_password(address, "s3cret", of="X")
+    assert "s3cret" not in str(error.value) and "other" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "broker"),
+    [
+        ({}, "filesystem://"),
+        ({"BROKER_URL": "redis://redis/0", "BROKER_PASSWORD_FILE": "file"}, "redis://:p@redis/0"),
+        ({"BROKER_URL_FILE": "url"}, "redis://:x@redis/0"),
+    ],
+)
+def test_the_broker_may_have_a_password(tmp_path: Path, given: dict[str, str], broker: str) -> None:
+    (tmp_path / "file").write_text("p\n")
+    (tmp_path / "url").write_text("redis://:x@redis/0\n")
+    places = {
+        name: str(tmp_path / value) if name.endswith("_FILE") else value
+        for name, value in given.items()
+    }
+    ours = {"PATH": os.environ["PATH"], "VAR_DIR": str(tmp_path), "ENV_FILE": os.devnull}
+    done = subprocess.run(
+        [sys.executable, "-c", "from hub_site import settings; print(settings.CELERY_BROKER_URL)"],
+        cwd=ROOT,
+        env=ours | places,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == broker, done.stderr
 
 
 def test_it_reads_an_env_file_and_lets_set_variables_win(

@@ -26,10 +26,10 @@ def add_worker(*queues: str, silent_for: timedelta = timedelta()) -> None:
 
 @pytest.fixture
 def dead_broker(settings: LazySettings) -> Iterator[None]:
-    before = app.conf.broker_url
-    settings.CELERY_BROKER_URL = app.conf.broker_url = "redis://127.0.0.1:1/0"
+    before = app.conf.broker_write_url
+    settings.CELERY_BROKER_URL = app.conf.broker_write_url = "redis://127.0.0.1:1/0"
     yield
-    app.conf.broker_url = before
+    app.conf.broker_write_url = before
 
 
 @pytest.fixture

@@ -192,6 +192,8 @@ def test_it_serves_survives_crashes_and_leaves_nothing(start: Callable[..., Site
         **dict.fromkeys(("status", "database", "broker", "disk"), "ok")
     }
     assert "LoRA" in urllib.request.urlopen(f"{site.address}/").read().decode()
+    web, worker = (os.getpriority(os.PRIO_PROCESS, site.child(w)) for w in ("gunicorn", "celery"))
+    assert worker > web  # pages go before computations
 
     for word in ("gunicorn", "celery"):
         before = site.child(word)

@@ -24,6 +24,8 @@ from hub_site.env import env_int, env_secret, env_str
 from hub_site.supervisor import Child, Supervisor
 
 DEMO_USER = "demo"
+# Of the worker: where cores are few, pages go before computations.
+NICENESS = 5
 
 
 class Command(BaseCommand):
@@ -212,6 +214,7 @@ def children(listener: int, var: Path) -> list[Child]:
         *("--log-level", "warning", "--no-control-socket"),
     ]
     worker = [
+        *("nice", "-n", str(NICENESS)),
         *(sys.executable, "-m", "celery", "--quiet", "-A", "hub_site.celery", "worker"),
         *("--pool", "prefork", "--concurrency", "1", "--loglevel", "WARNING"),
         *("--without-gossip", "--without-mingle", "--without-heartbeat"),

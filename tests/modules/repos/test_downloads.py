@@ -239,3 +239,30 @@ def test_bytes_that_the_store_lost_are_our_fault(client: Client, opposites: Lora
     local.delete(opposites.weights_sha256)
     answer = client.get(FILE)
     assert answer.status_code == 500 and "store" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("header", "extent"), [("", "whole"), ("bytes=3-8", "part"), ("bytes=0-1,3-4", "whole")]
+)
+def test_a_proxy_may_send_the_bytes(
+    client: Client, opposites: LoraModule, settings: Any, header: str, extent: str
+) -> None:
+    """Which nginx then does: tests/modules/repos/test_nginx_sends.py."""
+    settings.ACCEL_REDIRECT = "/_blobs/"
+    answer = client.get(FILE, headers={"Range": header} if header else {})
+    sha256 = opposites.weights_sha256
+    place = f"/_blobs/{extent}/{sha256[:2]}/{sha256[2:4]}/{sha256}"
+    assert (answer.status_code, answer["X-Accel-Redirect"]) == (200, place)
+    assert body(answer) == b""
+    assert answer["ETag"] == f'"{sha256}"'
+    assert "Content-Range" not in answer
+    assert downloads(opposites) == (0 if header == "bytes=3-8" else 1)
+
+
+def test_it_hears_only_of_files_that_one_may_have(
+    client: Client, secret: LoraModule, settings: Any
+) -> None:
+    settings.ACCEL_REDIRECT = "/_blobs/"
+    url = "/alice/secret/resolve/main/adapter_model.safetensors"
+    for answer in (client.get(url), client.head(FILE), client.get(FILE + ".not")):
+        assert "X-Accel-Redirect" not in answer
