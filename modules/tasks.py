@@ -181,6 +181,12 @@ def prune_store(job: Job, lease: Lease) -> None:
     from hub_site.jobs import queue
     from modules.storage import pruning
 
-    done = pruning.prune()
-    with queue.finish(job, {"deleted": done.blobs, "bytes": done.size}):
+    found: dict[str, int | str]
+    try:
+        done = pruning.prune()
+    except pruning.AlreadyPruning as busy:  # by hand, or a backup goes on; tomorrow is soon enough
+        found = {"left": busy.user_message}
+    else:
+        found = {"deleted": done.blobs, "bytes": done.size, "leftovers": done.leftovers}
+    with queue.finish(job, found):
         pass

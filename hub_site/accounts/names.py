@@ -14,8 +14,8 @@ MOST_CLAIMS = 5
 # A test walks the URLconf and holds that every first segment of ours stands here.
 OURS = {
     "about", "accounts", "admin", "api", "collections", "docs", "favicon.ico", "healthz", "help",
-    "home", "import", "jobs", "lfs", "media", "modules", "privacy", "recipes", "robots.txt",
-    "search", "static", "tags", "tasks", "terms", "try", "upload", "v1", "xet",
+    "home", "import", "jobs", "lfs", "media", "metrics", "modules", "operate", "privacy", "recipes",
+    "robots.txt", "search", "static", "tags", "tasks", "terms", "try", "upload", "v1", "xet",
 }  # fmt: skip
 OF_THE_HUB = {
     "blog", "chat", "datasets", "enterprise", "inference", "join", "login",

@@ -19,8 +19,10 @@ def wake() -> None:
 
 
 def prune_jobs(job: Job, lease: Lease) -> None:
-    """Forget the site's own jobs of more than a week ago."""
-    from hub_site.jobs import queue, schedule
+    """Thin what is known of jobs that ended long ago."""
+    from hub_site.jobs import queue, retention
 
-    with queue.finish(job, {"deleted": schedule.prune_jobs()}):
+    done = retention.prune(retention.last_until(job.kind))
+    found = {"deleted": done.jobs, "events": done.events, "until": done.until.isoformat()}
+    with queue.finish(job, found):
         pass

@@ -22,7 +22,7 @@ from django.db.models import Exists, OuterRef
 
 from composer.engine.errors import CommonsError
 from modules.models import Blob, BlobOnHub, Commit, CommitFile, Grant, HubHome
-from modules.storage import hub, local
+from modules.storage import hub, leftovers, local
 from modules.upload import intake
 
 # A client remembers for three weeks which xorbs it sent, and does not send them again.
@@ -44,6 +44,8 @@ class Pruned:
     size: int = 0
     leftovers: int = 0
     folders: int = 0
+    cached: int = 0
+    temporary: int = 0
     grants: int = 0
 
 
@@ -60,6 +62,8 @@ def prune(before: float | None = None) -> Pruned:
         for paths in _batches(_old_files(before), BATCH):
             _prune_batch(paths, before, found)
         found.folders = _commit_folders(before)
+        found.cached = leftovers.cached(before)
+        found.temporary = leftovers.temporary(before)
     return found
 
 
@@ -213,7 +217,9 @@ def _only_one() -> Iterator[None]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(%s)", [RUN_LOCK])
         if not cursor.fetchone()[0]:
-            raise AlreadyPruning("The store is being pruned already. Let that come to its end.")
+            raise AlreadyPruning(
+                "The store is being pruned already, or backed up. Let that come to its end."
+            )
         try:
             yield
         finally:

@@ -16,6 +16,8 @@ from django.core.management import call_command, get_commands
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 
+from hub_site.backup.errors import BackupError
+from hub_site.backup.restoring import refuse_unfinished
 from hub_site.env import env_bool
 
 PREPARING = 0x10A_F125  # an advisory lock of the database
@@ -26,6 +28,10 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            refuse_unfinished(settings.VAR_DIR)
+        except BackupError as error:
+            raise CommandError(error.user_message) from error
         with alone(self.say):
             self.prepare()
 

@@ -9,6 +9,7 @@ import socket
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -156,6 +157,23 @@ def start_database(var: Path) -> None:
     found = embedded.parse_url(url)  # a first start makes password and socket only now
     settings.DATABASES["default"].update(found)
     connections["default"].settings_dict.update(found)
+
+
+@contextlib.contextmanager
+def database_running(*, alone: bool = False) -> Iterator[None]:
+    """For commands that may be run while the site is down: the embedded database is started when
+    it does not run, and stopped afterwards. `alone`: the caller is this folder's only instance."""
+    var: Path = settings.VAR_DIR
+    if env_secret("DATABASE_URL") or embedded.running(var):
+        yield
+        return
+    with contextlib.nullcontext() if alone else only_instance(var):
+        start_database(var)
+        try:
+            yield
+        finally:
+            connections.close_all()
+            embedded.stop(var)
 
 
 def is_loopback(host: str) -> bool:

@@ -9,8 +9,9 @@ from modules.storage import pruning
 
 class Command(BaseCommand):
     help = (
-        "Deletes stored files that no version and no recipe refers to, and what killed uploads "
-        "left, when they are older than a day. The workers do this every day by themselves."
+        "Deletes stored files that no version and no recipe refers to, what killed uploads left, "
+        "and what nobody needs in CACHE_DIR and VAR_DIR/tmp, when it is older than a day. The "
+        "workers do this every day by themselves."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -21,5 +22,6 @@ class Command(BaseCommand):
         self.stdout.write(
             f"{done.blobs} files ({size(done.size)}), {done.leftovers} leftovers of uploads and "
             f"{done.folders} unpacked versions were deleted; {done.evicted} files are on the Hub "
-            "alone now."
+            f"alone now. {done.cached} things in the cache and {done.temporary} temporary files "
+            "belonged to nobody any more."
         )
