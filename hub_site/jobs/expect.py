@@ -9,8 +9,7 @@ from __future__ import annotations
 from heapq import heapify, heapreplace
 from typing import TYPE_CHECKING
 
-from django.db.models import Avg, ExpressionWrapper, F
-from django.db.models.fields import DurationField
+from django.db.models import F
 from django.utils import timezone
 
 from hub_site.jobs import capacity
@@ -20,20 +19,19 @@ from hub_site.jobs.worker_name import main_name_of
 if TYPE_CHECKING:
     from hub_site.accounts.models import User
 
-LOOKED_AT = 20
+LOOKED_AT, LOOKED_THROUGH = 20, 200
 
 
 def seconds_of(job: Job) -> float | None:
-    """How long jobs like this one took of late: of its kind, on what it needs loaded."""
+    """How long jobs like this one took of late: on what it needs loaded, or else of its kind."""
     done = Job.objects.filter(kind=job.kind, state="done", started_at__isnull=False)
-    like = done.filter(needs__warm=job.needs.get("warm"), queue=job.queue)
-    for rows in (like, done):
-        last = rows.order_by("-finished_at")[:LOOKED_AT]
-        took = ExpressionWrapper(F("finished_at") - F("started_at"), DurationField())
-        mean = Job.objects.filter(pk__in=last.values("pk")).aggregate(mean=Avg(took))["mean"]
-        if mean is not None:
-            return float(mean.total_seconds())
-    return None
+    last = done.order_by("-finished_at").values_list(
+        "needs__warm", "queue", F("finished_at") - F("started_at")
+    )
+    rows = list(last[:LOOKED_THROUGH])
+    alike = [row for row in rows if row[:2] == (job.needs.get("warm"), job.queue)]
+    took = [row[2].total_seconds() for row in (alike or rows)[:LOOKED_AT]]
+    return sum(took) / len(took) if took else None
 
 
 def start(job: Job, place: int) -> float | None:

@@ -74,7 +74,9 @@ class Job(models.Model):
                 name="job_unfinished",
                 condition=Q(state__in=["queued", "running"]),
             ),
-            models.Index(fields=["kind", "-finished_at"], name="job_finished"),
+            models.Index(
+                fields=["kind", "-finished_at"], name="job_done", condition=Q(state="done")
+            ),
         ]
 
     def __str__(self) -> str:

@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
-from django.db.models import Case, F, Max, Min, Q, QuerySet, When
+from django.db.models import BooleanField, Case, ExpressionWrapper, F, Max, Q, QuerySet, When
 from django.db.models.functions import Coalesce, Now
 
 from composer.engine.errors import CommonsError
@@ -37,6 +37,8 @@ NEXT = ("-priority", "crashes", "turn", "created_at", "id")
 SHUTTING_DOWN, GIVING_WAY = "the worker is ending", "a job of higher priority waits"
 # Jobs above this priority are short; the limit on what a user has running does not hold for them.
 LONG = 0
+# So many of those that wait are looked at for jobs that others are warm for.
+HEAD = 50
 # Advisory locks are known by two numbers; this one is of claims, beside the user's id.
 CLAIMS = 4_701
 
@@ -154,7 +156,8 @@ def _turn(user: User | None, priority: int) -> int:
     same = Job.objects.filter(priority=priority)
     now = same.filter(state="running").aggregate(turn=Max("turn"))["turn"]
     if now is None:
-        now = same.filter(state="queued").aggregate(turn=Min("turn"))["turn"] or 0
+        first = same.filter(state="queued", crashes=0).order_by("turn").values_list("turn").first()
+        now = first[0] if first else 0
     own = same.filter(user=user, state__in=["queued", "running"]).aggregate(turn=Max("turn"))
     if user is None or own["turn"] is None:
         return int(now)
@@ -238,19 +241,18 @@ def _claim(owner: str, full: set[int]) -> Job | None:
 
 
 def _left_to_the_warm(rows: QuerySet[Job], worker: str) -> QuerySet[Job]:
-    """Without those jobs of which a free worker has the base model loaded and this one has not,
-    for as long as that saves time; among equals, what is warm here comes first."""
+    """Without those jobs at the head of which a free worker has the base model loaded and this one
+    has not, for as long as that saves time; among equals, what is warm here comes first."""
     mine = list(capacity.warm_here())
-    first = rows.exclude(needs__warm__isnull=True).exclude(needs__warm__in=mine).first()
-    if first is None:
-        return rows
-    is_young = Q(created_at__gt=Now() - timedelta(seconds=settings.JOB_WARM_SECONDS))
-    elsewhere = [key for key in capacity.idle_and_warm(but=worker) if key not in mine]
+    elsewhere = capacity.idle_and_warm(but=worker).keys() - set(mine)
     if elsewhere:
-        left = rows.filter(is_young, needs__warm__in=elsewhere)
-        if (one := left.first()) is not None:
-            ring(one)
-            rows = rows.exclude(pk__in=left.values("pk"))
+        is_young = Q(created_at__gt=Now() - timedelta(seconds=settings.JOB_WARM_SECONDS))
+        young = ExpressionWrapper(is_young, output_field=BooleanField())
+        head = rows.annotate(young=young).values_list("pk", "needs__warm", "young")[:HEAD]
+        left = [pk for pk, warm, is_new in head if is_new and warm in elsewhere]
+        for job in Job.objects.filter(pk__in=left[:1]):
+            ring(job)
+        rows = rows.exclude(pk__in=left)
     if not mine:
         return rows
     is_cold = Case(When(needs__warm__in=mine, then=0), default=1)

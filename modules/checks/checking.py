@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 CHECK = "check_module"
 MOST_TWINS = 3
-RECHECK_PRIORITY = -1
+# Somebody waits for a new module's check, which takes seconds; nobody for an old one's.
+PRIORITY, RECHECK_PRIORITY = 5, -1
 UNFINISHED = "unfinished"
 DIED = Q(status=LoraModule.REJECTED, tensors_sha256="")  # before it could say anything
 
@@ -46,7 +47,9 @@ def facts_of(reading: quick.Reading) -> dict[str, Any]:
     }
 
 
-def check_later(module: LoraModule, author: User | None = None, *, priority: int = 0) -> None:
+def check_later(
+    module: LoraModule, author: User | None = None, *, priority: int = PRIORITY
+) -> None:
     """Have a worker read the files in full. Until then the module stays what it is."""
     module.check_job = queue.submit(
         CHECK,

@@ -56,6 +56,6 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='job',
-            index=models.Index(fields=['kind', '-finished_at'], name='job_finished'),
+            index=models.Index(condition=models.Q(('state', 'done')), fields=['kind', '-finished_at'], name='job_done'),
         ),
     ]
