@@ -1,6 +1,6 @@
 """What one composition leaves in the database and in the store, so that years are arithmetic.
 
-    python -m benchmarks.job_rows [--copies 300]
+    python -m benchmarks.job_rows [--copies 1000]
 
 Runs a demo task by both presets, as a worker does, in a scratch database of its own, and counts the
 rows that each table got. Then the rows are copied some hundred times under new names, and each
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--copies", type=int, default=300)
+    parser.add_argument("--copies", type=int, default=1000)
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="job-rows-"))
     folder.chmod(0o711)

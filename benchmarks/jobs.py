@@ -30,6 +30,7 @@ from benchmarks.queue_filling import (
     all_of,
     be_worker,
     clear,
+    fill_history,
     fill_waiting,
     generation,
     keep_generation,
@@ -55,7 +56,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--plans", action="store_true", help="print how a long queue is read")
+    parser.add_argument("--history", type=int, default=300_000, help="jobs that are done, in looks")
+    parser.add_argument("--plans", action="store_true", help="print how the slower looks are read")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="jobs-"))
     folder.chmod(0o711)
@@ -179,8 +181,12 @@ class Bench:
         from hub_site.jobs.models import Job
 
         clear()
+        fill_history(self.users[0], self.given.history)
         fill_waiting(self.users, self.given.waiting, bases=BASES[:1])
         (name,) = start_workers(1, [BASES[:1]])
+        waiting = list(Job.objects.filter(state="queued").order_by(*queue.NEXT))
+        for n in range(self.given.workers):
+            assert queue.claim_next(f"other:{n}:abc:{n}") is not None
         waiting = list(Job.objects.filter(state="queued").order_by(*queue.NEXT))
         first, middle, last = waiting[0], waiting[len(waiting) // 2], waiting[-1]
 
@@ -189,29 +195,29 @@ class Bench:
             assert job is not None
             queue.release(job, "measured")
 
-        print(f"\n| with {len(waiting):,} waiting | ms, median / p95 | statements | the slowest |")
+        print(f"\n{len(waiting):,} waiting, {self.given.workers} running, "
+              f"{self.given.history:,} done.")  # fmt: skip
+        print("\n| one process | ms, median / p95 | statements | the slowest |")
         print("|---|---:|---:|---|")
-        warm: list[str] = []
+        warm, plans = list[str](), list[str]()
         for what, loaded, act in (
             ("claim and release, nothing loaded", [], claim),
             ("claim and release, loaded what all need", BASES[:1], claim),
             ("place of the first", [], lambda: queue.position(first)),
             ("place of the middle one", [], lambda: queue.position(middle)),
             ("place of the last", [], lambda: queue.position(last)),
-            ("when the last may start", [], lambda: expect.start(last)),
+            ("when the last may start", [], lambda: expect.start(last, len(waiting))),
             ("the reaper's look at who is first", [], lambda: queue.waiting().first()),
             ("does a shorter one wait?", [], lambda: queue.waits_higher(last)),
+            ("submit another one", [], lambda: submit_one(self.users[1])),
+            ("what a worker's child has claimed", [], lambda: list(queue.running_on(name))),
+            ("the reaper's look for ended leases", [], queue.reap),
         ):
             warm = list(loaded)
             be_worker(name, warm)
             print(f"| {what} | {_statements(act)} |", flush=True)
-        if self.given.plans:
-            be_worker(name)
-            hot = (
-                queue.waiting().exclude(needs__warm__isnull=True).exclude(needs__warm__in=BASES[:1])
-            )
-            for what, rows in (("who is first", queue.waiting()), ("who is cold", hot)):
-                print(f"\n{what}:\n{rows[:1].explain(analyze=True, buffers=True)}")
+            plans += [f"\n{what}: {plan}" for plan in _plans(act)] if self.given.plans else []
+        print("\n".join(plans))
 
     # --- checkpoints -----------------------------------------------------------------------------
 
@@ -316,6 +322,29 @@ def _statements(act: Callable[[], Any]) -> str:
     where = sql.partition(" WHERE ")[2].replace('"jobs_job".', "").replace('"', "")
     short = f"{sql.split()[0]} … {where[:110]}" if where else sql[:110]
     return f"{ms(whole)} | {count} | {1000 * seconds:.1f} ms: `{short.replace('|', '/')}`"
+
+
+def _plans(act: Callable[[], Any], least: float = 2.0) -> list[str]:
+    """How PostgreSQL reads what takes it more than some milliseconds."""
+    from django.db import connection
+
+    found: list[tuple[str, Any]] = []
+
+    def keep(execute: Any, sql: str, params: Any, *rest: Any) -> Any:
+        found.append((sql, params))
+        return execute(sql, params, *rest)
+
+    with connection.execute_wrapper(keep):
+        act()
+    told = []
+    with connection.cursor() as cursor:
+        for sql, params in found:
+            if sql.startswith("SELECT"):
+                cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS) {sql}", params)
+                lines = [row[0] for row in cursor.fetchall()]
+                if float(lines[-1].split()[-2]) > least:
+                    told.append("\n".join([sql[:60], *(line[:400] for line in lines)]))
+    return told
 
 
 if __name__ == "__main__":

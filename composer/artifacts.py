@@ -56,23 +56,44 @@ class Built:
 def build(
     recipe: PlainRecipe, base: "BaseModel", stack: "Stack", batch: "Batch", lease: "Lease"
 ) -> Built:
-    """Write the recipe's adapter, load it with PEFT, compare, and keep its bytes."""
+    """Write the recipe's adapter, load it with PEFT, compare, and keep its bytes.
+
+    A full disk is not the search's fault, and all that it found is kept: the job waits for room.
+    """
+    from hub_site.jobs.worker import OutOfReach
+
+    try:
+        with local.told_when_full(), tempfile.TemporaryDirectory(prefix="adapter-") as folder:
+            return _build(recipe, base, stack, batch, lease, Path(folder))
+    except local.StoreFull as full:
+        raise OutOfReach(
+            "The disk is full, so the adapter could not be kept. It is built when there is room."
+        ) from full
+
+
+def _build(
+    recipe: PlainRecipe,
+    base: "BaseModel",
+    stack: "Stack",
+    batch: "Batch",
+    lease: "Lease",
+    folder: Path,
+) -> Built:
     from composer.engine.finalise import finalise
     from modules.storage import fetching
 
     pinned = recipe.spec["base_model"]
-    with tempfile.TemporaryDirectory(prefix="adapter-") as folder:
-        made = finalise(
-            recipe,
-            base,
-            stack,
-            folder,
-            batch=batch,
-            base_model=pinned["repo"],
-            revision=pinned["revision"],
-        )
-        config = json.loads((Path(folder) / CONFIG_NAME).read_text(encoding="utf-8"))
-        blob = fetching.keep(Path(folder) / WEIGHTS_NAME, lease)
+    made = finalise(
+        recipe,
+        base,
+        stack,
+        folder,
+        batch=batch,
+        base_model=pinned["repo"],
+        revision=pinned["revision"],
+    )
+    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    blob = fetching.keep(folder / WEIGHTS_NAME, lease)
     return Built(blob, config, {**made.facts(), "size": blob.size, "sha256": blob.sha256})
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from celery import Celery
 from celery.platforms import SecurityWarning
 from django.conf import settings
+from kombu.transport import TRANSPORT_ALIASES
 
 from hub_site.jobs.reaper import Reaper
 
@@ -15,10 +16,11 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "hub_site.settings")
 # The warning about root is about pickled messages; only JSON is accepted here.
 warnings.filterwarnings("ignore", category=SecurityWarning)
 
+TRANSPORT_ALIASES["folder"] = "hub_site.jobs.folder_broker:Transport"
 app = Celery("lora_commons")
 is_folder = settings.CELERY_BROKER_URL.startswith("filesystem:")
 # A host that means nothing: kombu warns when there is none.
-broker = "filesystem://localhost" if is_folder else settings.CELERY_BROKER_URL
+broker = "folder://localhost" if is_folder else settings.CELERY_BROKER_URL
 
 
 def _transport_options() -> dict[str, Any]:

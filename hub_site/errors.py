@@ -12,6 +12,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import BadRequest, TooManyFilesSent
+from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse, UnreadablePostError
 from django.shortcuts import render
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -20,6 +21,9 @@ from composer.engine.errors import CommonsError
 from hub_site.accounts.guests import SignInFirst
 
 API = "/api/v1/"
+PROGRAMS = "/api/"  # the Hub's protocol, too
+DATABASE_AWAY = (OperationalError, InterfaceError)
+COME_BACK_SECONDS = "10"
 # What Django's own answers mean, where no view of ours spoke.
 IN_WORDS = {
     400: ("bad_request", "The server could not read this request."),
@@ -67,6 +71,24 @@ def body(
 
 def body_of(error: CommonsError) -> dict[str, object]:
     return body(error.code, error.user_message, getattr(error, "fields", None))
+
+
+def database_away(request: HttpRequest) -> HttpResponse:
+    """Drawn without the database, which every other page asks who is there."""
+    if request.path.startswith(PROGRAMS):
+        answer: HttpResponse = JsonResponse(
+            body(
+                "database_away",
+                "The site cannot reach its database just now. Nothing that was saved is lost. Try "
+                "again in a moment; a request with the same idempotency key does nothing twice.",
+            ),
+            status=503,
+        )
+    else:
+        answer = render(None, "503.html", status=503)
+    answer["Retry-After"] = COME_BACK_SECONDS
+    answer["Cache-Control"] = "no-store"
+    return answer
 
 
 def page_of(request: HttpRequest) -> str:

@@ -1,5 +1,7 @@
 """The home page and the pages for what went wrong."""
 
+import sys
+
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -50,4 +52,6 @@ def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpR
 
 def server_error(request: HttpRequest) -> HttpResponse:
     """Nothing that asks the database or the session: they may be what broke."""
+    if isinstance(sys.exc_info()[1], errors.DATABASE_AWAY):
+        return errors.database_away(request)
     return render(None, "500.html", status=500)

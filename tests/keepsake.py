@@ -34,9 +34,9 @@ class Keepsake:
 def keep(folder: Path, make: Callable[[], object]) -> Keepsake:
     """Make it once, in a transaction that is rolled back."""
     with _store_in(folder), transaction.atomic():
-        before = _all_rows()
+        before = all_rows()
         make()
-        rows = {table: lines - before[table] for table, lines in _all_rows().items()}
+        rows = {table: lines - before[table] for table, lines in all_rows().items()}
         transaction.set_rollback(True)
     return Keepsake({table: b"".join(lines) for table, lines in rows.items() if lines}, folder)
 
@@ -49,7 +49,8 @@ def _store_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def _all_rows() -> dict[str, set[bytes]]:
+def all_rows() -> dict[str, set[bytes]]:
+    """Every row of every table, as PostgreSQL's COPY writes it."""
     found = {}
     with connection.cursor() as cursor:
         for table in connection.introspection.table_names(cursor):

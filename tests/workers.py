@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,18 +81,38 @@ class WorkerProcess:
         return self.process.wait(timeout=PATIENCE)
 
 
+def launch(log: Path, environment: Mapping[str, str], before: Sequence[str] = ()) -> WorkerProcess:
+    """A worker as `make run` starts it, in a process group of its own."""
+    command = [
+        *before,
+        *(sys.executable, "-m", "celery", "-A", "hub_site.celery", "worker"),
+        *("--pool", "prefork", "--concurrency", "1", "--loglevel", "INFO"),
+        *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+    ]
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return WorkerProcess(process, log)
+
+
 @pytest.fixture
 def start_worker(transactional_db: None, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
     """`start_worker()` starts a worker and waits until it has signed on.
 
-    Short leases; keyword arguments are more environment variables.
+    Short leases; keyword arguments are more environment variables, `before` a command that runs it.
     """
     from django.conf import settings
 
     started: list[WorkerProcess] = []
     (tmp_path / "tmp").mkdir()
 
-    def start(**variables: str) -> WorkerProcess:
+    def start(*, before: Sequence[str] = (), **variables: str) -> WorkerProcess:
         environment = {
             **os.environ,
             **SHORT,
@@ -102,22 +122,8 @@ def start_worker(transactional_db: None, tmp_path: Path) -> Iterator[Callable[..
             "VAR_DIR": str(settings.VAR_DIR),
             **variables,
         }
-        command = [
-            *(sys.executable, "-m", "celery", "-A", "hub_site.celery", "worker"),
-            *("--pool", "prefork", "--concurrency", "1", "--loglevel", "INFO"),
-            *("--without-gossip", "--without-mingle", "--without-heartbeat"),
-        ]
         log = tmp_path / f"worker-{len(started)}.log"
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=environment,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        worker = WorkerProcess(process, log)
+        worker = launch(log, environment, before)
         started.append(worker)
         wait_until(lambda: worker.is_ready, "the worker to sign on")
         return worker

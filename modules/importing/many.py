@@ -43,8 +43,7 @@ class Importer:
 
     def __init__(self, hub: Hub, *, owner: str = "", dry_run: bool = False) -> None:
         self.hub, self.owner, self.dry_run = hub, owner, dry_run
-        self._stop = threading.Event()
-        self._why = ""
+        self._why = ""  # plain: a signal handler that asks to stop must not wait for a lock
         self._making = threading.Lock()
 
     def bring_all(
@@ -64,7 +63,6 @@ class Importer:
 
     def stop(self, why: str = "It was stopped before.") -> None:
         self._why = self._why or why
-        self._stop.set()
 
     def _one(self, address: Address) -> Result:
         try:
@@ -123,7 +121,7 @@ class Importer:
             return owner if owner.pk else base_models.organisation(owner.name)
 
     def _keep_on(self) -> None:
-        if self._stop.is_set():
+        if self._why:
             raise Stopped
 
     def _sleep(self, seconds: float) -> None:

@@ -44,7 +44,7 @@ def run(job: Job, lease: Lease) -> None:
             if not patience.helps(error) or row.tries + 1 >= _tries():
                 _give_up(row, job, error)
                 return
-            _note(row, error)
+            _note(row, job, error)
 
 
 def _row(job: Job) -> Import | None:
@@ -54,7 +54,7 @@ def _row(job: Job) -> Import | None:
 
 def _try(row: Import, job: Job, lease: Lease) -> None:
     hub = Hub(token_for(row.user))
-    say = _Teller(row)
+    say = _Teller(row, job)
     say("asking the Hub")
     plan = importing.look(
         hub,
@@ -66,38 +66,39 @@ def _try(row: Import, job: Job, lease: Lease) -> None:
     lease.check()
     if plan.is_known:
         with queue.finish(job, {"outcome": Import.SAME}):
-            _done(row, plan, importing.note_same(plan), {})
+            _done(row, job, plan, importing.note_same(plan), {})
         return
     with importing.fetched(hub, plan, lease.check, say) as came:
         lease.check()
         converted = came.conversion.to_json() if came.conversion else {}
         with queue.finish(job, {"outcome": "imported"}):
-            _done(row, plan, importing.publish(plan, came), converted)
+            _done(row, job, plan, importing.publish(plan, came), converted)
 
 
 class _Teller:
     """What is being done, for the page; how far it is, not more often than anybody looks."""
 
-    def __init__(self, row: Import) -> None:
-        self.row, self.said, self.said_at = row, "", 0.0
+    def __init__(self, row: Import, job: Job) -> None:
+        self.row, self.job, self.said, self.said_at = row, job, "", 0.0
 
     def __call__(self, what: str) -> None:
         doing = what.partition(":")[0]
         if doing == self.said and time.monotonic() - self.said_at < SAID_EVERY:
             return
         self.said, self.said_at = doing, time.monotonic()
-        _open(self.row).update(state=Import.RUNNING, step=what[:160])
+        _open(self.row, self.job).update(state=Import.RUNNING, step=what[:160])
 
 
-def _open(row: Import) -> Any:
-    return Import.objects.filter(pk=row.pk, job_id=row.job_id).open()
+def _open(row: Import, job: Job) -> Any:
+    """The row, as long as this very claim of its job is the last one."""
+    return Import.objects.filter(pk=row.pk, job=job, job__fence=job.fence).open()
 
 
-def _done(row: Import, plan: Plan, done: Done, converted: dict[str, Any]) -> None:
+def _done(row: Import, job: Job, plan: Plan, done: Done, converted: dict[str, Any]) -> None:
     reason = ""
     if done.kept:
         reason = f"{', '.join(done.kept)} was changed here and stays as it is."
-    _open(row).update(
+    _open(row, job).update(
         state=Import.DONE,
         outcome=done.outcome,
         reason=reason,
@@ -118,7 +119,7 @@ def _give_up(row: Import, job: Job, error: CommonsError) -> None:
     """Refused is what stays so; failed, what may come next time."""
     may_come = patience.helps(error) or not isinstance(error, HubFault) and status_of(error) >= 500
     with queue.finish(job, {"outcome": "not imported", "code": error.code}):
-        _end(_open(row), Import.FAILED if may_come else Import.REFUSED, error.user_message)
+        _end(_open(row, job), Import.FAILED if may_come else Import.REFUSED, error.user_message)
 
 
 def _end(rows: Any, state: str, reason: str) -> None:
@@ -131,11 +132,11 @@ def _tries() -> int:
     return 1 if ended.filter(tries__gte=patience.MOST_TRIES - 1).exists() else patience.MOST_TRIES
 
 
-def _note(row: Import, fault: CommonsError) -> None:
+def _note(row: Import, job: Job, fault: CommonsError) -> None:
     """Write down when it is tried again, so that another worker waits as long."""
     pause = patience.pause(fault, row.tries)
     again = timezone.now() + timedelta(seconds=pause)
-    _open(row).update(
+    _open(row, job).update(
         state=Import.RUNNING,
         tries=row.tries + 1,
         next_try_at=again,

@@ -267,8 +267,10 @@ def _kept(status: int, text: str, sha256: str) -> StoredBlob:
         message = str(said["message"])
     except (ValueError, KeyError, TypeError) as error:
         raise HubDown(f"{settings.FETCH_FROM} answered {status} in words of its own.") from error
+    if status == 507:
+        raise local.StoreFull
     if status == 401 or said.get("code") == "job_over":
         raise BadHubToken(message)
-    if status >= 500 and status != 507 or status in (408, 429):
+    if status >= 500 or status in (408, 429):
         raise HubDown(message)
     raise NotTaken(f"The site did not take the adapter: {message}")

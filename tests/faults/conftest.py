@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +13,19 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
+from django.db import connection
 
+from hub_site import embedded
+from tests.composer.conftest import (  # noqa: F401
+    alice,
+    base_model,
+    kept_library,
+    library,
+    lora_modules,
+    task,
+    tiny_folder,
+)
+from tests.faults.servers import Postgres, Redis, own_postgres_server
 from tests.workers import ROOT, wait_until
 
 # Root keeps its rights over the database's socket; others get to mount only as a root of their own.
@@ -134,3 +147,52 @@ def start_web(transactional_db: None, tmp_path: Path) -> Iterator[Callable[..., 
         if web.process.poll() is None:
             web.kill()
         print(f"--- {web.log.name}\n{web.log.read_text()}")  # shown when the test failed
+
+
+# --- servers that a test may stop ----------------------------------------------------------------
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Redis]:
+    if shutil.which("redis-server") is None:
+        pytest.skip("needs redis-server (Debian package redis-server)")
+    server = Redis(tmp_path)
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def _tcp_postgres() -> Iterator[Postgres]:
+    with own_postgres_server(over_tcp=True) as server:
+        (server.var / "tmp").mkdir()
+        environment = {
+            **os.environ,
+            "DATABASE_URL": server.url,
+            "VAR_DIR": str(server.var),
+            "DJANGO_SETTINGS_MODULE": "tests.worker_settings",
+        }
+        command = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
+        yield server
+
+
+@pytest.fixture
+def tcp_postgres(
+    transactional_db: None, _tcp_postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Postgres]:
+    """A PostgreSQL over TCP, for this process and those that the test starts. It may be stopped."""
+    found = embedded.parse_url(_tcp_postgres.url)
+    url = _tcp_postgres.make_database(f"test_{len(_tcp_postgres.made)}", like=found["NAME"])
+    suite = dict(connection.settings_dict)
+    connection.close()
+    connection.settings_dict.update(embedded.parse_url(url))
+    monkeypatch.setenv("DATABASE_URL", url)
+    with connection.cursor() as cursor:  # what is kept for tests brings its ids along
+        cursor.execute(
+            "SELECT setval(format('%I.%I', schemaname, sequencename), 1000000) FROM pg_sequences"
+        )
+    yield _tcp_postgres
+    connection.close()
+    connection.settings_dict.update(suite)
+    if not _tcp_postgres.cluster.running():
+        _tcp_postgres.start()

@@ -1,20 +1,22 @@
 """The database cuts connections, Redis forgets and dies; the workers go on."""
 
-import shutil
-import socket
+import http.client
+import json
+import os
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-import redis
 from django.db import connection
 
 from hub_site.jobs import queue
 from hub_site.jobs.models import Job
 from tests.counting import assert_counted_once, count_job, names, runs_elsewhere, wait_for_steps
-from tests.workers import WorkerProcess, wait_for, wait_until
+from tests.faults.conftest import Web
+from tests.faults.servers import Redis
+from tests.workers import ROOT, WorkerProcess, wait_for, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 Start = Callable[..., WorkerProcess]
@@ -41,42 +43,6 @@ def test_a_job_survives_the_loss_of_every_connection(start_worker: Start) -> Non
 
 
 # --- Redis -------------------------------------------------------------------------------------
-class Redis:
-    """A Redis of the test's own, which keeps nothing on disk."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.folder, self.url = folder, f"redis://127.0.0.1:{self.port}/0"
-        self.start()
-
-    def start(self) -> None:
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1"]
-        command += ["--save", "", "--appendonly", "no", "--dir", str(self.folder)]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        wait_until(self.answers, "Redis")
-
-    def answers(self) -> bool:
-        try:
-            return bool(redis.Redis(port=self.port).ping())
-        except redis.ConnectionError:
-            return False
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Redis]:
-    if shutil.which("redis-server") is None:
-        pytest.skip("needs redis-server (Debian package redis-server)")
-    server = Redis(tmp_path)
-    yield server
-    server.kill()
-
-
 def test_on_redis_a_killed_child_and_sigterm_lose_nothing(
     start_worker: Start, server: Redis
 ) -> None:
@@ -115,3 +81,44 @@ def test_a_redis_that_dies_empty_loses_no_job(start_worker: Start, server: Redis
     later: Job = count_job(steps=2)
     assert_counted_once(later)
     assert worker.process.poll() is None
+
+
+def test_a_redis_that_stays_away_delays_what_is_submitted_and_loses_none_of_it(
+    start_worker: Start, server: Redis, start_web: Callable[..., Web]
+) -> None:
+    """A page that submits does not wait for it; a worker finds the jobs when Redis is back."""
+    worker = start_worker(BROKER_URL=server.url)
+    web = start_web(BROKER_URL=server.url, JOB_LEASE_MS="3000")
+    running = count_job(steps=60)
+    wait_for_steps(running, 3)
+    server.kill()
+    program = (
+        "import django; django.setup()\n"
+        "from hub_site.jobs import queue\n"
+        "for n in range(3): queue.submit('test_count', params={'steps': 2})\n"
+    )
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.worker_settings"}
+    environment["BROKER_URL"] = server.url
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "refused" in done.stderr  # the operator's log has it
+    assert health(web) == (503, "does not answer")
+    time.sleep(float(os.environ.get("REDIS_AWAY_SECONDS", "8")))
+    waiting = list(Job.objects.exclude(pk=running.pk))
+    assert len(waiting) == 3
+    assert_counted_once(running)  # what runs needs no broker
+    server.start()
+    for job in waiting:
+        assert_counted_once(job)
+        assert (job.attempts, job.lost) == (1, 0)
+    wait_until(lambda: health(web) == (200, "ok"), "the site to see it")
+    assert worker.process.poll() is None
+
+
+def health(web: Web) -> tuple[int, str]:
+    line = http.client.HTTPConnection("127.0.0.1", web.port, timeout=60)
+    line.request("GET", "/healthz")
+    answer = line.getresponse()
+    return answer.status, json.load(answer)["broker"]

@@ -4,11 +4,11 @@ gone. Three real workers on a Redis."""
 from collections.abc import Callable
 
 import pytest
-from tests.faults.servers import Redis
 
 from hub_site.jobs import queue
 from hub_site.jobs.models import Job, Worker
 from hub_site.jobs.worker_name import main_name_of
+from tests.faults.servers import Redis
 from tests.workers import WorkerProcess, wait_for, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]

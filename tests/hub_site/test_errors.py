@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import PermissionDenied
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.test import Client
 from django.urls import path
@@ -32,6 +33,7 @@ RAISED: dict[str, Exception] = {
     "throttled": Throttled(wait=7),
     "broken": UnreadablePostError("secret detail"),
     "bug": ZeroDivisionError("secret detail"),
+    "away": OperationalError("secret detail"),
 }
 
 
@@ -102,6 +104,13 @@ def test_a_page_with_a_bug_is_our_fault(client: Client) -> None:
     assert response.headers["Content-Type"].startswith("text/html")
 
 
+def test_a_page_whose_database_is_away_says_so_and_when_to_come_back(client: Client) -> None:
+    response = client.get("/raise/away/")
+    assert (response.status_code, response["Retry-After"]) == (503, "10")
+    assert b"cannot reach its database" in response.content
+    assert b"secret detail" not in response.content
+
+
 @pytest.mark.parametrize("prefix", ["raise", "plain"])
 @pytest.mark.parametrize(
     ("what", "status", "code"),
@@ -112,6 +121,7 @@ def test_a_page_with_a_bug_is_our_fault(client: Client) -> None:
         ("denied", 403, "forbidden"),
         ("broken", 400, "broken_off"),
         ("bug", 500, "our_fault"),
+        ("away", 503, "database_away"),
     ],
 )
 def test_the_api_answers_in_one_form(

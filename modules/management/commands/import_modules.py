@@ -1,8 +1,10 @@
 """Take LoRA modules from the Hub: `manage.py import_modules lorahub --search flan_t5_large`."""
 
+import os
+import signal
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from itertools import islice
 from typing import Any
 
@@ -18,6 +20,7 @@ from modules.importing.many import Importer, Result
 from modules.storage.hub import Hub
 
 INTERRUPTED = 130
+STOPPING = "Stopping: what is on its way ends first, or is let go. Ctrl-C again ends at once.\n"
 WORDS = {
     many.NEW: "imported",
     many.VERSION: "new version",
@@ -87,17 +90,19 @@ class Command(BaseCommand):
     ) -> tuple[list[Result], bool]:
         """Every result, and whether somebody pressed Ctrl-C."""
         results: list[Result] = []
-        with tqdm(total=len(wanted), unit="module", disable=None, leave=False) as bar:
-            try:
-                with closing(importer.bring_all(wanted, jobs)) as coming:
-                    for result in coming:
-                        results.append(result)
-                        with tqdm.external_write_mode():
-                            self.stdout.write(self.line(result, dry_run))
-                        bar.update()
-            except KeyboardInterrupt:
-                return results, True
-        return results, False
+        with (
+            stopped_by_ctrl_c(importer.stop) as was_interrupted,
+            tqdm(total=len(wanted), unit="module", disable=None, leave=False) as bar,
+            closing(importer.bring_all(wanted, jobs)) as coming,
+        ):
+            for result in coming:
+                if was_interrupted() and result.outcome == many.STOPPED:
+                    continue
+                results.append(result)
+                with tqdm.external_write_mode():
+                    self.stdout.write(self.line(result, dry_run))
+                bar.update()
+        return results, was_interrupted()
 
     def line(self, result: Result, dry_run: bool) -> str:
         words = [WORDS[result.outcome], f"{result.address}"]
@@ -126,6 +131,28 @@ class Command(BaseCommand):
             self.stdout.write("The workers read their files in full now, as after an upload.")
         if wrong:
             raise CommandError(f"{len(wrong)} of {len(results)} did not come.")
+
+
+@contextmanager
+def stopped_by_ctrl_c(stop: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C asks to stop, whatever the program does just then; a second one ends it.
+
+    As an exception it could come up between two lines that have to belong together, and be lost.
+    """
+    asked = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        stop()
+        os.write(2, STOPPING.encode())  # a stream may be in the middle of something
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _preset_help() -> str:

@@ -158,10 +158,13 @@ def test_a_command_that_is_interrupted_goes_on_when_it_is_called_again(
     first = start()
     wait_until(lambda: our_hub.asked("otto/m1/resolve"), "the one that hangs")
     first.send_signal(signal.SIGINT)
-    wait_until(lambda: first.poll() is None, "the signal")
+    assert first.stderr is not None
+    said = iter(first.stderr.readline, "")
+    assert any("Stopping" in line for line in said)  # only then does the Hub go on
     our_hub.behave()
     out, errors = first.communicate(timeout=120)
     assert first.returncode == 130 and "Nothing is half imported" in errors, out + errors
+    assert "not tried" not in out  # which are left is what the second run is for
     there = set(Repo.objects.values_list("name", flat=True))
     assert "m1" not in there and len(there) < 3
     assert HubOrigin.objects.count() == Commit.objects.count() == len(there)
@@ -172,6 +175,28 @@ def test_a_command_that_is_interrupted_goes_on_when_it_is_called_again(
     assert f"{3 - len(there)} imported" in out
     assert set(Repo.objects.values_list("name", flat=True)) == {"m0", "m1", "m2"}
     assert {m.weights_size for m in LoraModule.objects.all()} == {len(weights_bytes())}
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_hub_that_hangs(
+    our_hub: OtherSite,
+    hub_settings: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    our_hub.upload("m", adapter_folder(tmp_path))
+    our_hub.misbehave(f"/{WEIGHTS}")
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.worker_settings", **hub_settings}
+    command = [sys.executable, "manage.py", "import_modules", "otto/m"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: our_hub.asked(WEIGHTS), "the weights to be fetched")
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    assert any("Stopping" in line for line in iter(process.stderr.readline, ""))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == -signal.SIGINT
+    process.stderr.close()
+    assert_nothing_is_there()
 
 
 def test_a_command_that_is_killed_leaves_no_half_module(
