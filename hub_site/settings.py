@@ -9,6 +9,7 @@ from hub_site.env import (
     env_choice,
     env_int,
     env_list,
+    env_rate,
     env_secret,
     env_str,
     env_url,
@@ -115,7 +116,6 @@ ACCOUNT_REAUTHENTICATION_REQUIRED = True  # an open session is not enough to cha
 ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False  # no mail to strangers
 ACCOUNT_PREVENT_ENUMERATION = "strict"  # docs/decisions/0011-who-has-an-account.md
 ACCOUNT_EMAIL_SUBJECT_PREFIX = "LoRA Commons: "
-ACCOUNT_RATE_LIMITS = {"guest": "60/m/ip,600/h/ip"}  # beside allauth's own
 REGISTRATION_OPEN = env_choice("REGISTRATION", "open", ["open", "closed"]) == "open"
 GUESTS = env_bool("GUESTS", True)
 ACCOUNT_FORMS = {
@@ -208,6 +208,19 @@ if not SECURE_HSTS_INCLUDE_SUBDOMAINS:
 if not SECURE_SSL_REDIRECT:
     SILENCED_SYSTEM_CHECKS += ["security.W008"]
 
+# --- how often ---------------------------------------------------------------------------------
+# So many at once, and then one more each time that its part of the time has passed. By account for
+# who is signed in, by address for everybody else (hub_site/throttles.py).
+THROTTLES = {
+    "sign_in": env_rate("THROTTLE_SIGN_IN", "300/h"),
+    "sign_up": env_rate("THROTTLE_SIGN_UP", "100/h"),
+    "guest": env_rate("THROTTLE_GUEST", "300/h"),
+    "token": env_rate("THROTTLE_TOKEN", "60/h"),
+    "upload": env_rate("THROTTLE_UPLOAD", "600/h"),
+    "transfer": env_rate("THROTTLE_TRANSFER", "20000/h"),
+    "submit": env_rate("THROTTLE_SUBMIT", "1000/h"),
+    "search": env_rate("THROTTLE_SEARCH", "3000/10m"),
+}
 # What allauth counts its limits by; every process and machine must see the same.
 CACHES = {
     "default": {
@@ -294,7 +307,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["hub_site.api.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "hub_site.api.answer_error",
-    "DEFAULT_THROTTLE_CLASSES": [],
+    "DEFAULT_THROTTLE_CLASSES": ["hub_site.api.Throttle"],
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "LoRA Commons",
@@ -305,6 +318,10 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "SCHEMA_PATH_PREFIX": r"/api/v1",
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "hub_site.api.document_errors",
+    ],
 }
 
 LOGGING = {
