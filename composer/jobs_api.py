@@ -98,6 +98,7 @@ class Jobs(generics.GenericAPIView):
     permission_classes = OWN_ONLY
     serializer_class = JobSerializer
     queryset = Job.objects.none()
+    counts_as = {"POST": "submit"}
 
     def get(self, request: Request) -> Response:
         page = self.paginate_queryset(_own_jobs(request))
@@ -216,6 +217,7 @@ class TryJob(generics.GenericAPIView):
     permission_classes = OWN_ONLY
     serializer_class = TrialSerializer
     queryset = Job.objects.none()
+    counts_as = {"POST": "submit"}
 
     def post(self, request: Request, pk: str) -> Response:
         search = _own_search(request, pk)

@@ -10,8 +10,9 @@ from rest_framework.pagination import PageNumberPagination
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.throttling import BaseThrottle
 
-from hub_site import errors
+from hub_site import errors, throttles
 from hub_site.accounts.models import AccessToken
 
 if TYPE_CHECKING:
@@ -68,6 +69,41 @@ class ReadOrOwnWrite(BasePermission):
         return not isinstance(request.auth, AccessToken) or request.auth.scope == AccessToken.WRITE
 
 
+class Throttle(BaseThrottle):
+    """Counts what a view names in `counts_as`, by method, before the body of a request is read."""
+
+    def allow_request(self, request: Request, view: "APIView") -> bool:
+        action = getattr(view, "counts_as", {}).get(request.method)
+        if action:
+            throttles.count(request, action)
+        return True
+
+
+def document_errors(result: dict[str, Any], **given: Any) -> dict[str, Any]:
+    """For the OpenAPI document: whatever goes wrong, every endpoint tells it in one form."""
+    result["components"]["schemas"]["Error"] = {
+        "type": "object",
+        "properties": {
+            "code": {"type": "string"},
+            "message": {"type": "string", "description": "What is wrong, in words for people."},
+            "fields": {
+                "type": "object",
+                "description": "What is wrong with which field.",
+                "additionalProperties": {"type": "array", "items": {"type": "string"}},
+            },
+        },
+        "required": ["code", "message", "fields"],
+    }
+    error = {
+        "description": "What went wrong. With 429, Retry-After says in how many seconds to return.",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+    }
+    for path in result["paths"].values():
+        for operation in path.values():
+            operation["responses"].setdefault("default", error)
+    return result
+
+
 def answer_error(error: Exception, context: dict[str, Any]) -> Response | None:
     """{"code", "message", "fields"} for what we expect; None lets a bug be a bug."""
     from rest_framework.views import set_rollback
@@ -75,6 +111,7 @@ def answer_error(error: Exception, context: dict[str, Any]) -> Response | None:
     headers: dict[str, str] = {}
     if told := errors.told(error):
         status, answer = errors.status_of(told), errors.body_of(told)
+        headers |= errors.headers_of(told)
     elif isinstance(error, Http404):
         status, answer = 404, errors.body(*errors.IN_WORDS[404])
     elif isinstance(error, PermissionDenied):

@@ -4,17 +4,27 @@ An empty variable counts as not set, because compose files pass `NAME=` for what
 """
 
 import os
+import re
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
 TRUE = {"1", "true", "yes", "on"}
 FALSE = {"0", "false", "no", "off"}
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class BadSetting(ImproperlyConfigured):
     """A variable with a value we cannot use."""
+
+
+class Rate(NamedTuple):
+    """So many in so many seconds."""
+
+    amount: int
+    seconds: int
 
 
 def env_str(name: str, default: str = "") -> str:
@@ -58,6 +68,20 @@ def env_list(name: str, default: list[str]) -> list[str]:
     """Values with commas between them."""
     text = env_str(name)
     return [part.strip() for part in text.split(",") if part.strip()] if text else default
+
+
+def env_rate(name: str, default: str) -> Rate | None:
+    """A number and a time, such as 60/m or 3000/10m; None for `off`."""
+    text = env_str(name, default).lower()
+    if text == "off":
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,8})/([1-9]\d{0,3})?([smhd])", text)
+    if not found:
+        raise BadSetting(
+            f'{name} is "{text}". Set it to a number and a time, such as 60/m, 300/h or 3000/10m, '
+            "or to off."
+        )
+    return Rate(int(found[1]), int(found[2] or 1) * SECONDS[found[3]])
 
 
 def env_url(name: str) -> str:

@@ -4,6 +4,7 @@ Only errors that were written for people are answered here. Anything else is a b
 Django's way: logged, and reported as our fault.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from urllib.parse import urlsplit
@@ -91,6 +92,18 @@ def database_away(request: HttpRequest) -> HttpResponse:
     return answer
 
 
+def headers_of(error: CommonsError) -> dict[str, str]:
+    """When to come back, for programs; people are told in the message."""
+    wait = getattr(error, "wait", None)
+    return {"Retry-After": str(math.ceil(wait))} if wait else {}
+
+
+def with_headers(answer: HttpResponse, error: CommonsError | None) -> HttpResponse:
+    for name, value in (headers_of(error) if error else {}).items():
+        answer[name] = value
+    return answer
+
+
 def page_of(request: HttpRequest) -> str:
     """Where the visitor stands: this page, or the one whose form they sent."""
     if request.method in ("GET", "HEAD"):
@@ -136,8 +149,10 @@ class CommonsErrorMiddleware:
             return None
         status = status_of(error)
         if request.path.startswith(API):
-            return JsonResponse(body_of(error), status=status)
+            return with_headers(JsonResponse(body_of(error), status=status), error)
         if isinstance(error, SignInFirst):
             messages.info(request, error.user_message)
             return redirect_to_login(page_of(request))
-        return render(request, "error.html", {"error": error, "status": status}, status=status)
+        context = {"error": error, "status": status}
+        page = "429.html" if status == 429 and headers_of(error) else "error.html"
+        return with_headers(render(request, page, context, status=status), error)

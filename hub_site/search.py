@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
 from composer.models import FewShotTask, Recipe
+from hub_site import throttles
 from hub_site.accounts.models import Namespace
 from hub_site.pages import page_or_part
 from modules.finding import keyset, tags
@@ -27,6 +28,8 @@ LONGEST = 200
 @require_safe
 def search(request: HttpRequest) -> HttpResponse:
     text = " ".join(request.GET.get("q", "").replace("\0", "").split())[:LONGEST]
+    if text:
+        throttles.count(request, "search")
     found = _everything(text, request.user) if text else {}
     context = found | {"q": text, "nothing": bool(text) and not any(found.values())}
     return page_or_part(request, "search.html", "_results.html", context)

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from hub_site import embedded
+from hub_site import embedded, production
 from hub_site.env import (
     BadSetting,
     env_bool,
     env_choice,
     env_int,
     env_list,
+    env_rate,
     env_secret,
     env_str,
     env_url,
@@ -20,11 +21,14 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 read_env_file(Path(env_str("ENV_FILE", str(BASE_DIR / ".env"))))
 VAR_DIR = Path(env_str("VAR_DIR", str(BASE_DIR / "var"))).resolve()
 
+PRODUCTION = production.is_production()
+if PRODUCTION:
+    production.check()
 DEBUG = env_bool("DEBUG", False)
 SECRET_KEY = env_secret("SECRET_KEY") or embedded.secret_key(VAR_DIR)
 ALLOWED_HOSTS = env_list("ALLOWED_HOSTS", ["127.0.0.1", "localhost", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env_list("CSRF_TRUSTED_ORIGINS", [])
-SITE_URL = env_str("SITE_URL", "")
+SITE_URL = env_url("SITE_URL")
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -50,6 +54,8 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "hub_site.headers.SecurityHeadersMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "hub_site.errors.OddRequestMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -57,12 +63,10 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
-    "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "hub_site.errors.CommonsErrorMiddleware",
     "modules.repos.addresses.MovedRepos",
-    "hub_site.headers.ContentSecurityPolicyMiddleware",
 ]
 
 ROOT_URLCONF = "hub_site.urls"
@@ -113,7 +117,6 @@ ACCOUNT_REAUTHENTICATION_REQUIRED = True  # an open session is not enough to cha
 ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False  # no mail to strangers
 ACCOUNT_PREVENT_ENUMERATION = "strict"  # docs/decisions/0011-who-has-an-account.md
 ACCOUNT_EMAIL_SUBJECT_PREFIX = "LoRA Commons: "
-ACCOUNT_RATE_LIMITS = {"guest": "60/m/ip,600/h/ip"}  # beside allauth's own
 REGISTRATION_OPEN = env_choice("REGISTRATION", "open", ["open", "closed"]) == "open"
 GUESTS = env_bool("GUESTS", True)
 ACCOUNT_FORMS = {
@@ -166,8 +169,11 @@ HUGGING_FACE = {
 SOCIALACCOUNT_PROVIDERS = {"openid_connect": {"APPS": [HUGGING_FACE] if HF_OAUTH_CLIENT_ID else []}}
 
 EMAIL_HOST = env_str("EMAIL_HOST")
+# Mails hold links that let people in: where others read the log, none is printed there.
+WITHOUT_HOST = "dummy" if PRODUCTION else "console"
 EMAIL_BACKEND = env_str(
-    "EMAIL_BACKEND", f"django.core.mail.backends.{'smtp' if EMAIL_HOST else 'console'}.EmailBackend"
+    "EMAIL_BACKEND",
+    f"django.core.mail.backends.{'smtp' if EMAIL_HOST else WITHOUT_HOST}.EmailBackend",
 )
 EMAIL_TLS = env_choice("EMAIL_TLS", "starttls", ["starttls", "ssl", "off"])
 EMAIL_USE_TLS, EMAIL_USE_SSL = EMAIL_TLS == "starttls", EMAIL_TLS == "ssl"
@@ -177,16 +183,45 @@ EMAIL_HOST_PASSWORD = env_secret("EMAIL_PASSWORD")
 EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = env_str("DEFAULT_FROM_EMAIL", "commons@localhost")
 
-SECURE_COOKIES = env_bool("SECURE_COOKIES", False)
+# --- TLS and headers ---------------------------------------------------------------------------
+SECURE_COOKIES = env_bool("SECURE_COOKIES", PRODUCTION)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_COOKIES
+if SECURE_COOKIES:  # a browser takes these names only over https, and from no neighbour's host
+    SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = "__Host-sessionid", "__Host-csrftoken"
 BEHIND_TLS_PROXY = env_bool("BEHIND_TLS_PROXY", False)
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if BEHIND_TLS_PROXY else None
-# Limits on signing in count by the visitor's address, not by the proxy's.
+# Limits count by the visitor's address, not by the proxy's.
 ALLAUTH_TRUSTED_PROXY_COUNT = int(BEHIND_TLS_PROXY)
+SECURE_SSL_REDIRECT = env_bool("TLS_REDIRECT", PRODUCTION)
+# Asked for by the machine itself and by what watches it, without TLS.
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^metrics$"]
+SECURE_HSTS_SECONDS = env_int("HSTS_SECONDS", 31_536_000 if PRODUCTION else 0)
+SECURE_HSTS_INCLUDE_SUBDOMAINS = env_bool("HSTS_SUBDOMAINS", PRODUCTION)
 SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
+# Preloading binds a whole domain for years, in a list that only its owner may ask to be put in.
+SILENCED_SYSTEM_CHECKS = ["security.W021"]
+# What an operator has chosen with open eyes is no news to them.
+if not SECURE_HSTS_INCLUDE_SUBDOMAINS:
+    SILENCED_SYSTEM_CHECKS += ["security.W005"]
+if not SECURE_SSL_REDIRECT:
+    SILENCED_SYSTEM_CHECKS += ["security.W008"]
 
+# --- how often ---------------------------------------------------------------------------------
+# So many at once, and then one more each time that its part of the time has passed. By account for
+# who is signed in, by address for everybody else (hub_site/throttles.py).
+THROTTLES = {
+    "sign_in": env_rate("THROTTLE_SIGN_IN", "300/h"),
+    "sign_up": env_rate("THROTTLE_SIGN_UP", "100/h"),
+    "guest": env_rate("THROTTLE_GUEST", "300/h"),
+    "token": env_rate("THROTTLE_TOKEN", "60/h"),
+    "upload": env_rate("THROTTLE_UPLOAD", "600/h"),
+    "transfer": env_rate("THROTTLE_TRANSFER", "20000/h"),
+    "submit": env_rate("THROTTLE_SUBMIT", "1000/h"),
+    "search": env_rate("THROTTLE_SEARCH", "3000/10m"),
+}
 # What allauth counts its limits by; every process and machine must see the same.
 CACHES = {
     "default": {
@@ -292,7 +327,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["hub_site.api.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "hub_site.api.answer_error",
-    "DEFAULT_THROTTLE_CLASSES": [],
+    "DEFAULT_THROTTLE_CLASSES": ["hub_site.api.Throttle"],
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "LoRA Commons",
@@ -303,6 +338,10 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "SCHEMA_PATH_PREFIX": r"/api/v1",
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "hub_site.api.document_errors",
+    ],
 }
 
 # --- operating ---------------------------------------------------------------------------------

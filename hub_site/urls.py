@@ -37,4 +37,5 @@ urlpatterns = [
 handler400 = "hub_site.views.bad_request"
 handler403 = "hub_site.views.forbidden"
 handler404 = "hub_site.views.not_found"
+handler429 = "hub_site.views.too_often"  # allauth looks for it here
 handler500 = "hub_site.views.server_error"

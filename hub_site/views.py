@@ -9,6 +9,7 @@ from django.views.decorators.http import require_safe
 
 from composer.models import FewShotTask, Recipe
 from hub_site import errors
+from hub_site.throttles import TooOften
 from modules.models import LoraModule
 
 NEWEST = 5
@@ -48,6 +49,13 @@ def forbidden(request: HttpRequest, exception: Exception | None = None) -> HttpR
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     return render(request, "404.html", status=404)
+
+
+def too_often(request: HttpRequest) -> HttpResponse:
+    """allauth's own limits, most of which are by the minute; it does not say which one it was."""
+    error = TooOften("This was asked for too often. Come back in a minute.", 60)
+    context = {"error": error, "status": error.status}
+    return errors.with_headers(render(request, "429.html", context, status=error.status), error)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

@@ -21,6 +21,7 @@ from composer.forms import ComposeForm, add_commons_error
 from composer.models import Example, FewShotTask, Recipe, Search
 from composer.module_choice import MIXED_UNASKED, Fit, ModuleChoice, fits_in, left_out, ranked_to
 from composer.views.request import find_task, visitor
+from hub_site import throttles
 from hub_site.accounts.models import User
 from hub_site.figures import duration
 from modules.community import collections as library
@@ -177,6 +178,7 @@ def compose_at_once(
     collection: Collection | None = None,
 ) -> HttpResponse:
     """Submit with the recommended settings; what stands in the way is said on the task's page."""
+    throttles.count(request, "submit")
     choice = ModuleChoice("collection", collection=collection) if collection else None
     if remixed:
         modules = _modules_named(remixed.document["spec"]["ingredients"], user)
@@ -203,6 +205,7 @@ def _submit(request: HttpRequest, form: ComposeForm) -> HttpResponse | None:
     if not form.is_valid():
         return None
     form.user = visitor(request)
+    throttles.count(request, "submit")
     try:
         job = form.submit(idempotency_key=_once(request, form.task))
     except CommonsError as error:

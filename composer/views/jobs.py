@@ -24,6 +24,7 @@ from composer.models import Recipe, Search
 from composer.progress import Progress, progress
 from composer.views.request import acts_on_job, find_done, find_search
 from composer.views.results import evidence_context, facts, predictions_context, ranking_context
+from hub_site import throttles
 from hub_site.jobs import capacity
 from hub_site.jobs.models import Job
 from hub_site.pages import page_or_part, site_address
@@ -159,6 +160,7 @@ def job_try(request: HttpRequest, pk: str) -> HttpResponse:
     form, trial = TryForm(request.POST), None
     if form.is_valid():
         try:
+            throttles.count(request, "submit")
             given = form.cleaned_data["input"]
             trial = services.submit_trial(search=search, user=request.user, given=given)
         except CommonsError as error:

@@ -8,7 +8,6 @@ import logging
 import secrets
 from datetime import timedelta
 
-from allauth.core import ratelimit
 from django.conf import settings
 from django.contrib.auth import login
 from django.db import IntegrityError, models, transaction
@@ -17,6 +16,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from composer.engine.errors import CommonsError
+from hub_site import throttles
 from hub_site.accounts.models import User
 from hub_site.accounts.names import GUEST_PREFIX
 
@@ -30,11 +30,6 @@ class SignInFirst(CommonsError):
     status = 403
 
 
-class TooManyGuests(CommonsError):
-    code = "too_many_guests"
-    status = 429
-
-
 def admit(request: HttpRequest) -> None:
     """Refuse a visitor who would have to be a guest where there are none."""
     if not (settings.GUESTS or request.user.is_authenticated):
@@ -46,11 +41,7 @@ def start_guest(request: HttpRequest) -> User:
     if request.user.is_authenticated:
         return request.user
     admit(request)
-    if not ratelimit.consume(request, action="guest"):
-        raise TooManyGuests(
-            "Many visitors began without an account from your address just now. Sign in, or try "
-            "again in a few minutes."
-        )
+    throttles.count(request, "guest")
     guest = User(username=GUEST_PREFIX + secrets.token_hex(6), is_guest=True)
     guest.set_unusable_password()
     guest.save()

@@ -22,6 +22,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from hub_site import throttles
 from hub_site.accounts import export, leaving, notices, tokens
 from hub_site.accounts.forms import DeleteForm, NoticesForm, ProfileForm, TokenForm
 from hub_site.accounts.models import User
@@ -46,6 +47,7 @@ def token_list(request: HttpRequest) -> HttpResponse:
     """The new token's text is in the answer to the POST and nowhere else."""
     if request.method != "POST":
         return _tokens_page(request, TokenForm())
+    throttles.count(request, "token")
     form = TokenForm(request.POST)
     if not form.is_valid():
         return _tokens_page(request, form, status=422)

@@ -10,6 +10,7 @@ from allauth.account import views as allauth_views
 from allauth.socialaccount import views as social_views
 from allauth.socialaccount.providers.openid_connect import views as oidc
 from django.conf import settings
+from django.contrib.auth.models import AnonymousUser
 from django.contrib.auth.views import redirect_to_login
 from django.http import (
     Http404,
@@ -21,6 +22,7 @@ from django.http import (
 from django.shortcuts import redirect, render
 from requests import RequestException
 
+from hub_site import throttles
 from hub_site.accounts.adapter import ASKED_FOR_MORE, address_problem, name_problem
 from hub_site.headers import POLICY
 
@@ -67,12 +69,22 @@ def may_lead_to_hugging_face(response: HttpResponse) -> HttpResponse:
     return response
 
 
-class LoginView(_OffersHuggingFace, _OpenToGuests, allauth_views.LoginView):
-    pass
+class _Throttled:
+    """By address, whoever is signed in: what is sent is a name that somebody claims."""
+
+    throttled: str
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        throttles.count(request, self.throttled, AnonymousUser())
+        return super().post(request, *args, **kwargs)  # type: ignore[misc]
 
 
-class SignupView(_OffersHuggingFace, _OpenToGuests, allauth_views.SignupView):
-    pass
+class LoginView(_Throttled, _OffersHuggingFace, _OpenToGuests, allauth_views.LoginView):
+    throttled = "sign_in"
+
+
+class SignupView(_Throttled, _OffersHuggingFace, _OpenToGuests, allauth_views.SignupView):
+    throttled = "sign_up"
 
 
 class ConfirmEmailView(allauth_views.ConfirmEmailView):
@@ -82,8 +94,10 @@ class ConfirmEmailView(allauth_views.ConfirmEmailView):
             super().logout_other_user(confirmation)
 
 
-class SocialSignupView(social_views.SignupView):
+class SocialSignupView(_Throttled, social_views.SignupView):
     """Choosing a name here, when the name or the address at Hugging Face is not free."""
+
+    throttled = "sign_up"
 
     def get_context_data(self, **options: Any) -> dict[str, Any]:
         name = self.sociallogin.user.username

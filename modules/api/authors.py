@@ -78,6 +78,7 @@ class TakesFiles(generics.GenericAPIView):
     """The body goes into nameless files, and is not read at all when it is too long."""
 
     parser_classes = [parsers.MultiPartParser]
+    counts_as = {"POST": "upload"}
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         plain = request._request

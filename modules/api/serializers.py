@@ -204,7 +204,7 @@ class ModuleChangeSerializer(Given):
 
 class VersionSerializer(serializers.ModelSerializer):
     revision = serializers.CharField(source="sha", read_only=True)
-    author = serializers.CharField(source="author.username", read_only=True, default=None)
+    author = serializers.SerializerMethodField()
     url = serializers.SerializerMethodField()
     download_url = serializers.SerializerMethodField()
 
@@ -212,6 +212,10 @@ class VersionSerializer(serializers.ModelSerializer):
         model = Commit
         fields = ["revision", "title", "message", "author", "created_at", "url", "download_url"]
         read_only_fields = fields
+
+    def get_author(self, commit: Commit) -> str | None:
+        """None for what the site's operator brought, and for whoever has left."""
+        return commit.author.username if commit.author else None
 
     def get_url(self, commit: Commit) -> str:
         return self._address("modules:repo", commit)

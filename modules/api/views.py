@@ -12,6 +12,7 @@ from rest_framework import generics, serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from hub_site import throttles
 from modules.api import collections as collections_api
 from modules.api import job_files
 from modules.api.authors import ChangesModules, CreatesModules, Liked, Versions, page, visible
@@ -77,6 +78,8 @@ class LoraModuleList(CreatesModules, generics.ListAPIView):
         form = ModuleFilterForm(self.request.query_params)
         if not form.is_valid():
             raise serializers.ValidationError(form.errors)
+        if form.has_words:
+            throttles.count(self.request, "search")
         self.order = form.order
         return search.find(form, self.request.user).rows
 
@@ -104,7 +107,10 @@ class TagList(generics.ListAPIView):
     queryset = Tag.objects.none()
 
     def get_queryset(self) -> list[Tag]:
-        return tags.suggest(self.request.query_params.get("q", ""), MOST_TAGS)
+        words = self.request.query_params.get("q", "")
+        if words:
+            throttles.count(self.request, "search")
+        return tags.suggest(words, MOST_TAGS)
 
     @extend_schema(operation_id="tags_list", parameters=[OpenApiParameter("q", OpenApiTypes.STR)])
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:

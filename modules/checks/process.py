@@ -1,7 +1,8 @@
 """The process that reads a stranger's file in full: `python -m modules.checks.process`.
 
-A question as JSON on stdin, the answer as JSON on stdout. It knows no database and no secrets, and
-it limits itself before it looks at the file; `runner.py` starts it, and kills it when needed.
+A question as JSON on stdin, the answer as JSON on stdout. It knows no database and no secrets.
+Before it looks at the file it limits itself and, on Linux, gives up for good whatever reading does
+not need: connections, processes, writing. `runner.py` starts it, and kills it when needed.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ def main() -> int:
 def answer(question: dict[str, Any]) -> dict[str, Any]:
     from modules.bases.shapes import BaseShapes
     from modules.checks.full import check  # numpy, under the limits
+    from modules.checks.jail import NoJail, lock_in
 
+    with contextlib.suppress(NoJail):  # elsewhere than on Linux the limits must do
+        lock_in(may_read=True)
     base = BaseShapes(**question["base"]) if question["base"] else None
     return check(Path(question["folder"]), base, question["base_name"]).to_json()
 

@@ -7,6 +7,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponsePermanen
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
+from hub_site import throttles
 from hub_site.pages import page_or_part
 from modules.finding import facets, keyset, search, tags
 from modules.finding.forms import BEST, SORTS, ModuleFilterForm
@@ -18,6 +19,8 @@ from modules.querysets import LoraModuleQuerySet
 def tag_list(request: HttpRequest) -> HttpResponse:
     text = request.GET.get("q", "")[:60]
     words = text.strip()
+    if words:
+        throttles.count(request, "search")
     found = tags.suggest(words, tags.SHOWN) if words else Tag.objects.in_use().by_uses()
     context = {
         "q": text,
@@ -63,6 +66,7 @@ def tag(request: HttpRequest, name: str) -> HttpResponse:
 @require_safe
 def suggest(request: HttpRequest) -> HttpResponse:
     """Options for a field where tags are typed, separated by commas: the last one is completed."""
+    throttles.count(request, "search")
     typed = request.GET.get("q") or request.GET.get("tags", "")  # the field's own name
     before, comma, last = typed[:1000].rpartition(",")
     chosen = {name.strip().lower() for name in before.split(",")}

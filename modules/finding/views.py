@@ -7,6 +7,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
 
+from hub_site import throttles
 from hub_site.accounts.models import Namespace
 from hub_site.pages import page_or_part
 from modules.finding import facets, keyset, search
@@ -25,6 +26,8 @@ def module_list(request: HttpRequest) -> HttpResponse:
     form = ModuleFilterForm(request.GET)
     status = 200 if form.is_valid() else 422
     form.leave_out_errors()
+    if form.has_words:
+        throttles.count(request, "search")
     found = search.find(form, request.user)
     page = keyset.cut(
         found.rows, form.order, request.GET.get("after", ""), load=LoraModuleQuerySet.for_cards

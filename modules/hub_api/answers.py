@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
-from django.http import HttpRequest, HttpResponseBase, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.views.decorators.csrf import csrf_exempt
 
 from composer.engine.errors import CommonsError
 from hub_site.accounts import tokens
 from hub_site.accounts.models import AccessToken, User
-from hub_site.errors import status_of
+from hub_site.errors import status_of, with_headers
 from hub_site.jobs import job_tokens
 from modules.hub_api.job_reader import JobReader
 from modules.models import Commit, Ref, Repo
@@ -99,7 +99,7 @@ def hub_view(
     return decorate
 
 
-def told(error: CommonsError) -> JsonResponse:
+def told(error: CommonsError) -> HttpResponse:
     message = error.user_message.replace("…", "...")  # a header holds plain letters only
     answer = JsonResponse({"error": message}, status=status_of(error))
     if isinstance(error, HubError) and error.code:
@@ -109,7 +109,7 @@ def told(error: CommonsError) -> JsonResponse:
     line = " ".join(message.split())
     answer["X-Error-Message"] = line.encode("ascii", "replace").decode()
     answer["Cache-Control"] = "no-store"
-    return answer
+    return with_headers(answer, error)
 
 
 # --- who asks ----------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from django.db.models import Q, QuerySet, Sum
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.utils import timezone
 
+from hub_site import throttles
 from hub_site.accounts.models import User
 from modules.hub_api.answers import HubError, body, hub_view, own_repo, signed_in
 from modules.models import Blob, Repo, UploadTicket
@@ -46,6 +47,7 @@ def known_to(user: User, repo: Repo) -> QuerySet[Blob]:
 @hub_view("POST")
 def batch(request: HttpRequest, owner: str, name: str) -> HttpResponseBase:
     user, repo = own_repo(request, owner, name)
+    throttles.count(request, "transfer")
     given = body(request)
     if given.get("operation") != "upload":
         raise HubError(422, "Only uploads go this way; files are read at /resolve/")
@@ -79,7 +81,7 @@ def batch(request: HttpRequest, owner: str, name: str) -> HttpResponseBase:
 @hub_view("PUT", "POST")
 def put(request: HttpRequest, secret: str) -> HttpResponseBase:
     """PUT: all bytes at once. POST: the parts are there, put them together."""
-    ticket = _find(secret)
+    ticket = _find(request, secret)
     if request.method == "PUT":
         _announced(request, ticket.size)
         _keep(ticket, cast("IO[bytes]", request))
@@ -96,7 +98,7 @@ def put(request: HttpRequest, secret: str) -> HttpResponseBase:
 
 @hub_view("PUT")
 def put_part(request: HttpRequest, secret: str, number: int) -> HttpResponseBase:
-    ticket = _find(secret)
+    ticket = _find(request, secret)
     count = -(-ticket.size // PART)
     if not 1 <= number <= count:
         raise HubError(422, f"There is no part {number} of {count}")
@@ -146,7 +148,7 @@ def _ticket(user: User, repo: Repo, oid: str, size: int) -> str:
     return secret
 
 
-def _find(secret: str) -> UploadTicket:
+def _find(request: HttpRequest, secret: str) -> UploadTicket:
     tickets = UploadTicket.objects.select_related("user")
     ticket = tickets.filter(secret_sha256=_digest(secret)).first()
     if ticket is None:
@@ -155,6 +157,7 @@ def _find(secret: str) -> UploadTicket:
         raise BadTicket("was used already")
     if ticket.expires_at < timezone.now():
         raise BadTicket("was good for some hours only")
+    throttles.count(request, "transfer", ticket.user)
     intake.check(ticket.user)
     return ticket
 

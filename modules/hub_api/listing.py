@@ -8,6 +8,7 @@ from typing import Any
 from django.db.models import prefetch_related_objects
 from django.http import HttpRequest, HttpResponseBase
 
+from hub_site import throttles
 from modules import cards, services
 from modules.finding import keyset
 from modules.finding.forms import ModuleFilterForm
@@ -63,6 +64,8 @@ def models(request: HttpRequest) -> HttpResponseBase:
     if not form.is_valid():
         why = "; ".join(f"{name}: {' '.join(errors)}" for name, errors in form.errors.items())
         raise HubError(400, why)
+    if form.has_words:
+        throttles.count(request, "search")
     expand = asked(request, "expand")
     is_whole = is_true(request.GET.get("full", ""))
     page = keyset.cut(

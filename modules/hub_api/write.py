@@ -10,6 +10,7 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 
+from hub_site import throttles
 from hub_site.accounts.models import Namespace, User
 from modules import services
 from modules.hub_api import files, lfs, ndjson
@@ -43,7 +44,9 @@ REF_NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._/+-]{0,118}")
 
 @hub_view("POST")
 def create_repo(request: HttpRequest) -> HttpResponseBase:
-    user, given = writer(request), body(request)
+    user = writer(request)
+    throttles.count(request, "upload")
+    given = body(request)
     _only_models(given)
     owner = _own_namespace(user, text(given, "organization"))
     name = text(given, "name")
@@ -184,6 +187,7 @@ def preupload(request: HttpRequest, owner: str, name: str, revision: str) -> Htt
 @hub_view("POST")
 def commit(request: HttpRequest, owner: str, name: str, revision: str) -> HttpResponseBase:
     user, repo = own_repo(request, owner, name)
+    throttles.count(request, "upload")
     _no_pull_requests(request)
     head = _branch_head(repo, revision)
     intake.check(user)

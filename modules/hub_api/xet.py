@@ -24,6 +24,7 @@ from django.db import transaction
 from django.http import HttpRequest, HttpResponseBase, JsonResponse
 from django.utils import timezone
 
+from hub_site import throttles
 from hub_site.accounts.models import User
 from hub_site.figures import size as file_size
 from modules.hub_api.answers import HubError, hub_view, own_repo
@@ -147,6 +148,7 @@ def _sender(request: HttpRequest) -> User:
         user = User.objects.get(pk=pk, is_active=True)
     except (signing.BadSignature, User.DoesNotExist) as error:
         raise HubError(401, "This upload's token is not known, or it has ended") from error
+    throttles.count(request, "transfer", user)
     intake.check(user)
     return user
 

@@ -21,8 +21,8 @@ from typing import IO, Any
 import torch
 from safetensors.torch import save
 
+from modules.checks.jail import NoJail, lock_in
 from modules.checks.process import OUT_OF_MEMORY, die_with, limit
-from modules.importing.jail import NoJail, lock_in
 
 LONGEST = 300
 MOST_SHOWN = 3

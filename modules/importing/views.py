@@ -18,6 +18,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from composer.engine.errors import CommonsError
+from hub_site import throttles
 from hub_site.errors import status_of
 from hub_site.jobs import capacity
 from hub_site.pages import page_or_part, part_id
@@ -73,6 +74,7 @@ def _for_authors(view: View) -> View:
 def import_page(request: HttpRequest) -> HttpResponse:
     if request.method != "POST":
         return _found(request) if request.GET.get("author") else _page(request, ImportForm())
+    throttles.count(request, "submit")
     form = ImportForm(request.POST)
     if not form.is_valid():
         return _page(request, form, 422)
@@ -94,6 +96,7 @@ def _found(request: HttpRequest) -> HttpResponse:
     find = FindForm(request.GET)
     if not find.is_valid():
         return _page(request, ImportForm(), 422, find=find)
+    throttles.count(request, "search")
     author, search = find.cleaned_data["author"], find.cleaned_data["search"]
     try:
         hub = Hub(token_for(request.user))
@@ -194,6 +197,7 @@ def import_cancel(request: HttpRequest, batch: UUID) -> HttpResponse:
 @require_POST
 @_for_authors
 def import_again(request: HttpRequest, batch: UUID) -> HttpResponse:
+    throttles.count(request, "submit")
     try:
         asking.again(list(_chosen(request, batch)))
     except CommonsError as error:
@@ -231,6 +235,7 @@ def _of_own_repo(view: View) -> View:
 @_of_own_repo
 def origin_look(request: HttpRequest, origin: HubOrigin) -> HttpResponse:
     """Have a worker compare it with the Hub now."""
+    throttles.count(request, "submit")
     try:
         batch = asking.ask_for_newer(origin, request.user)
     except asking.AlreadyComing:

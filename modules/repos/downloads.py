@@ -24,6 +24,7 @@ from django.views.decorators.http import require_safe
 from composer.engine.errors import CommonsError
 from hub_site.accounts import tokens
 from hub_site.addresses import address_of
+from hub_site.headers import SANDBOX
 from modules.community import counting
 from modules.hub_api import answers, files
 from modules.hub_api.job_reader import JobReader
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Strangers' files: they must not run as pages of this site.
-POLICY = "sandbox; default-src 'none'"
 TEXTS = (".md", ".txt", ".json", ".jsonl", ".yaml", ".yml", ".csv", ".gitattributes")
 PROXY_SENDS = "X-Accel-Redirect"
 COUNTED = ("adapter_model.safetensors", "model.safetensors")
@@ -214,7 +213,7 @@ def _range(header: str, size: int) -> tuple[int, int]:
 
 def _guarded(answer: HttpResponseBase, repo: Repo) -> HttpResponseBase:
     answer["X-Content-Type-Options"] = "nosniff"
-    answer["Content-Security-Policy"] = POLICY
+    answer["Content-Security-Policy"] = SANDBOX  # strangers' files
     for_all = not (repo.needs_token or repo.is_hidden)
     answer["Cache-Control"] = "no-cache" if for_all else "private, no-cache"
     answer["Vary"] = "Authorization, Cookie"

@@ -17,7 +17,8 @@ from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from composer.engine.errors import CommonsError
-from hub_site.errors import status_of, told
+from hub_site import throttles
+from hub_site.errors import status_of, told, with_headers
 from modules import cards, services
 from modules.bases import matching
 from modules.models import LoraModule, ModuleOnHub, Repo
@@ -78,6 +79,7 @@ def _guarded(request: HttpRequest, repo: Repo | None) -> HttpResponse:
 
 def _receive(request: HttpRequest) -> None:
     """Read the body into nameless files, if it is one that this user may send."""
+    throttles.count(request, "upload")
     intake.check(request.user)
     room = intake.room(request.user)
     length = request.META.get("CONTENT_LENGTH") or "0"
@@ -110,7 +112,7 @@ def _ask_for_files(
         "banned": request.user.uploads_banned_at is not None,
     }
     status = status_of(error) if error else 200
-    return render(request, "modules/upload.html", context, status=status)
+    return with_headers(render(request, "modules/upload.html", context, status=status), error)
 
 
 def _about(request: HttpRequest, repo: Repo | None, token: str) -> HttpResponse:

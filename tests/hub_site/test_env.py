@@ -206,7 +206,7 @@ def test_the_example_file_names_every_variable_that_is_read() -> None:
         for app in ("composer", "hub_site", "modules")
         for path in (ROOT / app).rglob("*.py")
         for name in re.findall(
-            r'\benv_(?:bool|int|list|secret|str|url)\("([A-Z_]+)"', path.read_text()
+            r'\benv_(?:bool|choice|int|list|rate|secret|str|url)\("([A-Z_]+)"', path.read_text()
         )
     }
     assert len(read) > 20

@@ -9,6 +9,7 @@ from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.test import Client
 from django.urls import path
+from django.views.decorators.csrf import csrf_exempt
 from rest_framework import serializers
 from rest_framework.exceptions import Throttled
 from rest_framework.request import Request
@@ -77,6 +78,7 @@ urlpatterns = [
     path("api/v1/validate/", ValidatingEndpoint.as_view()),
     path("api/v1/list/", ListEndpoint.as_view()),
     path("raise/<what>/", raising_page),
+    path("plain-bug/", csrf_exempt(raising_page), {"what": "bug"}),
     *ours.urlpatterns,
 ]
 handler400, handler403 = ours.handler400, ours.handler403
@@ -109,6 +111,17 @@ def test_a_page_whose_database_is_away_says_so_and_when_to_come_back(client: Cli
     assert (response.status_code, response["Retry-After"]) == (503, "10")
     assert b"cannot reach its database" in response.content
     assert b"secret detail" not in response.content
+
+
+def test_a_bug_is_logged_without_what_was_sent(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = {"Authorization": "Bearer lc_of-somebody", "Cookie": "sessionid=theirs"}
+    answer = client.post("/plain-bug/?q=typed", {"password": "hush"}, headers=headers)
+    assert answer.status_code == 500
+    assert "ZeroDivisionError" in caplog.text
+    for secret in ("lc_of-somebody", "theirs", "hush", "typed"):
+        assert secret not in caplog.text
 
 
 @pytest.mark.parametrize("prefix", ["raise", "plain"])

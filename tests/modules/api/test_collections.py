@@ -208,7 +208,8 @@ def test_the_description_says_what_is_answered(alice: User, words: Collection) -
         ("delete", one, None),
     ]:  # fmt: skip
         answer = Program(alice).send(method, path.format(**names), data)
-        assert [str(answer.status_code)] == list(described[path][method]["responses"]), path
+        said = [code for code in described[path][method]["responses"] if code != "default"]
+        assert [str(answer.status_code)] == said, path  # "default" is how errors look
     assert "Paginated" in str(described[COLLECTIONS]["get"]["responses"])
 
 

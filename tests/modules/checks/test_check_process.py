@@ -24,7 +24,7 @@ from modules.checks.quick import Found
 from modules.models import LoraModule, Repo
 from modules.storage import local
 from tests.modules.conftest import LAYERS, WIDTH, config_bytes, factors
-from tests.workers import wait_until
+from tests.workers import ROOT, wait_until
 
 BASE = BaseShapes("us/base", "abc", {layer: [WIDTH, WIDTH] for layer in LAYERS})
 
@@ -230,15 +230,91 @@ def test_a_bug_of_ours_is_no_fault_of_the_file(folder: Path) -> None:
         runner.check(folder, Odd("us/base"), "")
 
 
-def test_what_it_writes_is_bounded() -> None:
-    """Errors and answer go to files that the process's own limit keeps small."""
-    program = (
-        "import resource, sys; from modules.checks import process as c; c.limit(1 << 30, 9)\n"
-        "print(resource.getrlimit(resource.RLIMIT_FSIZE)[0], resource.getrlimit("
-        "resource.RLIMIT_AS)[0], resource.getrlimit(resource.RLIMIT_CPU)[0])"
+LIMITED = """
+import resource, sys
+from modules.checks import process
+process.limit(1 << 28, 1)
+"""
+LOCKED = """
+import os, socket, subprocess, sys, threading
+from modules.checks.jail import lock_in
+lock_in(may_read=True)
+def refused(call):
+    try:
+        call()
+    except (OSError, RuntimeError):
+        return True
+    return False
+print(refused(lambda: open(sys.argv[1], "w")))
+print(refused(lambda: open(sys.argv[1], "a")))
+print(refused(lambda: os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)))
+print(refused(lambda: os.mkdir(sys.argv[1])))
+print(refused(lambda: os.unlink(sys.argv[2])))
+print(refused(lambda: os.rename(sys.argv[2], sys.argv[1])))
+print(refused(lambda: socket.socket()))
+print(refused(lambda: socket.socket(socket.AF_UNIX)))
+print(refused(lambda: socket.create_connection(("127.0.0.1", 5432))))
+print(refused(lambda: os.fork()))
+print(refused(lambda: subprocess.run(["/bin/true"])))
+print(refused(lambda: os.execv("/bin/true", ["true"])))
+print(refused(lambda: threading.Thread(target=print).start()))
+print(refused(lambda: os.kill(os.getppid(), 0)))
+print(open(sys.argv[2]).read(), os.path.exists(sys.argv[1]))
+"""
+
+
+def in_a_process(program: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True
     )
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert found.stdout.split() == [str(process.OUTPUT_LIMIT), str(1 << 30), "10"]
+
+
+def test_it_may_read_and_compute_and_nothing_else(tmp_path: Path) -> None:
+    """Whatever code it is brought to run: no connection, no other process, nothing written."""
+    there = tmp_path / "there"
+    there.write_text("whole")
+    done = in_a_process(LOCKED, str(tmp_path / "made"), str(there))
+    assert done.stdout.split() == ["True"] * 14 + ["whole", "False"], done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there"]
+
+
+def test_the_check_itself_runs_locked_in(stuck: Path) -> None:
+    """As the kernel says of the process that reads: 2 is a filter, 1 that no rights come back."""
+    seen: list[str] = []
+
+    def keep_on() -> None:
+        seen.extend(Path(f"/proc/{pid}/status").read_text() for pid in checkers())
+        if any("Seccomp:\t2" in each for each in seen):
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        runner.check(stuck, BASE, "", keep_on)
+    assert "NoNewPrivs:\t1" in seen[-1]
+
+
+def test_its_memory_is_bounded() -> None:
+    done = in_a_process(LIMITED + "bytearray(1 << 29)")
+    assert done.returncode == 1 and "MemoryError" in done.stderr
+
+
+def test_its_processor_time_is_bounded() -> None:
+    """Even if nobody stops it: two seconds of computing, and the kernel ends it."""
+    done = in_a_process(LIMITED + "while True: pass")
+    assert -done.returncode in (signal.SIGXCPU, signal.SIGKILL)
+
+
+def test_what_it_writes_is_bounded(tmp_path: Path) -> None:
+    """Errors and answer go to files that the process's own limit keeps small."""
+    program = LIMITED + "file = open(sys.argv[1], 'wb', 0)\n"
+    program += "while file.write(bytes(1 << 16)): pass"
+    done = in_a_process(program, str(tmp_path / "answer"))
+    assert done.returncode != 0 and "File too large" in done.stderr
+    assert (tmp_path / "answer").stat().st_size == process.OUTPUT_LIMIT
+
+
+def test_it_leaves_no_image_of_its_memory() -> None:
+    done = in_a_process(LIMITED + "print(resource.getrlimit(resource.RLIMIT_CORE))")
+    assert done.stdout.strip() == "(0, 0)"
 
 
 # --- as a job ----------------------------------------------------------------------------------

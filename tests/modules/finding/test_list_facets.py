@@ -244,4 +244,4 @@ def test_it_costs_the_same_for_10_rows_and_50(
             assert shown == end, address
             asked.append(len(queries))
     for address, (few, many) in counts.items():
-        assert few == many <= 10, address
+        assert few == many <= 11, address  # one of a search's is what counts it

@@ -200,7 +200,7 @@ def test_whoever_calls_it_off_ends_it(tmp_path: Path) -> None:
 
 LOCKED = """
 import os, pickle, socket, subprocess, sys, threading
-from modules.importing.jail import lock_in
+from modules.checks.jail import lock_in
 lock_in()
 def refused(call):
     try:
