@@ -10,10 +10,12 @@ from hub_site.jobs.models import Job
 
 
 class OverLimit(CommonsError):
-    """Somebody asked for more than the site allows them at once."""
+    """Somebody asked for more than the site allows them at once. `wait`: seconds until they may
+    ask again, where that is known."""
 
     code = "over_limit"
     status = 429
+    wait: float | None = None
 
 
 def check_budget(user: User, budget: int) -> None:
@@ -29,10 +31,13 @@ def check_queue(user: User) -> None:
     waiting = Job.objects.filter(user=user, state__in=["queued", "running"]).count()
     if waiting >= most:
         more = " Sign up for more." if user.is_guest else ""
-        raise OverLimit(
+        wait = expect.place_free(user)
+        error = OverLimit(
             f"You have {waiting} jobs queued or running; {most} are allowed at once. "
-            f"{_when_free(user)}{more}"
+            f"{_when_free(wait)}{more}"
         )
+        error.wait = wait
+        raise error
     guests = Job.objects.filter(user__is_guest=True, state="queued")
     if user.is_guest and guests.count() >= settings.GUESTS_QUEUED_JOBS:
         raise OverLimit(
@@ -41,8 +46,7 @@ def check_queue(user: User) -> None:
         )
 
 
-def _when_free(user: User) -> str:
-    seconds = expect.place_free(user)
-    if seconds is None:
+def _when_free(wait: float | None) -> str:
+    if wait is None:
         return "Wait for one to end, or cancel one."
-    return f"The next place is free in about {duration(seconds)}, or once you cancel one."
+    return f"The next place is free in about {duration(wait)}, or once you cancel one."

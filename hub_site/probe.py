@@ -32,7 +32,8 @@ def web(address: str) -> str:
         said = json.loads(connection.getresponse().read())
     except (http.client.HTTPException, ValueError) as error:
         raise OSError(f"It answered something else than it should: {error!r}") from None
-    return ", ".join(f"{name}: {state}" for name, state in said.items())
+    workers = said.pop("workers", {})
+    return ", ".join(f"{name}: {state}" for name, state in {**said, **workers}.items())
 
 
 def worker() -> str:

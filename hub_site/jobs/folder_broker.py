@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 
 class Channel(filesystem.Channel):  # type: ignore[misc]
     # --- messages ------------------------------------------------------------------------------
-    def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
+    def _put(self, queue: str, payload: Any, **kwargs: Any) -> None:  # type: ignore[override]
         name = f"{time.time_ns():020}_{uuid.uuid4()}.{queue}.msg"
-        _write(Path(self.data_folder_out, name), message)
+        _write(Path(self.data_folder_out, name), payload)
 
     def _get(self, queue: str, timeout: float | None = None) -> Any:
         for path in self._waiting(queue):
