@@ -59,3 +59,11 @@ def mark(job: Job, lease: Lease) -> None:
     """Leave a line in a file, so that a test sees who ran when."""
     with Path(job.params["file"]).open("a") as file:
         file.write(f"{job.params['line']}\n")
+
+
+def hold(job: Job, lease: Lease) -> None:
+    """At the first try, stay in the middle of a checkpoint, with the row locked."""
+    if job.attempts == 1:
+        with queue.checkpoint(job):
+            mark(job, lease)
+            time.sleep(120)
