@@ -24,11 +24,11 @@ logger = logging.getLogger(__name__)
 
 class Channel(filesystem.Channel):  # type: ignore[misc]
     # --- messages ------------------------------------------------------------------------------
-    def _put(self, queue: str, payload: Any, **kwargs: Any) -> None:
+    def _put(self, queue: str, payload: Any, **kwargs: Any) -> None:  # type: ignore[override]
         name = f"{time.time_ns():020}_{uuid.uuid4()}.{queue}.msg"
         _write(Path(self.data_folder_out, name), payload)
 
-    def _get(self, queue: str) -> Any:
+    def _get(self, queue: str) -> Any:  # type: ignore[override]
         for path in self._waiting(queue):
             try:
                 text = path.read_bytes()
