@@ -91,6 +91,7 @@ class Measured:
             self.take_over,
         )
         yield Row("SIGTERM → exit", self._goodbyes(), "a generation + 5 s", STEP + 5)
+        yield Row("SIGTERM while a search loads torch → exit", self._goodbyes_of_loading())
         alone, beside = self._beside_poison()
         yield Row("a job waits for two others", alone)
         yield Row("the same, and one is poison", beside, "1 s more", max(alone) + 1)
@@ -179,7 +180,8 @@ class Measured:
             end(at_work)
             seconds.append(self.when(job, "claimed", after=died) - died)
             self.stop_busy(job)
-            at_work.kill()
+            if at_work.process.poll() is None:
+                at_work.kill()
             first, second = *workers.values(), self.made.start_worker()
             self.made.wait_for_workers()
         return seconds
@@ -194,6 +196,21 @@ class Measured:
             assert worker.stop() == 0
             seconds.append(time.monotonic() - told)
             self.stop_busy(job)
+        return seconds
+
+    def _goodbyes_of_loading(self) -> list[float]:
+        from hub_site.jobs import queue
+
+        seconds = []
+        for number in range(max(3, self.times // 2)):
+            (worker,) = self.fresh()
+            job = self.made.compose(budget=800, seed=number)
+            self.when(job, "claimed")
+            time.sleep(0.3)
+            told = time.monotonic()
+            assert worker.stop() == 0
+            seconds.append(time.monotonic() - told)
+            queue.request_cancel(job)  # a short lease may have run out while torch was loaded
         return seconds
 
     def _beside_poison(self) -> tuple[list[float], list[float]]:

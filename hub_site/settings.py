@@ -280,6 +280,15 @@ CELERY_BROKER_URL = (
 )
 BROKER_DIR = VAR_DIR / "broker"
 JOB_LEASE_SECONDS = env_int("JOB_LEASE_MS", 30_000) / 1000
+# A worker that freezes in the middle of a transaction keeps its job's row locked, and nobody could
+# take the job over: PostgreSQL ends a connection that leaves a transaction alone for so long.
+_options = DATABASES["default"]["OPTIONS"]
+_options["options"] = " ".join(
+    [
+        *filter(None, [_options.get("options", "")]),
+        f"-c idle_in_transaction_session_timeout={int(2_000 * JOB_LEASE_SECONDS)}",
+    ]
+)
 JOB_HEARTBEAT_SECONDS = env_int("JOB_HEARTBEAT_MS", 7_000) / 1000
 JOB_REAPER_SECONDS = env_int("JOB_REAPER_MS", 5_000) / 1000
 JOB_REWAKE_SECONDS = env_int("JOB_REWAKE_MS", 10_000) / 1000

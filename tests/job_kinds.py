@@ -65,3 +65,11 @@ def warm(job: Job, lease: Lease) -> None:
     """Keep what the job needs loaded, as a worker keeps a base model."""
     capacity.keep_warm((job.needs["warm"],))
     time.sleep(job.params.get("seconds", 0.0))
+
+
+def hold(job: Job, lease: Lease) -> None:
+    """At the first try, stay in the middle of a checkpoint, with the row locked."""
+    if job.attempts == 1:
+        with queue.checkpoint(job):
+            mark(job, lease)
+            time.sleep(120)

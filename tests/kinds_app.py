@@ -10,7 +10,7 @@ class TestKinds(AppConfig):
     label = "test_kinds"
 
     def ready(self) -> None:
-        for kind in ("count", "poison", "refuse", "bug", "idle", "shy", "mark", "warm"):
+        for kind in ("count", "poison", "refuse", "bug", "idle", "shy", "mark", "hold", "warm"):
             registry.register(f"test_{kind}", f"tests.job_kinds.{kind}")
         registry.register("test_leave", "tests.job_kinds.idle", leaves_files=True)
         registry.register("test_store", "tests.job_kinds.count", needs_store=True)

@@ -23,7 +23,7 @@ from tests.workers import WorkerProcess, wait_until
 WORKERS = 3
 IN_FLIGHT = 6  # jobs queued or running
 COMPOSITIONS = 2  # of those
-BUDGET = 1_200
+BUDGET = 800
 SEEDS = (3, 4)
 SILENT = 10  # of so many submits one sends no message
 BELLS = 12  # at a time
@@ -97,7 +97,7 @@ class Chaos:
                     job = self.stand.compose(budget=BUDGET, seed=seed)
                     self.seeds[str(job.pk)] = seed
                 else:
-                    params = {"steps": self.random.randint(15, 45), "seconds": 0.1}
+                    params = {"steps": self.random.randint(20, 60), "seconds": 0.1}
                     job = queue.submit("test_count", params=params)
                 self.jobs.append(job)
                 if len(self.jobs) % SILENT == 0:

@@ -209,6 +209,22 @@ def test_a_pause_longer_than_the_lease_loses_the_job_and_writes_nothing(
     assert job.attempts >= 2
 
 
+def test_a_worker_that_freezes_in_the_middle_of_a_checkpoint_loses_the_job(
+    start_worker: Start, tmp_path: Path
+) -> None:
+    """It holds the row's lock, which neither the reaper nor a cancel may wait for, for ever."""
+    first = start_worker()
+    file = tmp_path / "inside"
+    job = queue.submit("test_hold", params={"file": str(file), "line": "inside"})
+    wait_until(file.exists, "the checkpoint")
+    os.killpg(first.process.pid, signal.SIGSTOP)
+    start_worker()
+    wait_for(job, "done")
+    assert (job.attempts, names(job).count("lost")) == (2, 1)
+    os.killpg(first.process.pid, signal.SIGCONT)
+    assert_counted_once(count_job(steps=2))
+
+
 def test_a_running_job_is_cancelled(start_worker: Start) -> None:
     start_worker()
     job, after = count_job(steps=1000), count_job(steps=2)
