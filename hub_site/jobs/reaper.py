@@ -22,7 +22,7 @@ from kombu import Exchange, Queue
 from kombu.exceptions import KombuError
 
 from hub_site.jobs import bells, capacity
-from hub_site.jobs.worker_name import NAME_VARIABLE, new_name, pid_of
+from hub_site.jobs.worker_name import NAME_VARIABLE, new_name, pid_of, say_ending
 
 logger = logging.getLogger(__name__)
 
@@ -112,10 +112,14 @@ class Reaper(bootsteps.StartStopStep):
     def _shutting_down(self, **_: Any) -> None:
         """Celery waits for running tasks without telling them; tell them, once.
 
+        What every child can read is for those that are forked only now, and for bells that have
+        rung before.
+
         A second SIGTERM would kill a child that is on its way out, perhaps while it holds the lock
         of the pool's pipe, and the main process would then wait for that lock for ever.
         """
         self._stopping = True
+        say_ending()
         for pid in self._children() - self._told:
             self._told.add(pid)
             try:

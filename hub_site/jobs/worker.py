@@ -15,7 +15,7 @@ from composer.engine.errors import CommonsError
 from hub_site.jobs import queue, registry
 from hub_site.jobs.models import Job
 from hub_site.jobs.queue import DatabaseLost, JobCancelled, LeaseLost
-from hub_site.jobs.worker_name import is_pool_child, name_of_this_process
+from hub_site.jobs.worker_name import is_ending, is_pool_child, name_of_this_process
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +53,15 @@ def work_until_idle() -> None:
     if _stop.is_set() and time.monotonic() - _stopped_at > 2 * settings.JOB_LEASE_SECONDS:
         _stop.clear()  # the main process lives and still rings, so only this child was meant
     with _sigterm_stops():
-        while not _stop.is_set() and time.monotonic() >= _rest_until:
+        while not _has_to_stop() and time.monotonic() >= _rest_until:
             job = queue.claim_next(name)
             if job is None:
                 return
             run(job)
+
+
+def _has_to_stop() -> bool:
+    return _stop.is_set() or is_ending()
 
 
 def _rest(why: str) -> None:
@@ -155,7 +159,7 @@ class Lease:
             raise self._ended
         if time.monotonic() > self._good_until:
             raise LeaseLost(f"Job {self.job.pk}: no heartbeat got through for a whole lease.")
-        if _stop.is_set():
+        if _has_to_stop():
             raise ShuttingDown(queue.SHUTTING_DOWN)
 
     def give_way(self) -> None:

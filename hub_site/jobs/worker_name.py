@@ -1,13 +1,26 @@
 """How worker processes are called; the owner of a claim is `{host}:{main pid}:{random}:{pid}:…`.
+And whether their main process is ending.
 
 No project import: Celery's main process reads this before Django is set up.
 """
 
+import mmap
 import os
 import secrets
 import socket
 
 NAME_VARIABLE = "COMMONS_WORKER_NAME"  # set by the main process for its children
+
+# A byte that the main process and the children it forks share, also those it forks later.
+_ending = mmap.mmap(-1, 1)
+
+
+def say_ending() -> None:
+    _ending[0] = 1
+
+
+def is_ending() -> bool:
+    return _ending[0] == 1
 
 
 def new_name() -> str:

@@ -23,7 +23,7 @@ from tests.workers import WorkerProcess, wait_until
 WORKERS = 3
 IN_FLIGHT = 6  # jobs queued or running
 COMPOSITIONS = 2  # of those
-BUDGET = 800
+BUDGET = 400
 SEEDS = (3, 4)
 SILENT = 10  # of so many submits one sends no message
 BELLS = 12  # at a time

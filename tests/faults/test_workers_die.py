@@ -120,6 +120,35 @@ def test_sigterm_releases_the_job_of_a_child_that_replaced_another(start_worker:
     assert names(job)[-1] == "released"
 
 
+@pytest.mark.parametrize("seconds", [0.02, 0.2])
+def test_sigterm_while_a_dead_child_is_replaced_leaves_no_job_to_its_lease(
+    start_worker: Start, seconds: float
+) -> None:
+    """The new child is there only after the others were told to stop, and must not claim."""
+    worker = start_worker()
+    first, second = count_job(steps=100, seconds=0.2), count_job(steps=100, seconds=0.2)
+    wait_for_steps(first, 2)
+    worker.kill_child(first)
+    time.sleep(seconds)
+    assert worker.stop() == 0
+    second.refresh_from_db()
+    assert second.state == "queued", names(second)
+
+
+def test_sigterm_is_not_forgotten_while_nobody_looks_up(start_worker: Start) -> None:
+    """A model is loaded for longer than two leases, say; and a bell has rung meanwhile."""
+    worker = start_worker()
+    slow, after = count_job(steps=3, seconds=9), count_job(steps=300)
+    wait_for(slow, "running")
+    for _ in range(3):
+        queue.ring(after)
+    time.sleep(0.5)
+    assert worker.stop() == 0
+    slow.refresh_from_db(), after.refresh_from_db()
+    assert (slow.state, names(slow)[-1]) == ("queued", "released")
+    assert (after.state, names(after)) == ("queued", ["submitted"])
+
+
 def test_sigterm_to_the_whole_group_releases_it_too(start_worker: Start) -> None:
     """What a terminal's hang-up or a service manager does."""
     worker = start_worker()
