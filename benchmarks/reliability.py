@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--leases", choices=["short", "real"], default="short")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and leave nothing running
     with stand(options.pairing, SHORT if options.leases == "short" else {}) as made:
         print("| what | times | p50 | p95 | most | promised | kept |")
         print("|---|--:|--:|--:|--:|---|---|")

@@ -15,6 +15,7 @@ otherwise than undisturbed, or when less went wrong than was asked for.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ def main() -> int:
     parser.add_argument("--pairing", choices=PAIRINGS, default="embedded")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and leave nothing running
     with stand(options.pairing) as made:
         from tests.faults.chaos import Chaos  # Django is set up only now
 
