@@ -125,7 +125,7 @@ def postmaster(var: Path) -> int:
     return int((embedded.home_of(var) / "data" / "postmaster.pid").read_text().split()[0])
 
 
-def make_accounts(given: argparse.Namespace) -> list[Account]:
+def make_accounts(given: argparse.Namespace, named: str = "person") -> list[Account]:
     """Accounts with an open session and a token; those who will sign in have a password."""
     from django.conf import settings
     from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
@@ -137,7 +137,7 @@ def make_accounts(given: argparse.Namespace) -> list[Account]:
 
     hashed, found = make_password(PASSWORD), []
     for number in range(given.browsing + given.uploading + given.submitting + 1):
-        user = User.objects.create_user(f"person-{number}")
+        user = User.objects.create_user(f"{named}-{number}")
         User.objects.filter(pk=user.pk).update(password=hashed)
         user.refresh_from_db()
         session = SessionStore()

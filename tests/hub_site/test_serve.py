@@ -193,6 +193,8 @@ def test_it_serves_survives_crashes_and_leaves_nothing(start: Callable[..., Site
     assert "LoRA" in urllib.request.urlopen(f"{site.address}/").read().decode()
     web, worker = (os.getpriority(os.PRIO_PROCESS, site.child(w)) for w in ("gunicorn", "celery"))
     assert worker > web  # pages go before computations
+    told = read(f"/proc/{site.child('gunicorn')}/environ").split("\0")
+    assert "MALLOC_ARENA_MAX=2" in told
 
     for word in ("gunicorn", "celery"):
         before = site.child(word)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hub_site.management.commands.serve import WEB_ALLOCATION
 from tests.stack.composed import ENOUGH, ROOT, read_compose, run_compose
 
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
@@ -98,6 +99,10 @@ def test_every_line_of_env_reaches_the_site_but_not_its_places(tmp_path: Path) -
         assert environment["BEHIND_TLS_PROXY"] == "true"
         assert environment["SITE_URL"] == ENOUGH["SITE_URL"]
     assert "MAX_BUDGET" not in composed["services"]["nginx"]["environment"]
+
+
+def test_the_web_allocates_as_under_make_run(composed: dict[str, Any]) -> None:
+    assert WEB_ALLOCATION.items() <= composed["services"]["web"]["environment"].items()
 
 
 def test_nginx_finds_what_the_site_leaves_to_it(composed: dict[str, Any]) -> None:
