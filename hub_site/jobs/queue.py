@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
-from django.db.models import BooleanField, Case, ExpressionWrapper, F, Max, Q, QuerySet, When
+from django.db.models import BooleanField, Case, ExpressionWrapper, F, Max, Min, Q, QuerySet, When
 from django.db.models.functions import Coalesce, Now
 
 from composer.engine.errors import CommonsError
@@ -162,6 +162,18 @@ def _turn(user: User | None, priority: int) -> int:
     if user is None or own["turn"] is None:
         return int(now)
     return max(int(now), own["turn"] + 1)
+
+
+def line_up_behind(user: User, guest: User) -> None:
+    """Before a guest's jobs become a user's: their turns come after those of the user's own, as
+    if the user had submitted them. Otherwise each guest brings a place at the head of the queue."""
+    User.objects.select_for_update().get(pk=user.pk)  # guests of one user, one after the other
+    own = Job.objects.filter(user=user, state__in=["queued", "running"]).order_by()
+    for priority, last in own.values_list("priority").annotate(Max("turn")):
+        theirs = Job.objects.filter(user=guest, state="queued", priority=priority)
+        first = theirs.aggregate(turn=Min("turn"))["turn"]
+        if first is not None and first <= last:
+            theirs.update(turn=F("turn") + last + 1 - first)
 
 
 def ring(job: Job, *, anybody: bool = False) -> None:

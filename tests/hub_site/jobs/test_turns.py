@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
+from hub_site.accounts import guests
 from hub_site.accounts.models import User
 from hub_site.jobs import queue
 from hub_site.jobs.models import Job
@@ -67,6 +68,18 @@ def test_whoever_comes_later_waits_for_one_job_of_the_others_and_not_for_all(
     assert late.queue_position() == 1
     end(running)
     assert served(2) == ["bob", "ada"]
+
+
+def test_jobs_that_guests_bring_along_wait_behind_the_users_own(ada: User, bob: User) -> None:
+    submit(ada)
+    for name in ("guest-1", "guest-2", "guest-3"):
+        guest = User.objects.create_user(name, is_guest=True)
+        submit(guest)
+        submit(guest)
+        guests.hand_over(guest, ada)
+    submit(bob)
+    assert served(4) == ["ada", "bob", "ada", "ada"]
+    assert len(set(Job.objects.filter(user=ada).values_list("turn", flat=True))) == 7
 
 
 def test_who_waited_long_has_saved_nothing_up(ada: User, bob: User) -> None:
