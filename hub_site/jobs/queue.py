@@ -293,6 +293,17 @@ def is_held_back(job: Job) -> bool:
     return running >= most
 
 
+def next_claimable(rows: QuerySet[Job]) -> Job | None:
+    """The first of these waiting jobs whose user has a place left for it: nobody takes the others,
+    however free a worker is."""
+    full = set[int]()
+    while True:
+        job = rows.exclude(user__in=full, priority__lte=LONG).first()
+        if job is None or job.user_id is None or not is_held_back(job):
+            return job
+        full.add(job.user_id)
+
+
 def heartbeat(job: Job) -> None:
     """Renew the lease, once. Raises LeaseLost or JobCancelled."""
     renewed = _held(job).filter(cancel_requested=False).update(lease_until=_lease_end())
@@ -436,7 +447,7 @@ def waits_higher(job: Job) -> bool:
     """Is somebody in the queue who goes before this running job, and whom no free worker took?"""
     taken_by_the_free = timedelta(seconds=settings.JOB_GIVE_WAY_SECONDS)
     higher = waiting().filter(priority__gt=job.priority)
-    return higher.filter(created_at__lt=Now() - taken_by_the_free).exists()
+    return next_claimable(higher.filter(created_at__lt=Now() - taken_by_the_free)) is not None
 
 
 # --- the UPDATEs -------------------------------------------------------------------------------

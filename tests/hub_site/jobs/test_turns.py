@@ -180,3 +180,17 @@ def test_nothing_is_claimed_twice_by_eight_at_once(many: Callable[[int], list[Us
 @pytest.fixture
 def many() -> Callable[[int], list[User]]:
     return lambda count: [User.objects.create_user(f"user-{n}") for n in range(count)]
+
+
+def test_nobody_gives_way_to_a_job_whose_user_has_no_place_left(settings: Any) -> None:
+    """It would be taken up again at once, by the same worker, and never come to its end."""
+    settings.JOB_GIVE_WAY_SECONDS = 0
+    guest = User.objects.create_user("guest-1", is_guest=True)
+    for _ in range(2):
+        submit(guest)
+    claim()
+    submit(None, priority=-1)
+    behind = claim()
+    assert behind.priority == -1 and not queue.waits_higher(behind)
+    submit(None)
+    assert queue.waits_higher(behind)
