@@ -11,7 +11,16 @@ from urllib.parse import urlsplit
 
 from django.http.request import validate_host
 
-from hub_site.env import BadSetting, env_bool, env_choice, env_list, env_secret, env_str, env_url
+from hub_site.env import (
+    BadSetting,
+    env_bool,
+    env_choice,
+    env_int,
+    env_list,
+    env_secret,
+    env_str,
+    env_url,
+)
 
 LONG_ENOUGH = 50
 LETTERS_ENOUGH = 10
@@ -62,8 +71,8 @@ def _problems() -> Iterator[str]:
     yield from _about_address(env_url("SITE_URL"), hosts if _others(hosts) else [])
     if not env_secret("DATABASE_URL"):
         yield "DATABASE_URL is missing: the embedded database is for one machine and one person."
-    if not env_secret("BROKER_URL"):
-        yield "BROKER_URL is missing: name a Redis, as in redis://host:6379/0."
+    if not env_secret("BROKER_URL").startswith("redis"):
+        yield "BROKER_URL is missing, or no Redis: name one, as in redis://host:6379/0."
     if not env_bool("BEHIND_TLS_PROXY", False):
         yield (
             "BEHIND_TLS_PROXY is not true: put a proxy that ends TLS in front, and let it set "
@@ -71,7 +80,7 @@ def _problems() -> Iterator[str]:
         )
     if not env_bool("SECURE_COOKIES", True):
         yield "SECURE_COOKIES is false: sessions would travel over plain http. Leave it out."
-    if env_str("HSTS_SECONDS") == "0":
+    if env_int("HSTS_SECONDS", 1) == 0:
         yield "HSTS_SECONDS is 0: a first visit over plain http could be taken over each time."
     confirmed = env_choice("EMAIL_CONFIRMATION", "optional", ["optional", "mandatory"])
     if confirmed == "mandatory" and not env_str("EMAIL_HOST"):

@@ -52,6 +52,9 @@ def start_guest(request: HttpRequest) -> User:
 @transaction.atomic
 def hand_over(guest: User, user: User) -> None:
     """Give everything the guest owns to the user, whatever it is, and forget the guest."""
+    from hub_site.jobs import queue
+
+    queue.line_up_behind(user, guest)
     for field in _references():
         rows = field.model._base_manager.filter(**{field.name: guest})
         for pk in list(rows.values_list("pk", flat=True)):

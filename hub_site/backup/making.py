@@ -114,6 +114,8 @@ def _snapshot() -> Iterator[str]:
     """One state of the database, for pg_dump and for our own queries inside."""
     with transaction.atomic(durable=True), connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        # We only hold it while pg_dump reads, for hours perhaps, and hold no row.
+        cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         cursor.execute("SELECT pg_export_snapshot()")
         yield cursor.fetchone()[0]
 

@@ -31,14 +31,14 @@ class Channel(filesystem.Channel):  # type: ignore[misc]
     def _get(self, queue: str, timeout: float | None = None) -> Any:
         for path in self._waiting(queue):
             try:
-                text = path.read_bytes()
+                text = _read(path)
                 path.unlink()  # of those who have read it, only one can
-            except FileNotFoundError:
+            except (FileNotFoundError, IsADirectoryError):
                 continue
-            try:
-                return loads(bytes_to_str(text))
-            except ValueError:
-                logger.warning("Dropped %s: no message can be read from it", path.name)
+            message = _message(text)
+            if message is not None:
+                return message
+            logger.warning("Dropped %s: no message can be read from it", path.name)
         raise Empty
 
     def _size(self, queue: str) -> int:
@@ -80,6 +80,23 @@ class Channel(filesystem.Channel):  # type: ignore[misc]
 
 class Transport(filesystem.Transport):  # type: ignore[misc]
     Channel = Channel
+
+
+def _read(path: Path) -> bytes:
+    """Nothing of a file that is another user's: it can be cleared away all the same."""
+    try:
+        return path.read_bytes()
+    except PermissionError:
+        return b""
+
+
+def _message(text: bytes) -> dict[str, Any] | None:
+    """Celery ends a worker that meets anything else."""
+    try:
+        found = loads(bytes_to_str(text))
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _write(path: Path, payload: Any) -> None:

@@ -11,6 +11,7 @@ import uuid
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -119,17 +120,20 @@ class Overview:
 
     @cached_property
     def stuck(self) -> list[tuple[Job, str]]:
-        """Of those, the ones that nobody who is there can do; and why. Jobs of one kind that need
-        the same are told once."""
+        """Those that nobody who is there can do, and why; also behind others that wait. Jobs of one
+        kind that need the same are told once."""
         alive = [line.worker for line in self.workers if line.is_alive]
         if not alive:
             return []  # nobody at all is said elsewhere
-        nobodys = {
-            (job.kind, job.queue, job.schema, str(job.needs)): job
-            for job in reversed(self.waiting)
+        alike = ("kind", "queue", "schema", "needs")
+        jobs = Job.objects.filter(state="queued").select_related("user").defer("params", "result")
+        first = jobs.order_by(*alike, "created_at").distinct(*alike)
+        nobodys = (
+            job
+            for job in first[:1_000]
             if not any(capacity.can_do(worker, job) for worker in alive)
-        }
-        return [(job, capacity.why_nobody(job)) for job in nobodys.values()]
+        )
+        return [(job, capacity.why_nobody(job)) for job in islice(nobodys, 10)]
 
     @cached_property
     def events(self) -> list[JobEvent]:

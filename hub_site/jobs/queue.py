@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
-from django.db.models import BooleanField, Case, ExpressionWrapper, F, Max, Q, QuerySet, When
+from django.db.models import BooleanField, Case, ExpressionWrapper, F, Max, Min, Q, QuerySet, When
 from django.db.models.functions import Coalesce, Now
 
 from composer.engine.errors import CommonsError
@@ -164,6 +164,18 @@ def _turn(user: User | None, priority: int) -> int:
     return max(int(now), own["turn"] + 1)
 
 
+def line_up_behind(user: User, guest: User) -> None:
+    """Before a guest's jobs become a user's: their turns come after those of the user's own, as
+    if the user had submitted them. Otherwise each guest brings a place at the head of the queue."""
+    User.objects.select_for_update().get(pk=user.pk)  # guests of one user, one after the other
+    own = Job.objects.filter(user=user, state__in=["queued", "running"]).order_by()
+    for priority, last in own.values_list("priority").annotate(Max("turn")):
+        theirs = Job.objects.filter(user=guest, state="queued", priority=priority)
+        first = theirs.aggregate(turn=Min("turn"))["turn"]
+        if first is not None and first <= last:
+            theirs.update(turn=F("turn") + last + 1 - first)
+
+
 def ring(job: Job, *, anybody: bool = False) -> None:
     """Wake a worker that can do this job, on commit; the message itself carries nothing.
 
@@ -279,6 +291,17 @@ def is_held_back(job: Job) -> bool:
     most = settings.GUEST_RUNNING_JOBS if job.user.is_guest else settings.USER_RUNNING_JOBS
     running = Job.objects.filter(user=job.user_id, state="running", priority__lte=LONG).count()
     return running >= most
+
+
+def next_claimable(rows: QuerySet[Job]) -> Job | None:
+    """The first of these waiting jobs whose user has a place left for it: nobody takes the others,
+    however free a worker is."""
+    full = set[int]()
+    while True:
+        job = rows.exclude(user__in=full, priority__lte=LONG).first()
+        if job is None or job.user_id is None or not is_held_back(job):
+            return job
+        full.add(job.user_id)
 
 
 def heartbeat(job: Job) -> None:
@@ -424,7 +447,7 @@ def waits_higher(job: Job) -> bool:
     """Is somebody in the queue who goes before this running job, and whom no free worker took?"""
     taken_by_the_free = timedelta(seconds=settings.JOB_GIVE_WAY_SECONDS)
     higher = waiting().filter(priority__gt=job.priority)
-    return higher.filter(created_at__lt=Now() - taken_by_the_free).exists()
+    return next_claimable(higher.filter(created_at__lt=Now() - taken_by_the_free)) is not None
 
 
 # --- the UPDATEs -------------------------------------------------------------------------------

@@ -233,7 +233,7 @@ class Reaper(bootsteps.StartStopStep):
 
         busy = {pid_of(job.owner) for job in queue.running_on(self.name)}
         free = self._children() - busy
-        first = queue.waiting().first()
+        first = queue.next_claimable(queue.waiting())
         if not free or first is None:
             self._unheard = None
             return

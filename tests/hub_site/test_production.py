@@ -72,9 +72,11 @@ def test_everything_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
         ({"SITE_URL": "http://commons.example"}, "people must come by https"),
         ({"DATABASE_URL": ""}, "DATABASE_URL is missing"),
         ({"BROKER_URL": ""}, "BROKER_URL is missing"),
+        ({"BROKER_URL": "filesystem://"}, "BROKER_URL is missing, or no Redis"),
         ({"BEHIND_TLS_PROXY": "false"}, "BEHIND_TLS_PROXY is not true"),
         ({"SECURE_COOKIES": "false"}, "SECURE_COOKIES is false"),
         ({"HSTS_SECONDS": "0"}, "HSTS_SECONDS is 0"),
+        ({"HSTS_SECONDS": "00"}, "HSTS_SECONDS is 0"),
         ({"EMAIL_CONFIRMATION": "mandatory"}, "no EMAIL_HOST"),
     ],
 )

@@ -182,6 +182,18 @@ def test_uploads_go_on_meanwhile_and_it_is_whole(
     assert set(sent[:3]) <= names and sent[-1] not in names
 
 
+def test_a_dump_that_takes_longer_than_a_transaction_may_idle(here: Site, tmp_path: Path) -> None:
+    """The snapshot is held open by a connection of ours that says nothing meanwhile."""
+    program, _ = postgres.find("pg_dump", postgres.server_version())
+    slow = tmp_path / "bin" / "pg_dump"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/sh\n[ "$1" = --version ] || sleep 3\nexec {program} "$@"\n')
+    slow.chmod(0o755)
+    here.environment["PATH"] = f"{slow.parent}:{os.environ['PATH']}"
+    here.environment["JOB_LEASE_MS"] = "500"
+    assert "is whole" in here.manage("backup", str(tmp_path / "kept"))
+
+
 def test_only_one_is_written_to_a_folder_at_a_time(here: Site, tmp_path: Path) -> None:
     held = here.blobs()[0]
     data = held.read_bytes()

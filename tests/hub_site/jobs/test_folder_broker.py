@@ -79,12 +79,24 @@ def test_what_another_program_left_half_written_is_dropped(
     assert not list((folder / "queue").iterdir())
 
 
+@pytest.mark.parametrize("text", ["[]", "null", pytest.param("[" * 100_000, id="deep")])
+def test_what_is_no_message_is_dropped(
+    connect: Callable[[], Connection], folder: Path, text: str
+) -> None:
+    channel = connect().default_channel
+    (folder / "queue" / "000.bell.msg").mkdir(parents=True)  # nor does this stand in the way
+    (folder / "queue" / "001.bell.msg").write_text(text)
+    channel._put("bell", {"number": 1})
+    assert channel._get("bell") == {"number": 1}
+    assert not (folder / "queue" / "001.bell.msg").exists()
+
+
 def test_messages_come_in_the_order_of_their_sending(connect: Callable[[], Connection]) -> None:
     channel = connect().default_channel
     for number in range(20):
-        channel._put("bell", number)
-        channel._put("another", -1)
-    assert [channel._get("bell") for _ in range(20)] == list(range(20))
+        channel._put("bell", {"number": number})
+        channel._put("another", {"number": -1})
+    assert [channel._get("bell")["number"] for _ in range(20)] == list(range(20))
     assert channel._size("another") == 20 and channel._purge("another") == 20
     with pytest.raises(Empty):
         channel._get("bell")
@@ -95,15 +107,15 @@ def test_a_folder_that_was_cleared_away_is_made_again(
 ) -> None:
     channel = connect().default_channel
     assert channel._size("bell") == 0
-    channel._put("bell", 1)
+    channel._put("bell", {"number": 1})
     (message,) = (folder / "queue").iterdir()
     assert folder.joinpath("queue").stat().st_mode & 0o777 == 0o700
     message.unlink()
     (folder / "queue").rmdir()
     with pytest.raises(Empty):
         channel._get("bell")
-    channel._put("bell", 2)
-    assert channel._get("bell") == 2
+    channel._put("bell", {"number": 2})
+    assert channel._get("bell") == {"number": 2}
 
 
 def test_queues_bound_at_the_same_time_are_all_there(

@@ -137,6 +137,14 @@ def test_a_job_that_nobody_can_do_is_said_with_its_reason(page: Any) -> None:
     assert "needs a GPU" in page()
 
 
+def test_a_job_that_nobody_can_do_is_said_behind_many_others_too(page: Any) -> None:
+    sign_on()
+    for _ in range(12):
+        submit()
+    submit(queue="gpu")
+    assert "needs a GPU" in page()
+
+
 def test_it_shows_what_failed_and_why(page: Any) -> None:
     submit()
     queue.fail(claim(), "our_fault", "Something broke on our side.")

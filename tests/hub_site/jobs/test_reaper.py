@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from django.conf import settings
 
+from hub_site.accounts.models import User
 from hub_site.jobs import queue
 from hub_site.jobs.models import Job, Worker
 from hub_site.jobs.reaper import Reaper, is_alive
@@ -124,3 +125,21 @@ def test_it_ends_a_free_child_only_while_the_same_job_stays_unclaimed(
     assert is_alive(child)
     reaper._wake()
     wait_until(lambda: not is_alive(child), "the deaf child to end")
+
+
+def test_a_child_is_not_deaf_to_a_job_whose_user_has_no_place_left(
+    reaper: Reaper, child: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "JOB_DEAF_SECONDS", 0)
+    guest = User.objects.create_user("guest-1", is_guest=True)
+    for _ in range(2):
+        queue.submit("test_idle", params={}, user=guest)
+    assert queue.claim_next("another:1:worker:1") is not None
+    assert queue.claim_next(f"{reaper.name}:{child}") is None
+    before = bells()
+    for _ in range(3):
+        reaper._wake()
+    assert is_alive(child) and bells() == before
+    queue.submit("test_idle", params={})
+    reaper._wake()
+    assert bells() == before + 2

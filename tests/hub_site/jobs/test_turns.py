@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
+from hub_site.accounts import guests
 from hub_site.accounts.models import User
 from hub_site.jobs import queue
 from hub_site.jobs.models import Job
@@ -67,6 +68,18 @@ def test_whoever_comes_later_waits_for_one_job_of_the_others_and_not_for_all(
     assert late.queue_position() == 1
     end(running)
     assert served(2) == ["bob", "ada"]
+
+
+def test_jobs_that_guests_bring_along_wait_behind_the_users_own(ada: User, bob: User) -> None:
+    submit(ada)
+    for name in ("guest-1", "guest-2", "guest-3"):
+        guest = User.objects.create_user(name, is_guest=True)
+        submit(guest)
+        submit(guest)
+        guests.hand_over(guest, ada)
+    submit(bob)
+    assert served(4) == ["ada", "bob", "ada", "ada"]
+    assert len(set(Job.objects.filter(user=ada).values_list("turn", flat=True))) == 7
 
 
 def test_who_waited_long_has_saved_nothing_up(ada: User, bob: User) -> None:
@@ -167,3 +180,17 @@ def test_nothing_is_claimed_twice_by_eight_at_once(many: Callable[[int], list[Us
 @pytest.fixture
 def many() -> Callable[[int], list[User]]:
     return lambda count: [User.objects.create_user(f"user-{n}") for n in range(count)]
+
+
+def test_nobody_gives_way_to_a_job_whose_user_has_no_place_left(settings: Any) -> None:
+    """It would be taken up again at once, by the same worker, and never come to its end."""
+    settings.JOB_GIVE_WAY_SECONDS = 0
+    guest = User.objects.create_user("guest-1", is_guest=True)
+    for _ in range(2):
+        submit(guest)
+    claim()
+    submit(None, priority=-1)
+    behind = claim()
+    assert behind.priority == -1 and not queue.waits_higher(behind)
+    submit(None)
+    assert queue.waits_higher(behind)
