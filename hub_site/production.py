@@ -24,6 +24,7 @@ from hub_site.env import (
 
 LONG_ENOUGH = 50
 LETTERS_ENOUGH = 10
+TOKEN_LONG_ENOUGH = 16
 MAKE_A_KEY = 'python -c "import secrets; print(secrets.token_urlsafe(50))"'
 
 
@@ -82,6 +83,8 @@ def _problems() -> Iterator[str]:
         yield "SECURE_COOKIES is false: sessions would travel over plain http. Leave it out."
     if env_int("HSTS_SECONDS", 1) == 0:
         yield "HSTS_SECONDS is 0: a first visit over plain http could be taken over each time."
+    if 0 < len(env_secret("METRICS_TOKEN")) < TOKEN_LONG_ENOUGH:
+        yield f"METRICS_TOKEN is too short: {TOKEN_LONG_ENOUGH} random letters or more."
     confirmed = env_choice("EMAIL_CONFIRMATION", "optional", ["optional", "mandatory"])
     if confirmed == "mandatory" and not env_str("EMAIL_HOST"):
         yield "EMAIL_CONFIRMATION is mandatory, but no EMAIL_HOST sends the mails."

@@ -25,6 +25,7 @@ from hub_site.backup.left_out import left_out
 from hub_site.backup.manifest import Manifest, Part
 from hub_site.backup.telling import Say, Telling
 from hub_site.figures import size as file_size
+from hub_site.may_idle import may_idle
 
 if TYPE_CHECKING:
     from hub_site.backup.places import Place
@@ -115,7 +116,7 @@ def _snapshot() -> Iterator[str]:
     with transaction.atomic(durable=True), connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         # We only hold it while pg_dump reads, for hours perhaps, and hold no row.
-        cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        may_idle(0)
         cursor.execute("SELECT pg_export_snapshot()")
         yield cursor.fetchone()[0]
 

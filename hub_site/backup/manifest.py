@@ -57,6 +57,9 @@ class Manifest:
                     f"This backup has the format {found['format']}, and this version of the site "
                     f"knows {FORMAT}. Restore it with the version that made it, or a newer one."
                 )
+            for name in ("migrations", "tables", "elsewhere", "missing"):
+                if not isinstance(found[name], dict):
+                    raise TypeError(f"{name} is no object")
             parts = {name: Part(**found[name]) for name in ("dump", "blob_list")}
             return cls(**{**found, **parts})
         except (ValueError, KeyError, TypeError) as error:

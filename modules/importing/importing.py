@@ -19,6 +19,7 @@ from django.utils import timezone
 from composer.engine.adapter_file import CONFIG_LIMIT, CONFIG_NAME, WEIGHTS_NAME, read_config
 from composer.engine.errors import CommonsError
 from hub_site.accounts.models import Namespace, User
+from hub_site.may_idle import may_idle
 from modules import services
 from modules.importing import addresses, choosing, converting, fetching
 from modules.importing.addresses import Address
@@ -33,6 +34,7 @@ from modules.storage.hub import Facts, File, Hub
 from modules.upload import intake
 
 COMMIT = re.compile("[0-9a-f]{40}")
+COPYING = 1800  # seconds that a slow disk may take to copy the weights into the store
 PAIR = {CONFIG_NAME, WEIGHTS_NAME}  # what belongs together stays together
 
 
@@ -199,6 +201,7 @@ def fetched(hub: Hub, plan: Plan, keep_on: KeepOn, say: Say) -> Iterator[Fetched
 @transaction.atomic
 def publish(plan: Plan, came: Fetched) -> Done:
     """All of it or nothing: the version, and the note of where it came from."""
+    may_idle(COPYING)
     intake.hold_store()
     repo, before = _repo(plan)
     head = repo.head()

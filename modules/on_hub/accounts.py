@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from hub_site import sealed
 from hub_site.accounts.models import User
+from hub_site.may_idle import may_idle
 from modules.models import HubAccount, HubHome
 
 if TYPE_CHECKING:
@@ -151,6 +152,8 @@ def _renew(account: HubAccount) -> None:
     """Tokens of a sign-in end after some hours; the refresh token buys the next one."""
     from modules.storage import hub
 
+    # Ended in the middle, the one use of the refresh token would be lost.
+    may_idle(5 * settings.HUB_TIMEOUT_SECONDS)
     refresh = sealed.unseal(account.refresh_token)
     try:
         answer = requests.post(

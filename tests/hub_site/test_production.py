@@ -77,6 +77,7 @@ def test_everything_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
         ({"SECURE_COOKIES": "false"}, "SECURE_COOKIES is false"),
         ({"HSTS_SECONDS": "0"}, "HSTS_SECONDS is 0"),
         ({"HSTS_SECONDS": "00"}, "HSTS_SECONDS is 0"),
+        ({"METRICS_TOKEN": "x"}, "METRICS_TOKEN is too short"),
         ({"EMAIL_CONFIRMATION": "mandatory"}, "no EMAIL_HOST"),
     ],
 )

@@ -161,6 +161,15 @@ def test_a_newer_version_s_backup_is_refused(empty: Site, kept: Path) -> None:
     assert empty.tables() == 0
 
 
+def test_a_manifest_with_a_gap_is_refused_in_words(empty: Site, kept: Path) -> None:
+    (path,) = kept.glob("snapshots/*/manifest.json")
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps({**found, "elsewhere": None}))
+    said = empty.manage("restore", str(kept), code=1)
+    assert "cannot be read: elsewhere is no object" in said and "Traceback" not in said
+    assert empty.tables() == 0
+
+
 def test_the_newest_is_restored_unless_another_is_named(
     here: Site, empty: Site, kept: Path
 ) -> None:
