@@ -18,12 +18,16 @@ def card(
     adapter: Mapping[str, Any],
     snippet: str,
     opening: Sequence[str] = (),
+    sources: Sequence[tuple[str, str]] = (),
+    notices: Sequence[str] = (),
 ) -> str:
     """What it was made of, how it was found, and how it is loaded.
 
     adapter  r and, where it was cut down, exact_rank and errors: `Exported.facts`
     snippet  Python that loads it
     opening  lines above everything else, such as what it is worth
+    sources  author and licence of each ingredient, where they are known
+    notices  what their licences ask of whoever uses this
     """
     pinned, combination = recipe.spec["base_model"], recipe.spec["combination"]
     front = {
@@ -49,9 +53,9 @@ def card(
         "```",
         "",
         "## Ingredients",
-        "| module | revision | weight |",
-        "|---|---|---|",
-        *_ingredients(recipe),
+        *(f"- **{notice}**" for notice in notices),
+        *([""] if notices else []),
+        *_ingredients(recipe, sources),
         "",
         *_found(recipe),
         f"Recipe `{recipe.id}`: `recipe.json` beside this file holds everything needed to run the "
@@ -61,12 +65,18 @@ def card(
     return "\n".join(lines)
 
 
-def _ingredients(recipe: Recipe) -> list[str]:
+def _ingredients(recipe: Recipe, sources: Sequence[tuple[str, str]]) -> list[str]:
     weights = module_weights(recipe.spec, recipe.weights)
-    return [
-        f"| {each['repo']} | `{each['revision'][:12]}` | {weight:+.4f} |"
+    rows = [
+        [each["repo"], f"`{each['revision'][:12]}`", f"{weight:+.4f}"]
         for each, weight in zip(recipe.spec["ingredients"], weights, strict=True)
     ]
+    head = ["module", "revision", "weight"]
+    if sources:
+        head += ["author", "licence"]
+        rows = [[*row, *source] for row, source in zip(rows, sources, strict=True)]
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def _found(recipe: Recipe) -> list[str]:

@@ -89,7 +89,7 @@ def _scaled(
     between the neighbours of its best.
     """
     measure = _as_sum(objective).task_loss
-    grid = np.unique([1.0, *np.geomspace(low, high, max(2, scales // 2 - 1))])
+    grid = grid_of_scales(low, high, scales)
     losses = measure(np.outer(grid, start.weights))
     rest = scales - len(grid)
     if rest > 0:
@@ -107,6 +107,24 @@ def _scaled(
         cost=start.cost + len(grid),
         loss=float(losses[best]),
     )
+
+
+def grid_of_scales(low: float, high: float, scales: int = SCALES) -> Array:
+    """Half of the scales, a geometric grid with 1 among them."""
+    return np.unique([1.0, *np.geomspace(low, high, max(2, scales // 2 - 1))])
+
+
+def size_of(found: Contender) -> int:
+    """Bytes of its adapter in float32: Σ r(D_in + D_out) over layers, where r adds up for `sum` the
+    ranks of the modules with a weight other than zero."""
+    blocks = np.asarray(found.weights).reshape(-1, len(found.stack))
+    used = np.flatnonzero(blocks.any(axis=0))
+    numbers = 0
+    for layer, place in found.stack.places.items():
+        ranks = [found.stack.ranks[layer][n] for n in used]
+        r = sum(ranks) if found.combination == "sum" else max(ranks, default=0)
+        numbers += r * (place.d_in + place.d_out)
+    return 4 * numbers
 
 
 def _as_sum(objective: Objective) -> Objective:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,16 +10,24 @@ import torch
 from numpy.typing import NDArray
 
 from composer.engine.base_model import ANSWER_TOKENS, BaseModel
+from composer.engine.batch import encode
+from composer.engine.chunk import Chunk
+from composer.engine.compare import wilson
 from composer.engine.compose import compose
 from composer.engine.contenders import (
     Contender,
     best_single,
+    best_single_scaled,
     randomised_stack,
+    size_of,
     uniform,
+    uniform_scaled,
     uniform_weights,
 )
+from composer.engine.examples import Example
 from composer.engine.fresh_lora import FreshRecipe, fresh_lora
 from composer.engine.generate import BATCH_SIZE, answer_room, choose, generate
+from composer.engine.loss import answer_losses, check_length, parts
 from composer.engine.prompt import Template, normalise_answer
 from composer.engine.stack import Stack
 
@@ -30,12 +37,16 @@ __all__ = [
     "Score",
     "answer_room",
     "best_single",
+    "best_single_scaled",
     "fresh_lora",
+    "losses",
     "predict",
     "predict_each",
     "randomised_stack",
     "score",
+    "size_of",
     "uniform",
+    "uniform_scaled",
     "uniform_weights",
 ]
 Array = NDArray[np.float64]
@@ -125,9 +136,35 @@ def predict_each(
     return answers if factors is not None else answers * len(weights)
 
 
+def losses(
+    base: BaseModel,
+    stack: Stack | None,
+    weights: Sequence[float] | Array | None,
+    examples: Sequence[Example],
+    template: Template,
+    combination: str = "sum",
+    *,
+    blocks: str = "all",
+    chunk: Chunk | None = None,
+) -> Array:
+    """(B,): the mean cross-entropy of each answer's tokens; weights None is the base model."""
+    batch = encode(
+        examples, template, base.tokenizer, is_encoder_decoder=base.is_encoder_decoder
+    ).to(base.device)
+    check_length(base, batch)
+    factors = None
+    found = []
+    with torch.inference_mode():
+        if stack is not None and weights is not None:
+            factors = compose(np.asarray(weights)[None], stack, combination, blocks)
+        for _, rows in parts(batch, chunk.examples if chunk else len(batch)):
+            found.append(answer_losses(base, factors, rows)[0].cpu().numpy())
+    tokens: Array = batch.answer_tokens.cpu().numpy().astype(np.float64)
+    return np.concatenate(found) / tokens
+
+
 def score(predictions: Sequence[str], targets: Sequence[str]) -> Score:
-    """Exact match. The interval: Wilson 1927, z = 1.96,
-    (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n)."""
+    """Exact match, with Wilson's interval."""
     if len(predictions) != len(targets):
         raise ValueError(f"{len(predictions)} predictions for {len(targets)} targets")
     n = len(targets)
@@ -135,12 +172,5 @@ def score(predictions: Sequence[str], targets: Sequence[str]) -> Score:
         normalise_answer(a) == normalise_answer(b)
         for a, b in zip(predictions, targets, strict=True)
     )
-    if n == 0:
-        return Score(correct=0, total=0, value=0.0, low=0.0, high=1.0)
-    z, p = 1.959963984540054, correct / n
-    middle = p + z * z / (2 * n)
-    spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = ((middle + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
-    # At 0 and at n correct the formula gives 0 and 1 but for rounding.
-    low, high = (0.0 if correct == 0 else low), (1.0 if correct == n else high)
-    return Score(correct=correct, total=n, value=p, low=low, high=high)
+    found = wilson(correct, n)
+    return Score(correct, n, correct / n if n else 0.0, found.low, found.high)

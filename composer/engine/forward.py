@@ -36,16 +36,40 @@ class Prepared:
     def losses(self, factors: Factors | None) -> Tensor:
         """-log p(answer) of each candidate on each example, (P, B) in float64; factors None is the
         base model alone, with P = 1. With a gradient where torch keeps one."""
-        if self._fast is not None and not torch.is_grad_enabled() and self._fast.knows(factors):
-            return self._fast.losses(factors)
-        P = factors.candidates if factors is not None else 1
+        if self._is_fast(factors):
+            return self._fast.losses(factors)  # type: ignore[union-attr]
+        return self._in_order([_losses(self.base, factors, some) for some in self._some()])
+
+    def answers(self, factors: Factors | None) -> tuple[Tensor, Tensor]:
+        """The losses, and whether greedy writing would give exactly the answer's tokens, both
+        (P, B): it does where the likeliest token is the label's at every place, for each label is
+        then what is written before the next."""
+        if self._is_fast(factors):
+            P = factors.candidates if factors is not None else 1
+            exact = torch.ones(P, len(self.batch), dtype=torch.bool)
+            return self._fast.answers(factors, exact), exact  # type: ignore[union-attr]
+        found = [_answers(self.base, factors, some) for some in self._some()]
+        return (
+            self._in_order([losses for losses, _ in found]),
+            self._in_order([exact for _, exact in found]),
+        )
+
+    def _is_fast(self, factors: Factors | None) -> bool:
+        fast = self._fast
+        return fast is not None and not torch.is_grad_enabled() and fast.knows(factors)
+
+    def _some(self) -> list[Batch]:
+        """The examples, those of similar length together."""
         if self._parts is None:
             with torch.inference_mode(False):  # they may be needed for a gradient later
                 self._parts = list(_by_length(self.base, self.batch))
-        found = [_losses(self.base, factors, some) for _, some in self._parts]
+        return [some for _, some in self._parts]
+
+    def _in_order(self, found: list[Tensor]) -> Tensor:
+        assert self._parts is not None
         order = [place for places, _ in self._parts for place in places]
         back = torch.tensor(order, device=found[0].device).argsort()
-        return torch.cat([each.view(P, -1) for each in found], dim=1)[:, back]
+        return torch.cat(found, dim=1)[:, back]
 
 
 def prepare(base: BaseModel, batch: Batch) -> Prepared:
@@ -66,6 +90,33 @@ def _by_length(base: BaseModel, batch: Batch) -> Iterator[tuple[list[int], Batch
 
 def _losses(base: BaseModel, factors: Factors | None, batch: Batch) -> Tensor:
     """(P, B): the model's own forward, over P·B rows."""
+    logits, targets, row = _at_labels(base, factors, batch)
+    return _summed(_of_tokens(logits, targets), row, factors, batch)
+
+
+def _answers(base: BaseModel, factors: Factors | None, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The same, and where every token is the likeliest, (P, B)."""
+    logits, targets, row = _at_labels(base, factors, batch)
+    wrong = (logits.argmax(dim=1) != targets).double()
+    losses = _summed(_of_tokens(logits, targets), row, factors, batch)
+    return losses, _summed(wrong, row, factors, batch) == 0
+
+
+def _of_tokens(logits: Tensor, targets: Tensor) -> Tensor:
+    chosen = logits.gather(1, targets[:, None])[:, 0]
+    return (torch.logsumexp(logits, dim=1) - chosen).double()
+
+
+def _summed(tokens: Tensor, row: Tensor, factors: Factors | None, batch: Batch) -> Tensor:
+    """What each label's token has, added up by example: (P, B)."""
+    P = factors.candidates if factors is not None else 1
+    return tokens.new_zeros(P * len(batch)).index_add(0, row, tokens).view(P, len(batch))
+
+
+def _at_labels(
+    base: BaseModel, factors: Factors | None, batch: Batch
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (n, V) where n labels are predicted, the labels, and the row of P·B each is in."""
     P = factors.candidates if factors is not None else 1
     rows = P * len(batch)
     cache = prefix.new_cache(base) if prefix.pays(batch) else None
@@ -79,11 +130,8 @@ def _losses(base: BaseModel, factors: Factors | None, batch: Batch) -> Tensor:
     wanted = wanted.to(logits.device)
     if logits.shape[:2] == wanted.shape:  # the head has seen every position
         logits = logits[real]
-    logits, targets = logits.flatten(0, -2).float(), wanted[real]
-    chosen = logits.gather(1, targets[:, None])[:, 0]
-    losses = (torch.logsumexp(logits, dim=1) - chosen).double()
     row = torch.arange(rows, device=logits.device)[:, None].expand_as(wanted)[real]
-    return losses.new_zeros(rows).index_add(0, row, losses).view(P, len(batch))
+    return logits.flatten(0, -2).float(), wanted[real], row
 
 
 def _logits(base: BaseModel, batch: Batch, P: int) -> tuple[Tensor, Tensor]:

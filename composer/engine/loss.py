@@ -13,7 +13,15 @@ from composer.engine.compose import Factors
 from composer.engine.errors import BadExamples
 from composer.engine.forward import prepare
 
-__all__ = ["Chunk", "OutOfMemory", "answer_losses", "check_length", "default_chunk", "parts"]
+__all__ = [
+    "Chunk",
+    "OutOfMemory",
+    "answer_losses",
+    "answers",
+    "check_length",
+    "default_chunk",
+    "parts",
+]
 
 
 def answer_losses(base: BaseModel, factors: Factors | None, batch: Batch) -> Tensor:
@@ -21,6 +29,11 @@ def answer_losses(base: BaseModel, factors: Factors | None, batch: Batch) -> Ten
     base model alone, with P = 1. Who asks again and again of one batch keeps what `prepare` gives.
     """
     return prepare(base, batch).losses(factors)
+
+
+def answers(base: BaseModel, factors: Factors | None, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The same, and whether greedy writing would give exactly the answer, both (P, B)."""
+    return prepare(base, batch).answers(factors)
 
 
 def check_length(base: BaseModel, batch: Batch) -> None:

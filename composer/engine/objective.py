@@ -26,6 +26,7 @@ from composer.engine.prompt import Template, normalise_answer
 from composer.engine.stack import Stack
 
 Array = NDArray[np.float64]
+Hits = NDArray[np.bool_]
 Rows = NDArray[np.int64] | Sequence[int]
 # P candidates' factors, and which examples -> (P, b)
 Measure = Callable[[Factors, slice], Tensor]
@@ -109,6 +110,12 @@ class Objective:
         again.chunk, again.not_finite = chunk, 0
         return again
 
+    def over(self, stack: Stack) -> Objective:
+        """The same over other modules."""
+        again = copy(self)
+        again.stack, again.not_finite = stack, 0
+        return again
+
     @property
     def examples(self) -> int:
         """B"""
@@ -141,6 +148,25 @@ class Objective:
                 for rows in self.parts():
                     found[some, rows] = self.losses_of(factors, rows).cpu().numpy()
         return found
+
+    def example_answers(self, weights: Array) -> tuple[Array, Hits]:
+        """The same, and whether greedy writing would give exactly the answer, both (P, B); for the
+        cross-entropies alone."""
+        if self.config.objective not in ("paper", "reference"):
+            raise ValueError(f"the objective {self.config.objective!r} does not compute this")
+        weights = np.atleast_2d(np.asarray(weights, dtype=np.float64))
+        losses = np.empty((len(weights), self.examples))
+        exact = np.empty((len(weights), self.examples), dtype=np.bool_)
+        prepared = _prepared(self.base, self.batch)
+        with torch.inference_mode(), bounded(self.chunk):
+            for first in range(0, len(weights), self.chunk.candidates):
+                some = slice(first, first + self.chunk.candidates)
+                factors = self.compose(weights[some])
+                for rows in self.parts():
+                    found, hits = prepared(rows.start, rows.stop).answers(factors)
+                    losses[some, rows] = found.cpu().numpy()
+                    exact[some, rows] = hits.cpu().numpy()
+        return losses / self._answer_tokens, exact
 
     def compose(self, weights: Weights) -> Factors:
         """The candidates' low-rank terms, in the config's combination and blocks."""

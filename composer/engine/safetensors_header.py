@@ -44,10 +44,16 @@ class TensorInfo:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The texts that a safetensors file carries beside its tensors."""
-    read_header(path)  # refuses what is not one
     with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(length))
+        return read_metadata_of(stream)
+
+
+def read_metadata_of(stream: BinaryIO) -> dict[str, str]:
+    """The same of a seekable stream."""
+    read_header(stream)  # refuses what is not one
+    stream.seek(0)
+    length = int.from_bytes(stream.read(8), "little")
+    header = json.loads(stream.read(length))
     metadata: dict[str, str] = header.get("__metadata__") or {}
     return metadata
 

@@ -23,15 +23,16 @@ from composer.engine.blocks import count
 from composer.engine.chunk import Chunk, bounded
 from composer.engine.compose import Factors
 from composer.engine.errors import BadAdapter, IncompatibleModules
-from composer.engine.loss import answer_losses, check_length, default_chunk, parts
+from composer.engine.loss import answers, check_length, default_chunk, parts
 from composer.engine.objective import Objective
 from composer.engine.stack import Stack
 
 Array = NDArray[np.float64]
+Hits = NDArray[np.bool_]
 Rows = NDArray[np.int64] | Sequence[int]
 Progress = Callable[[int, int], None]  # modules done, modules in all; what it raises ends it
-# Places of modules -> their losses by example, (n, B), in the order of the places
-Measure = Callable[[Sequence[int]], Array]
+# Places of modules -> losses (n, B) and exact answers (n, B), in the order of the places
+Measure = Callable[[Sequence[int]], tuple[Array, Hits]]
 # A first look pays where at least so many times the modules wanted are to be measured.
 MANY = 4
 # So many more than the modules wanted are measured again at once, to know how wrong a first look
@@ -47,6 +48,8 @@ class Screening:
 
     losses   (N, B): each module's loss on each example, as `Objective.example_losses` has it: for
              cross-entropies the mean over the answer's tokens; inf where it could not be loaded
+    exact    (N, B): whether greedy writing would give exactly the answer; None where the objective
+             does not tell
     counts   (B,): what each example counts for in a mean over some of them
     refused  by name, why a module could not be loaded
     rough    the places of those measured in 8 bits alone, because they are not among the best
@@ -56,6 +59,7 @@ class Screening:
     names: tuple[str, ...]
     losses: Array
     counts: Array
+    exact: Hits | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     rough: frozenset[int] = frozenset()
     again: int = 0
@@ -117,29 +121,31 @@ def screen_stack(
     chunk = chunk or default_chunk(base, batch)
     told = _Told(len(stack), progress)
 
-    def measure(places: Sequence[int]) -> Array:
+    def measure(places: Sequence[int]) -> tuple[Array, Hits]:
         whole = len(places) == len(stack)
         return _measured(base, stack if whole else stack.subset(places), batch, chunk, told.more)
 
-    losses, rough, again = _screened(measure, base, batch, len(stack), best, reduction)
-    counts = _counts(batch, reduction)
-    return Screening(stack.names, losses, counts, rough=rough, again=again)
+    losses, exact, rough, again = _screened(measure, base, batch, len(stack), best, reduction)
+    counts = counts_of(batch, reduction)
+    return Screening(stack.names, losses, counts, exact, rough=rough, again=again)
 
 
 def _measured(
     base: BaseModel, stack: Stack, batch: Batch, chunk: Chunk, more: Callable[[int], None]
-) -> Array:
-    """(N, B): the mean loss of each answer's tokens, by each module alone."""
+) -> tuple[Array, Hits]:
+    """(N, B): the mean loss of each answer's tokens by each module alone, and exact answers."""
     losses = np.empty((len(stack), len(batch)))
+    exact = np.zeros((len(stack), len(batch)), dtype=np.bool_)
     with torch.inference_mode(), bounded(chunk):
         for first in range(0, len(stack), chunk.candidates):
             some = slice(first, min(first + chunk.candidates, len(stack)))
             factors = single_factors(stack, some)
             for start, rows in parts(batch, chunk.examples):
-                found = answer_losses(base, factors, rows)
+                found, hits = answers(base, factors, rows)
                 losses[some, start : start + len(rows)] = found.cpu().numpy()
+                exact[some, start : start + len(rows)] = hits.cpu().numpy()
             more(some.stop - some.start)
-    return losses / _tokens(batch)
+    return losses / _tokens(batch), exact
 
 
 def _screen_otherwise(objective: Objective, progress: Progress | None) -> Screening:
@@ -183,42 +189,43 @@ def screen_folders(
     refused: dict[str, str] = {}
     told = _Told(len(paths), progress)
 
-    def measure(places: Sequence[int]) -> Array:
+    def measure(places: Sequence[int]) -> tuple[Array, Hits]:
         losses = np.full((len(places), len(batch)), np.inf)
+        exact = np.zeros((len(places), len(batch)), dtype=np.bool_)
         for start in range(0, len(places), at_once):
             some = places[start : start + at_once]
             stack, loaded = _load(paths, names, some, base, refused)
             if stack is not None:
-                found = _measured(base, stack, batch, chunk, told.more)
-                losses[[start + some.index(place) for place in loaded]] = found
+                found = [start + some.index(place) for place in loaded]
+                losses[found], exact[found] = _measured(base, stack, batch, chunk, told.more)
             told.more(len(some) - len(loaded))
-        return losses
+        return losses, exact
 
-    losses, rough, again = _screened(measure, base, batch, len(paths), best, reduction)
-    return Screening(names, losses, _counts(batch, reduction), refused, rough, again)
+    losses, exact, rough, again = _screened(measure, base, batch, len(paths), best, reduction)
+    return Screening(names, losses, counts_of(batch, reduction), exact, refused, rough, again)
 
 
 def _screened(
     measure: Measure, base: BaseModel, batch: Batch, N: int, best: int | None, reduction: str
-) -> tuple[Array, frozenset[int], int]:
-    """The losses by example, (N, B); which of them are of the first look; how many looked at
-    twice."""
+) -> tuple[Array, Hits, frozenset[int], int]:
+    """Losses and exact answers by example, (N, B); which of them are of the first look; how many
+    were looked at twice."""
     if best is not None and best < 1:
         raise ValueError(f"best is {best}; it must be 1 or more")
     if best is None or MANY * best > N or not int8.pays(base):
-        return measure(range(N)), frozenset(), 0
+        return *measure(range(N)), frozenset(), 0
     with int8.in_8_bits(base):
-        losses = measure(range(N))
-    counts = _counts(batch, reduction)
+        losses, exact = measure(range(N))
+    counts = counts_of(batch, reduction)
 
     def again(places: Sequence[int]) -> Array:
-        losses[places] = measure(places)
+        losses[places], exact[places] = measure(places)
         return _mean(losses[places], counts)
 
     first_look = _mean(losses, counts)
     known = ~np.isnan(settled(first_look, again, best))
     rough = frozenset(np.flatnonzero(~known & np.isfinite(first_look)).tolist())
-    return losses, rough, int(known.sum())
+    return losses, exact, rough, int(known.sum())
 
 
 def settled(first_look: Array, again: Callable[[Sequence[int]], Array], best: int) -> Array:
@@ -267,7 +274,7 @@ def _tokens(batch: Batch) -> Array:
     return batch.answer_tokens.cpu().numpy().astype(np.float64)  # type: ignore[no-any-return]
 
 
-def _counts(batch: Batch, reduction: str) -> Array:
+def counts_of(batch: Batch, reduction: str) -> Array:
     """Pooled over tokens, an example counts for as many as its answer has."""
     tokens = _tokens(batch)
     return np.ones_like(tokens) if reduction == "example" else tokens

@@ -107,8 +107,12 @@ class T5Batch:
 
     def losses(self, factors: Factors | None) -> Tensor:
         """-log p of each answer, (P, B) in float64."""
+        return self.answers(factors, None)
+
+    def answers(self, factors: Factors | None, exact: Tensor | None) -> Tensor:
+        """The same; where the greedy token differs from the label, exact (P, B) becomes False."""
         states = self._encode(factors)
-        return self._answers(self._decode(factors, states), factors)
+        return self._answers(self._decode(factors, states), factors, exact)
 
     # --- encoder -----------------------------------------------------------------------------
 
@@ -238,7 +242,7 @@ class T5Batch:
 
     # --- logits ------------------------------------------------------------------------------
 
-    def _answers(self, x: Tensor, factors: Factors | None) -> Tensor:
+    def _answers(self, x: Tensor, factors: Factors | None, exact: Tensor | None) -> Tensor:
         """x (P, labels, D) -> (P, B): log Σ exp(logits) - logits[label], in float32, added up."""
         P = len(x)
         head = self._product("lm_head", factors, x)
@@ -249,6 +253,10 @@ class T5Batch:
             target = logits.gather(2, self.targets.expand(len(logits), -1)[..., None])[..., 0]
             losses = torch.logsumexp(logits, dim=-1) - target
             found[some].index_add_(1, self.example, losses.double())
+            if exact is not None:
+                wrong = logits.argmax(dim=-1) != self.targets
+                missed = torch.zeros(len(wrong), self.B, dtype=torch.int32)
+                exact[some] &= missed.index_add_(1, self.example, wrong.int()) == 0
         return found
 
     # --- parts -------------------------------------------------------------------------------
