@@ -1,0 +1,255 @@
+"""Recipe files from elsewhere: read strictly, kept for their importer, never believed."""
+
+import copy
+import io
+import json
+import zipfile
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from composer import artifacts, proof, publishing, recipe_import, services
+from composer.engine import recipe as engine_recipe
+from composer.engine.errors import BadRecipe
+from composer.models import FewShotTask, Recipe, RecipeImport, Search
+from hub_site.accounts.models import User
+from modules.models import LoraModule
+from tests.composer import finished, verified
+
+PAGE = "/recipes/import/"
+
+
+@pytest.fixture
+def document(task: FewShotTask, alice: User) -> dict[str, Any]:
+    """What another site wrote: the search and the recipe are gone from here."""
+    search = finished.finish(finished.start(task, alice))
+    recipe = publishing.publish(search=search, user=alice, title="Opposites")
+    found = artifacts.recipe_json(recipe)
+    Search.objects.all().delete()
+    Recipe.objects.all().delete()
+    return found
+
+
+def anew(document: dict[str, Any]) -> dict[str, Any]:
+    return verified.anew(document)
+
+
+def bring(client: Client, document: Any, **fields: Any) -> Any:
+    text = document if isinstance(document, str) else json.dumps(document)
+    return client.post(PAGE, {"text": text, **fields})
+
+
+def test_it_gets_a_page_that_only_its_importer_sees(
+    client: Client, document: dict[str, Any], bob: User, alice: User
+) -> None:
+    client.force_login(bob)
+    answer = bring(client, document, title="From afar")
+    recipe = Recipe.objects.get()
+    assert answer.status_code == 302 and answer.url == recipe.get_absolute_url()
+    assert recipe.digest == document["id"] and "evidence" not in recipe.document
+    page = client.get(answer.url).text
+    assert "From afar" in page and "You brought this recipe as a file." in page
+    assert "All of its modules are here" in page
+    assert [each.lora_module is not None for each in recipe.ingredients.all()] == [True] * 4
+    for other in (None, alice):
+        client.logout()
+        if other:
+            client.force_login(other)
+        assert client.get(answer.url).status_code == 404
+
+
+def test_its_scores_are_shown_as_stated_and_not_as_measured(
+    client: Client, document: dict[str, Any], bob: User
+) -> None:
+    client.force_login(bob)
+    page = client.get(bring(client, document).url).text
+    assert "Stated by the file, not checked here" in page
+    assert "2 of 3" in page
+    assert 'id="evidence-head"' not in page
+    assert "evidence" not in client.get(f"/recipes/{document['id']}/recipe.json").json()
+
+
+def test_modules_are_found_by_their_hash_whatever_they_are_called(
+    document: dict[str, Any], bob: User, lora_modules: list[LoraModule]
+) -> None:
+    document["spec"]["ingredients"][0] |= {"repo": "elsewhere/mod", "revision": "ab" * 20}
+    found = recipe_import.bring(user=bob, document=anew(document))
+    assert recipe_import.missing(found) == []
+    assert found.recipe.ingredients.first().lora_module == lora_modules[0]
+
+
+def test_what_is_missing_is_listed_with_where_it_might_be(
+    client: Client, document: dict[str, Any], bob: User, settings: Any
+) -> None:
+    settings.HUB_ENDPOINT = "https://hub.example"
+    gone = {"repo": "lab/gone", "revision": "ab" * 20, "sha256": "cd" * 32}
+    document["spec"]["ingredients"][1] = gone
+    document["evidence"]["site"] = "https://other.example"
+    client.force_login(bob)
+    page = client.get(bring(client, anew(document)).url).text
+    assert 'href="https://hub.example/lab/gone"' in page
+    assert "https://other.example" in page
+    assert "remixing it works with the modules that are" in page
+    assert "Repeat the whole search" not in page
+
+
+def test_a_base_model_that_is_not_here_keeps_nothing_else_from_working(
+    client: Client, document: dict[str, Any], bob: User
+) -> None:
+    document["spec"]["base_model"]["repo"] = "lab/large"
+    client.force_login(bob)
+    answer = bring(client, anew(document))
+    page = client.get(answer.url).text
+    assert "lab/large" in page and "(base model)" in page
+    assert client.get("/recipes/").status_code == 200
+    assert client.get(f"/api/v1{answer.url}").json()["base_model"] == "lab/large"
+
+
+def test_it_is_verified_where_everything_is_here(task: FewShotTask, alice: User, bob: User) -> None:
+    search = verified.search_on(task, alice)
+    recipe = verified.publish(search, alice, show_examples=True)
+    document = artifacts.recipe_json(recipe)
+    search.job.delete()
+    Recipe.objects.all().delete()
+    found = recipe_import.bring(user=bob, document=document)
+    row = verified.verify(found.recipe, bob, "search")
+    assert (row.outcome, row.differs) == ("matched", [])
+    assert [each["what"] for each in row.unchecked] == [proof.EXAMPLE]  # its hash is salted
+    assert row.imported == found
+
+
+@pytest.mark.parametrize("what", [each for each in proof.TWELVE if each not in (
+    proof.REVISION, proof.BASE_REVISION, proof.SCALING,
+)])  # fmt: skip
+def test_a_tampered_file_is_found_out_when_it_is_run(
+    task: FewShotTask, alice: User, bob: User, what: str
+) -> None:
+    """Its id and digests fit; another site's revisions are its own, so they are only told."""
+    search = verified.search_on(task, alice)
+    recipe = verified.publish(search, alice, show_examples=True)
+    document = verified.tampered(artifacts.recipe_json(recipe), what)
+    if what == proof.EXAMPLE:
+        document["evidence"]["examples"]["shots"][1] = ["hot", "a new"]
+    search.job.delete()
+    Recipe.objects.all().delete()
+    found = recipe_import.bring(user=bob, document=verified.anew(document))
+    row = verified.verify(found.recipe, bob)
+    assert {each["what"] for each in row.differs} == {what}, row.differs
+
+
+@pytest.mark.parametrize("what", proof.TWELVE)
+def test_a_file_changed_by_hand_is_refused_by_the_parts_name(
+    client: Client, document: dict[str, Any], bob: User, what: str
+) -> None:
+    client.force_login(bob)
+    answer = bring(client, verified.tampered(document, what))
+    assert answer.status_code == 422
+    _, _, said = answer.text.partition("Changed in it since it was written: ")
+    assert f"{what} (" in said[:400]
+    assert not Recipe.objects.exists()
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("", "Bring a file or paste its text"),
+    ("{", "This is not JSON"),
+    ("[1]", "A recipe is a JSON object"),
+    ("[" * 3000, "This is not JSON"),
+    ('{"schema": 3}', "schema is 3"),
+    ('{"schema": 2, "spec": {}, "weights": []}', "has no &#x27;base_model&#x27;"),
+    ('{"schema": 2, "x": "\\u0000"}', "characters that are not text"),
+    ('{"schema": 2, "x": 1e999}', "infinite or none"),
+], ids=lambda each: each[:20])  # fmt: skip
+def test_a_bad_file_is_told_why(client: Client, bob: User, text: str, said: str) -> None:
+    client.force_login(bob)
+    answer = bring(client, text)
+    assert answer.status_code == 422
+    assert said in answer.text
+
+
+def test_pins_must_be_pins(document: dict[str, Any]) -> None:
+    for key, value in (("sha256", "x"), ("repo", "a" * 300), ("revision", "b" * 50)):
+        wrong = copy.deepcopy(document)
+        wrong["spec"]["ingredients"][0][key] = value
+        with pytest.raises(BadRecipe):
+            recipe_import.checked(anew(wrong))
+
+
+def test_an_adapters_zip_and_its_weights_carry_one(
+    task: FewShotTask, alice: User, bob: User, client: Client
+) -> None:
+    recipe = verified.publish(verified.search_on(task, alice), alice)
+    whole = b"".join(artifacts.zip_adapter(recipe))
+    weights = zipfile.ZipFile(io.BytesIO(whole)).read("adapter_model.safetensors")
+    client.force_login(bob)
+    for name, data in (("adapter.zip", whole), ("adapter_model.safetensors", weights)):
+        file = io.BytesIO(data)
+        file.name = name
+        answer = client.post(PAGE, {"file": file})
+        assert answer.status_code == 302 and answer.url == recipe.get_absolute_url()
+    for name, data in (("adapter.zip", b"PK no zip"), ("a.safetensors", b"12345678")):
+        file = io.BytesIO(data)
+        file.name = name
+        assert client.post(PAGE, {"file": file}).status_code == 422
+
+
+def test_a_file_opens_nothing(
+    client: Client, document: dict[str, Any], bob: User, alice: User, lora_modules: list[LoraModule]
+) -> None:
+    """Neither a private module, nor an adapter that somebody made of it."""
+    repo = lora_modules[0].repo
+    found = recipe_import.bring(user=bob, document=document)
+    Recipe.objects.update(adapter=lora_modules[0].weights_sha256, adapter_config={"r": 8})
+    repo.visibility = "private"
+    repo.save()
+    client.force_login(bob)
+    assert client.get(f"{found.recipe.get_absolute_url()}adapter.zip").status_code == 403
+    client.post(f"{found.recipe.get_absolute_url()}verify", {"kind": "evaluation"})
+    assert not found.recipe.verifications.exists()
+
+
+def test_bringing_it_again_keeps_one_and_removing_it_leaves_none(
+    client: Client, document: dict[str, Any], bob: User
+) -> None:
+    client.force_login(bob)
+    bring(client, document, title="One")
+    bring(client, document, title="Two")
+    assert [each.title for each in RecipeImport.objects.all()] == ["Two"]
+    assert "Two" in client.get(PAGE).text
+    client.post(reverse("composer:recipe_import_remove", args=[document["id"]]))
+    assert not Recipe.objects.exists() and not RecipeImport.objects.exists()
+
+
+def test_what_others_have_too_stays_when_its_importer_leaves(
+    document: dict[str, Any], alice: User, bob: User
+) -> None:
+    for user in (alice, bob):
+        recipe_import.bring(user=user, document=document)
+    services.forget_searches(bob)
+    assert Recipe.objects.get().imports.get().user == alice
+    services.forget_searches(alice)
+    assert not Recipe.objects.exists()
+
+
+def test_the_program_brings_one_too(client: Client, document: dict[str, Any], bob: User) -> None:
+    client.force_login(bob)
+
+    def post(body: Any) -> Any:
+        return client.post("/api/v1/recipes/import/", body, content_type="application/json")
+
+    answer = post({"document": document, "title": "By program"})
+    assert answer.status_code == 201
+    assert answer.json() == {"digest": document["id"], "title": "By program", "missing": []}
+    changed = verified.tampered(document, proof.SEED)
+    assert post({"document": changed}).json()["message"].endswith("written: seed (4).")
+    client.logout()
+    assert post({"document": document}).status_code == 401
+
+
+def test_it_can_be_remixed(client: Client, document: dict[str, Any], bob: User) -> None:
+    client.force_login(bob)
+    recipe_import.bring(user=bob, document=document)
+    page = client.get(f"/tasks/new/?recipe={document['id']}")
+    assert page.status_code == 200
+    assert engine_recipe.check(document).spec["template"] in page.text
