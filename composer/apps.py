@@ -17,6 +17,13 @@ class ComposerConfig(AppConfig):
             leaves_files=True,
         )
         registry.register("predict", "composer.runner.predict", reads="composer.pinned.commits_of")
+        registry.register("weigh", "composer.runner.weigh", reads="composer.pinned.commits_of")
+        registry.register(
+            "verify",
+            "composer.verifying.verify",
+            if_over="composer.verifications.tell_owner",
+            reads="composer.verifications.commits_of",
+        )
         registry.register(
             "push_recipe",
             "composer.pushing.push_recipe",
@@ -27,4 +34,6 @@ class ComposerConfig(AppConfig):
         schedule.every(timedelta(minutes=2), "retry_recipes")
         registry.register("thin_searches", "composer.retention.thin_searches")
         schedule.every(timedelta(days=1), "thin_searches")
-        retention.on_the_side("predict", "push_recipe")
+        registry.register("forget_scores", "composer.retention.forget_scores")
+        schedule.every(timedelta(days=1), "forget_scores")
+        retention.on_the_side("predict", "weigh", "push_recipe")

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
+
+from composer import attribution, verifications
 from composer.engine import card as engine_card
 from composer.engine import recipe as engine_recipe
 from composer.engine.adapter_file import CONFIG_NAME, WEIGHTS_NAME
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date a zip can hold: equal content, equal bytes
 # What is not for others: texts, and the names of modules that were only looked at.
-PRIVATE = ("answers", "screening")
+PRIVATE = ("answers", "folds", "screening", "fold_ingredients")
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,22 @@ def _build(
     )
     config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     blob = fetching.keep(folder / WEIGHTS_NAME, lease)
-    return Built(blob, config, {**made.facts(), "size": blob.size, "sha256": blob.sha256})
+    facts = {**made.facts(), "size": blob.size, "sha256": blob.sha256}
+    return Built(blob, config, {**facts, "example_losses": example_losses(base, batch)})
+
+
+def example_losses(base: "BaseModel", batch: "Batch") -> list[float]:
+    """How unlikely the base model alone finds each answer: of a recipe that is verified it tells
+    which example was changed. As private as the examples are, for it could confirm a guess."""
+    import torch
+
+    from composer.engine.loss import answer_losses, default_chunk, parts
+
+    batch = batch.to(base.device)
+    at_once = default_chunk(base, batch).examples
+    with torch.inference_mode():
+        some = [answer_losses(base, None, rows)[0] for _, rows in parts(batch, at_once)]
+    return [float(loss) for losses in some for loss in losses]
 
 
 # --- what is public of a recipe ----------------------------------------------------------------
@@ -103,12 +121,23 @@ def _build(
 def public_evidence(search: Search, *, show_examples: bool) -> dict[str, Any]:
     """The evidence without private texts, or with them where their owner shows them."""
     evidence = {key: value for key, value in search.evidence.items() if key not in PRIVATE}
+    losses: Any = None
+    if "adapter" in evidence:
+        evidence["adapter"] = dict(evidence["adapter"])
+        losses = evidence["adapter"].pop("example_losses", None)
     if show_examples:
-        evidence["examples"] = search.examples
+        # The salt stays: other searches of the task may have been on other examples.
+        evidence["examples"] = {k: v for k, v in search.examples.items() if k != "salt"}
+        evidence["example_losses"] = losses
         evidence["predictions"] = predictions(search)
     found = verdict(search.evidence)
     if found:
-        evidence["verdict"] = {"kind": found.kind, "sentence": found.sentence}
+        evidence["verdict"] = {
+            "kind": found.kind,
+            "sentence": found.sentence,
+            "detail": found.detail,
+            "not_measured": list(found.missing),
+        }
     return evidence
 
 
@@ -132,6 +161,10 @@ def recipe_json(recipe: Recipe, search: Search | None = None) -> dict[str, Any]:
         document["evidence"] = public_evidence(
             recipe.published_search, show_examples=recipe.shows_examples
         )
+    if settings.SITE_URL:
+        document["evidence"] = {**document.get("evidence", {}), "site": settings.SITE_URL}
+    if recipe.published_at is not None and (rows := verifications.public_rows(recipe)):
+        document["evidence"] = {**document.get("evidence", {}), "verifications": rows}
     return document
 
 
@@ -211,12 +244,15 @@ def _json_text(document: Any) -> str:
 def card(recipe: Recipe, evidence: Mapping[str, Any], site: str) -> str:
     """The README.md of an adapter."""
     facts = {"r": recipe.adapter_config.get("r"), **recipe.adapter_facts}
+    found = attribution.of_recipe(recipe)
     return engine_card.card(
         engine_recipe.check(recipe.document),
         title=recipe.title,
         adapter=facts,
         snippet=snippet(recipe, site),
         opening=_verdict_lines(evidence),
+        sources=[(each.author, each.terms.name if each.terms else "–") for each in found],
+        notices=attribution.notices(found),
     )
 
 
@@ -228,6 +264,7 @@ def snippet(recipe: Recipe, site: str = "") -> str:
         snippets.Loading(
             site=site or "http://127.0.0.1:8000",
             base=recipe.base_model,
+            base_name=recipe.base_name,
             base_revision=spec["base_model"]["revision"],
             adapter='"adapter"  # the folder of this file, unzipped',
             template=spec["template"],
@@ -239,13 +276,12 @@ def _verdict_lines(evidence: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     if "verdict" in evidence:
         lines += [evidence["verdict"]["sentence"], ""]
+        if evidence["verdict"].get("not_measured"):
+            lines += [f"Not measured: {', '.join(evidence['verdict']['not_measured'])}.", ""]
     rows = methods(evidence)
     if rows:
         lines += ["| method | right | 95% interval |", "|---|---|---|"]
-        lines += [
-            f"| {row.name} | {row.correct} of {row.total} | {row.low:.2f} to {row.high:.2f} |"
-            for row in rows
-        ]
+        lines += [f"| {row.name} | {row.score} | {row.low:.2f} to {row.high:.2f} |" for row in rows]
         lines.append("")
     return lines
 

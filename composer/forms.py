@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django import forms
+from django.core.exceptions import ValidationError
 from django.http import QueryDict
 
-from composer import services, task_writing
+from composer import recipe_import, services, task_writing
 from composer.engine.config import (
     COMBINATIONS,
     OBJECTIVES,
@@ -16,13 +17,15 @@ from composer.engine.config import (
     SELECTIONS,
     preset_with,
 )
-from composer.engine.errors import BadExamples, CommonsError
+from composer.engine.errors import BadExamples, BadRecipe, CommonsError
 from composer.engine.examples import Example
 from composer.engine.prompt import Template
 from composer.example_text import HELD_OUT, SHOTS, Problem, Row, as_text, parse_examples
 from composer.models import Example as StoredExample
-from composer.models import FewShotTask
+from composer.models import FewShotTask, Recipe, Search
 from composer.module_choice import MOST_MODULES, Fit, ModuleChoice, modules_for
+from composer.publishing import earlier_versions
+from composer.search_checks import MOST_TEST_FOLDS
 from composer.task_checks import find_problems, wrong_options
 from hub_site.accounts.models import User
 from modules.models import BaseModel, Collection, LoraModule
@@ -135,14 +138,14 @@ class TaskForm(forms.Form):
         try:
             Template(template)
         except BadExamples as error:
-            raise forms.ValidationError(error.user_message) from error
+            raise ValidationError(error.user_message) from error
         return template
 
     def clean_answer_options(self) -> list[str]:
         options = [line.strip() for line in self.cleaned_data["answer_options"].splitlines()]
         options = [option for option in options if option]
         if message := wrong_options(options):
-            raise forms.ValidationError(message)
+            raise ValidationError(message)
         return options
 
     def clean(self) -> dict[str, Any]:
@@ -224,6 +227,16 @@ class ComposeForm(forms.Form):
     modules = forms.ModelMultipleChoiceField(LoraModule.objects.none(), required=False)
     collection = forms.CharField(required=False, max_length=200)
 
+    test_folds = forms.IntegerField(
+        label="Folds",
+        required=False,
+        min_value=0,
+        max_value=MOST_TEST_FOLDS,
+        help_text="Without held-out examples: each part of your examples is left out once, and all "
+        "is done again without it. 0 measures nothing.",
+    )
+    # What the choice of modules was taken from: "search:ID" or "recipe:DIGEST".
+    remixed = forms.CharField(required=False, max_length=80, widget=forms.HiddenInput)
     budget = forms.IntegerField(
         required=False, min_value=1, help_text="How many mixtures may be tried."
     )
@@ -347,13 +360,25 @@ class ComposeForm(forms.Form):
             collection=cleaned.get("collection") if cleaned["how"] == "collection" else None,
         )
 
+    def clean_remixed(self) -> Search | Recipe | None:
+        """What can no longer be seen, or never could, is as good as not named."""
+        kind, _, key = self.cleaned_data["remixed"].partition(":")
+        try:
+            if kind == "search":
+                return Search.objects.visible_to(self.user).filter(pk=key).first()
+        except ValidationError:  # not a uuid
+            return None
+        if kind == "recipe":
+            return Recipe.objects.visible_to(self.user).with_digest(key).first()
+        return None
+
     def clean_collection(self) -> Collection | None:
         if not (typed := self.cleaned_data["collection"]):
             return None
         owner, _, name = typed.partition("/")
         found = Collection.objects.visible_to(self.user).named(owner, name).first()
         if found is None:
-            raise forms.ValidationError(f"There is no collection {typed!r}. Choose another.")
+            raise ValidationError(f"There is no collection {typed!r}. Choose another.")
         return found
 
     def clean(self) -> dict[str, Any]:
@@ -378,6 +403,8 @@ class ComposeForm(forms.Form):
             preset=self.cleaned_data["preset"],
             modules=self.choice,
             overrides=self.overrides,
+            test_folds=self.cleaned_data.get("test_folds") or 0,
+            remixed=self.cleaned_data["remixed"],
             idempotency_key=idempotency_key,
         )
 
@@ -399,6 +426,55 @@ class PublishForm(forms.Form):
     show_examples = forms.BooleanField(
         required=False, label="Show the examples and the models' answers to everybody"
     )
+    version_of = forms.ModelChoiceField(
+        Recipe.objects.none(),
+        required=False,
+        label="A later version of",
+        empty_label="no earlier recipe",
+        help_text="The two pages will link to each other.",
+    )
+
+    def __init__(self, *args: Any, search: Search, user: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        earlier, likely = earlier_versions(search, user)
+        field = self.fields["version_of"]
+        field.queryset = Recipe.objects.filter(pk__in=[each.pk for each in earlier])
+        self.initial.setdefault("version_of", likely)
+        if not earlier:
+            del self.fields["version_of"]
+
+
+class RecipeImportForm(forms.Form):
+    """A file, or the same as text."""
+
+    file = forms.FileField(
+        required=False,
+        label="Recipe file",
+        help_text="<code>recipe.json</code>, or an adapter that carries one: its zip, or its "
+        "<code>adapter_model.safetensors</code>.",
+    )
+    text = forms.CharField(
+        required=False, label="Or its text", strip=False, widget=_lines(4),
+        help_text="What <code>recipe.json</code> holds.",
+    )  # fmt: skip
+    title = forms.CharField(
+        required=False, max_length=120, help_text="What you call it here. A file has no title."
+    )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        file, text = cleaned.get("file"), cleaned.get("text", "")
+        if not self.errors and bool(file) == bool(text.strip()):
+            raise forms.ValidationError("Bring a file or paste its text, one of the two.")
+        if self.errors:
+            return cleaned
+        try:
+            if file and file.size > recipe_import.MOST_OF_A_FILE:
+                raise BadRecipe("This file is too large to be an adapter of a recipe.")
+            read = recipe_import.read(file, file.name) if file else recipe_import.parse(text)
+        except CommonsError as error:
+            raise forms.ValidationError(error.user_message) from error
+        return {**cleaned, "document": read}
 
 
 class TryForm(forms.Form):

@@ -21,7 +21,7 @@ from rest_framework.settings import api_settings
 
 from composer import publishing, services
 from composer.downloads import adapter_zip
-from composer.models import FewShotTask, Search
+from composer.models import FewShotTask, Recipe, Search
 from composer.module_choice import ModuleChoice, left_out
 from composer.serializers import (
     JobSerializer,
@@ -73,7 +73,7 @@ def _accepted(job: Job) -> Response:
     return Response(data, status=status.HTTP_202_ACCEPTED, headers={"Location": place})
 
 
-def _key(request: Request) -> str | None:
+def key_of(request: Request) -> str | None:
     key = request.headers.get("Idempotency-Key", "").strip()
     if len(key) > 200:
         raise serializers.ValidationError(
@@ -119,7 +119,8 @@ class Jobs(generics.GenericAPIView):
             preset=data["preset"],
             modules=choice,
             overrides=data.get("settings"),
-            idempotency_key=_key(request),
+            test_folds=data["test_folds"],
+            idempotency_key=key_of(request),
         )
         answer = _accepted(job)
         answer.data["left_out"] = _left_out(choice, task, job.search, request.user)
@@ -200,7 +201,12 @@ class PublishJob(generics.GenericAPIView):
         search = _own_search(request, pk)
         given = PublishSerializer(data=request.data)
         given.is_valid(raise_exception=True)
-        recipe = publishing.publish(search=search, user=request.user, **given.validated_data)
+        fields = dict(given.validated_data)
+        if digest := fields.pop("version_of", None):
+            fields["version_of"] = Recipe.objects.published().filter(pk=digest).first()
+            if fields["version_of"] is None:
+                raise serializers.ValidationError({"version_of": ["There is no such recipe."]})
+        recipe = publishing.publish(search=search, user=request.user, **fields)
         place = reverse("api-recipe", args=[recipe.digest])
         return Response(RecipeSerializer(recipe).data, status=201, headers={"Location": place})
 
@@ -227,7 +233,7 @@ class TryJob(generics.GenericAPIView):
             search=search,
             user=request.user,
             given=given.validated_data["input"],
-            idempotency_key=_key(request),
+            idempotency_key=key_of(request),
         )
         return _accepted(job)
 

@@ -77,11 +77,14 @@ def base_of(search: Search, lease: "Lease") -> BaseModel:
     return _base[1]
 
 
-def stack_of(search: Search, lease: "Lease") -> Stack:
-    """The search's modules as one stack, in the order of their weights."""
+def stack_of(
+    search: Search, lease: "Lease", ingredients: Sequence[Mapping[str, str]] | None = None
+) -> Stack:
+    """The search's modules as one stack, in the order of their weights; or other candidates of
+    it."""
     pinned = search.spec["base_model"]
-    ingredients = search.spec["ingredients"]
-    commits = _open_commits(search)
+    ingredients = search.spec["ingredients"] if ingredients is None else ingredients
+    commits = _open_commits(search, ingredients)
     # The same weights mean something else beside another config, and go by another's name.
     each_is = ((each["repo"], each["revision"], each["sha256"]) for each in ingredients)
     key = (pinned["repo"], pinned["revision"], *each_is)
@@ -112,9 +115,9 @@ def open_folders_of(search: Search, lease: "Lease") -> tuple[dict[str, Path], di
     return folders, refused
 
 
-def _open_commits(search: Search) -> list[Commit]:
+def _open_commits(search: Search, ingredients: Sequence[Mapping[str, str]]) -> list[Commit]:
     """Asked each time: a module may go, be hidden or gated while a job waits."""
-    commits = [_commit_of(ingredient) for ingredient in search.spec["ingredients"]]
+    commits = [_commit_of(ingredient) for ingredient in ingredients]
     _refuse_closed(search, commits)
     return commits
 

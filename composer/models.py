@@ -4,11 +4,18 @@ import uuid
 from typing import TYPE_CHECKING
 
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.urls import reverse
 
 from composer.engine.examples import Example as PlainExample
-from composer.querysets import FewShotTaskQuerySet, RecipeQuerySet, SearchQuerySet
+from composer.querysets import (
+    FewShotTaskQuerySet,
+    RecipeQuerySet,
+    SearchQuerySet,
+    TaskScoreQuerySet,
+    VerificationQuerySet,
+)
 from hub_site.jobs.models import Job
 from modules.models import BaseModel, Blob, HubHome, LoraModule
 
@@ -102,6 +109,56 @@ class Example(models.Model):
         return f"{self.input[:40]} -> {self.target[:40]}"
 
 
+class ExampleScores(models.Model):
+    """What modules do alone on one example: the rows of the module × example matrix that is filled
+    by whoever ranks, and read by everybody who ranks the same again.
+
+    `key` is the hash of the example as one base model reads it (`score_matrix.key_of`). `versions`
+    are ids of commits, 0 for the base model alone; `losses` and `exact` go with them, place by
+    place.
+    """
+
+    key = models.CharField(max_length=64, primary_key=True)
+    versions = ArrayField(models.BigIntegerField())
+    losses = ArrayField(models.FloatField())
+    exact = ArrayField(models.BooleanField())
+    used_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["used_at"], name="scores_by_use")]
+
+    def __str__(self) -> str:
+        return f"{len(self.versions)} modules on {self.key[:12]}"
+
+
+class TaskScore(models.Model):
+    """A module alone on a task's examples: a cell of the module × task matrix."""
+
+    task = models.ForeignKey(FewShotTask, models.CASCADE, related_name="scores")
+    lora_module = models.ForeignKey(LoraModule, models.CASCADE, related_name="task_scores")
+    revision = models.CharField(max_length=40)
+    loss = models.FloatField()
+    base_loss = models.FloatField()
+    exact = models.PositiveIntegerField()
+    base_exact = models.PositiveIntegerField()
+    examples = models.PositiveIntegerField()
+    measured_at = models.DateTimeField(auto_now=True)
+
+    objects = TaskScoreQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint("task", "lora_module", name="task_score_once")]
+        indexes = [models.Index(fields=["lora_module", "loss"], name="task_score_of_module")]
+
+    def __str__(self) -> str:
+        return f"{self.lora_module} on {self.task}: {self.gain:+.3f}"
+
+    @property
+    def gain(self) -> float:
+        """How much of the base model's loss the module takes away."""
+        return self.base_loss - self.loss
+
+
 class Recipe(models.Model):
     """Weights over pinned modules, named by the hash of everything that decides them.
 
@@ -112,7 +169,10 @@ class Recipe(models.Model):
     document = models.JSONField()
     title = models.CharField(max_length=120)
     description = models.TextField(blank=True, max_length=2000)
-    base_model = models.ForeignKey(BaseModel, models.PROTECT, related_name="recipes")
+    # Empty where an imported recipe names a base model that is not here.
+    base_model = models.ForeignKey(
+        BaseModel, models.PROTECT, null=True, blank=True, related_name="recipes"
+    )
     adapter = models.ForeignKey(Blob, models.PROTECT, null=True, blank=True, related_name="+")
     adapter_config = models.JSONField(default=dict)
     # Rank, size and hash of the adapter file, and what PEFT computed from it.
@@ -128,6 +188,11 @@ class Recipe(models.Model):
     shows_examples = models.BooleanField(default=False)
     # A moderator lets the adapter be handed out although a module in it was hidden.
     adapter_allowed = models.BooleanField(default=False)
+    # The published recipe that this one is a version of, as its publisher says.
+    parent = models.ForeignKey(
+        "self", models.SET_NULL, null=True, blank=True, related_name="versions"
+    )
+    likes = models.PositiveIntegerField(default=0)
 
     objects = RecipeQuerySet.as_manager()
 
@@ -139,6 +204,12 @@ class Recipe(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("composer:recipe", args=[self.digest])
+
+    @property
+    def base_name(self) -> str:
+        if self.base_model is not None:
+            return self.base_model.name
+        return str(self.document["spec"]["base_model"]["repo"])
 
     @property
     def withdrawn(self) -> list[str]:
@@ -171,6 +242,81 @@ class Ingredient(models.Model):
     @property
     def is_hidden(self) -> bool:
         return self.lora_module is not None and self.lora_module.repo.is_hidden
+
+
+class RecipeLike(models.Model):
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    recipe = models.ForeignKey(Recipe, models.CASCADE, related_name="liked")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint("user", "recipe", name="recipe_like_once")]
+
+    def __str__(self) -> str:
+        return f"{self.user_id} likes {self.recipe_id[:12]}"
+
+
+class RecipeImport(models.Model):
+    """A recipe file that somebody brought here. What it states of itself stays apart: nobody has
+    checked it here."""
+
+    recipe = models.ForeignKey(Recipe, models.CASCADE, related_name="imports")
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    title = models.CharField(max_length=120)
+    evidence = models.JSONField(default=dict)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint("recipe", "user", name="recipe_imported_once")]
+
+    def __str__(self) -> str:
+        return self.title
+
+
+class Verification(models.Model):
+    """Somebody had a recipe run again: what came of it. The stamp outlives its job.
+
+    differs    [{"what", "stated", "found"}, …]: the parts that are not as the recipe states them
+    unchecked  [{"what", "why"}, …]
+    records    generations of a search that goes on, as in `Generation`, until it is over
+    """
+
+    EVALUATION, SEARCH = "evaluation", "search"
+    MATCHED, WITHIN, DIFFERS = "matched", "within tolerance", "differs"
+
+    recipe = models.ForeignKey(Recipe, models.CASCADE, related_name="verifications")
+    job = models.OneToOneField(
+        Job, models.SET_NULL, null=True, blank=True, related_name="verification"
+    )
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    # Whose evidence is compared: that of the search, or that of the file somebody brought.
+    search = models.ForeignKey(
+        "Search", models.SET_NULL, null=True, blank=True, related_name="verifications"
+    )
+    imported = models.ForeignKey(
+        RecipeImport, models.CASCADE, null=True, blank=True, related_name="verifications"
+    )
+    kind = models.CharField(max_length=10, choices=[(k, k) for k in (EVALUATION, SEARCH)])
+    outcome = models.CharField(
+        max_length=20, blank=True, choices=[(o, o) for o in (MATCHED, WITHIN, DIFFERS)]
+    )
+    differs = models.JSONField(default=list, blank=True)
+    checked = models.JSONField(default=list, blank=True)
+    unchecked = models.JSONField(default=list, blank=True)
+    environment = models.JSONField(default=dict, blank=True)
+    records = models.JSONField(default=list, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    objects = VerificationQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.recipe_id[:12]}: {self.outcome or 'not done'}"
 
 
 class RecipeOnHub(HubHome):
@@ -214,6 +360,8 @@ class Search(models.Model):
     )
     title = models.CharField(max_length=120)
     preset = models.CharField(max_length=20)
+    # The hash of the held-out examples, salted by their owner: how often they have been opened.
+    held_out_hash = models.CharField(max_length=64, blank=True)
     base_model = models.ForeignKey(BaseModel, models.PROTECT, related_name="searches")
     spec = models.JSONField()
     examples = models.JSONField()
@@ -232,6 +380,15 @@ class Search(models.Model):
 
     objects = SearchQuerySet.as_manager()
 
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["held_out_hash"],
+                condition=~models.Q(held_out_hash=""),
+                name="search_by_held_out",
+            )
+        ]
+
     def __str__(self) -> str:
         return self.title
 
@@ -244,9 +401,14 @@ class Search(models.Model):
 
 
 class Generation(models.Model):
-    """One generation of a search: its checkpoint, and the progress that the page shows."""
+    """One generation of a search: its checkpoint, and the progress that the page shows.
+
+    `round` is empty for the search that makes the recipe; others only measure: "control" is the
+    same search over randomised modules, "1" to "k" are those of the folds, "1 control" and so on.
+    """
 
     search = models.ForeignKey(Search, models.CASCADE, related_name="generations")
+    round = models.CharField(max_length=20, blank=True)
     number = models.PositiveIntegerField()
     evaluations = models.PositiveIntegerField()
     best_loss = models.FloatField()
@@ -257,7 +419,7 @@ class Generation(models.Model):
 
     class Meta:
         ordering = ["number"]
-        constraints = [models.UniqueConstraint("search", "number", name="generation_once")]
+        constraints = [models.UniqueConstraint("search", "round", "number", name="generation_once")]
 
     def __str__(self) -> str:
         return f"generation {self.number}: {self.best_loss:.3f}"

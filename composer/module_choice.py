@@ -76,11 +76,17 @@ class ModuleChoice:
 
 
 def choose_modules(
-    choice: ModuleChoice, *, base_model: BaseModel, user: "Visitor", combination: str
+    choice: ModuleChoice,
+    *,
+    base_model: BaseModel,
+    user: "Visitor",
+    combination: str,
+    about: str = "",
 ) -> list[LoraModule]:
     """The modules of a search, by name; raises where the choice cannot be met.
 
-    Where they are to be ranked these are the candidates: a worker measures them.
+    Where they are to be ranked these are the candidates: a worker measures them. Of more than it
+    measures, those are taken that the words of `about` fit best, by name, tags and summary.
     """
     fits = modules_for(base_model, user, combination)
     fitting = [fit.lora_module for fit in fits if fit.fits]
@@ -102,16 +108,19 @@ def choose_modules(
             "Choose another combination, or upload a module."
         )
     if choice.how == "ranked" and len(chosen) > MOST_RANKED:
-        raise OverLimit(
-            f"{len(chosen)} modules fit; at most {MOST_RANKED} are measured on the examples. "
-            "Name a collection, or choose by hand."
-        )
+        chosen = _preselected(chosen, about)
     if choice.how != "ranked" and len(chosen) > MOST_MODULES:
         raise OverLimit(
             f"{len(chosen)} modules are chosen; a search mixes at most {MOST_MODULES}. "
             "Take those that fit the examples best, draw some at random, or choose by hand."
         )
     return chosen
+
+
+def _preselected(modules: Sequence[LoraModule], about: str) -> list[LoraModule]:
+    found = LoraModule.objects.of_ids([module.pk for module in modules]).with_rank(about)
+    first = set(found.order_by("-rank", "pk").values_list("pk", flat=True)[:MOST_RANKED])
+    return [module for module in modules if module.pk in first]
 
 
 def _check_count(choice: ModuleChoice) -> None:
@@ -144,16 +153,10 @@ def usual_choice(preset: str) -> ModuleChoice:
     return ModuleChoice("ranked", count=MIXED_UNASKED)
 
 
-def ranked_to(params: Mapping[str, Any], candidates: int) -> int | None:
-    """How many of a job's candidates are mixed once they are ranked; None where all are, unranked.
-
-    Who asked for a ranking gets one; nobody else does while all can be mixed.
-    """
-    asked = params.get("modules")
-    choice = asked or usual_choice(params["preset"]).to_json()
-    if choice["how"] != "ranked" or (not asked and candidates <= choice["count"]):
-        return None
-    return int(choice["count"])
+def ranked_to(params: Mapping[str, Any]) -> int | None:
+    """How many of a job's candidates are mixed once they are ranked; None where all are."""
+    choice = params.get("modules") or usual_choice(params["preset"]).to_json()
+    return int(choice["count"]) if choice["how"] == "ranked" else None
 
 
 # --- private -----------------------------------------------------------------------------------

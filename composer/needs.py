@@ -69,7 +69,7 @@ def memory_of(
 def _mixed_at_once(spec: Mapping[str, Any], params: Mapping[str, Any]) -> int:
     """Ranked ones are looked at a part at a time; only the best are kept."""
     many = len(spec["ingredients"])
-    ranked = ranked_to(params, many)
+    ranked = ranked_to(params)
     return many if ranked is None else min(many, max(ranked, RANKED_AT_ONCE))
 
 

@@ -78,7 +78,8 @@ def progress(search: Search) -> Progress:
     """Read where a search stands. Seconds left are those of the search, not of the measuring."""
     job = search.job
     # A page that polls must not read every candidate of every generation.
-    rows = search.generations.annotate(best_weights=F("record__best_weights")).defer("record")
+    made = search.generations.filter(round="")  # others only measure
+    rows = made.annotate(best_weights=F("record__best_weights")).defer("record")
     generations = list(rows)
     budget = int(search.spec["search"]["budget"])
     last = generations[-1] if generations else None

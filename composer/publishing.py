@@ -4,8 +4,10 @@ from typing import TYPE_CHECKING
 
 from django.contrib.auth.models import AnonymousUser
 from django.db import transaction
+from django.db.models import Count
 from django.utils import timezone
 
+from composer import proof, verifications
 from composer.engine.examples import Example
 from composer.engine.recipe import examples_hash
 from composer.errors import NotAllowed, NotReady, Withdrawn
@@ -13,6 +15,9 @@ from composer.models import Ingredient, Recipe, Search
 from hub_site.accounts.models import User
 from modules.models import LoraModule
 from modules.on_hub import keeping
+
+# Of one's own from the same task, in the form.
+MOST_VERSIONS = 10
 
 if TYPE_CHECKING:
     from composer.querysets import Visitor
@@ -26,10 +31,12 @@ def publish(
     title: str,
     description: str = "",
     show_examples: bool = False,
+    version_of: Recipe | None = None,
 ) -> Recipe:
     """Make a search's recipe public. Examples and predictions stay private unless shown.
 
-    A recipe that is public already stays as its first publisher left it.
+    A recipe that is public already stays as its first publisher left it. `version_of` is a
+    published recipe that this one goes on from.
     """
     if search.recipe_id is None:
         raise NotReady("There is nothing to publish yet: the search has not finished.")
@@ -51,10 +58,48 @@ def publish(
     recipe.published_at = timezone.now()
     recipe.published_by = user
     recipe.published_search = search
+    if version_of is not None and version_of.pk != recipe.pk and version_of.published_at:
+        recipe.parent = version_of
     recipe.save()
+    keep_proof(search, recipe)
     for home in recipe.hub_homes.select_for_update(of=("self",)):
         keeping.ask_for(home)  # repos on the Hub may be open now
     return recipe
+
+
+def earlier_versions(search: Search, user: User) -> tuple[list[Recipe], Recipe | None]:
+    """Published recipes that this search's may be a version of, and the one that it most likely
+    is: the one it was remixed from, the same user's from the same task, or one with just the
+    modules that were chosen by hand."""
+    names = {each["repo"] for each in search.spec["ingredients"]}
+    others = Recipe.objects.published().filter(base_model=search.base_model)
+    others = others.exclude(pk=search.recipe_id).exclude(published_search=None)
+    own = others.filter(published_by=user, published_search__task=search.task_id)
+    remixed = others.filter(pk=search.job.params.get("remixed") or "")
+    found = {each.pk: each for each in remixed}
+    found |= {each.pk: each for each in own[:MOST_VERSIONS]} if search.task_id else {}
+    likely = next(iter(found.values()), None)
+    same = others.filter(ingredients__name__in=names).annotate(shared=Count("ingredients"))
+    for each in same.order_by("-shared", "-published_at").prefetch_related("ingredients")[:10]:
+        found.setdefault(each.pk, each)
+        is_remix = {row.name for row in each.ingredients.all()} == names
+        if likely is None and is_remix and _chosen_by_hand(search):
+            likely = each
+    return list(found.values()), likely
+
+
+def _chosen_by_hand(search: Search) -> bool:
+    chosen = search.job.params.get("modules")
+    return bool(chosen) and chosen["how"] == "hand"
+
+
+def keep_proof(search: Search, recipe: Recipe) -> None:
+    """What can be checked later is written down while the generations and the task are there."""
+    salt = verifications.salt_of(search)
+    search.evidence["proof"] = proof.of_search(search, recipe.document["weights"], salt)
+    if salt is not None:
+        search.examples["salt"] = salt
+    search.save(update_fields=["evidence", "examples"])
 
 
 def is_salted(search: Search) -> bool:
@@ -103,8 +148,17 @@ def closed_ingredients(recipe: Recipe, user: "Visitor") -> list[str]:
     if recipe.published_at is not None:
         return []
     open_to_them = LoraModule.objects.readable_by(user).values("pk")
+    if user.is_authenticated and not recipe.searches.filter(job__user=user).exists():
+        # Brought as a file, which opens nothing: what others made of it is not theirs yet.
+        closed = recipe.ingredients.exclude(lora_module__in=open_to_them)
+        return list(closed.values_list("name", flat=True))
     gated = recipe.ingredients.filter(lora_module__in=LoraModule.objects.gated(True))
     return list(gated.exclude(lora_module__in=open_to_them).values_list("name", flat=True))
+
+
+def _how_closed(recipe: Recipe, user: "Visitor") -> str:
+    is_finder = recipe.searches.filter(job__user_id=user.pk).exists()
+    return "gated" if is_finder else "gated, private or gone"
 
 
 def refuse_closed(recipe: Recipe, user: "Visitor") -> None:
@@ -112,7 +166,7 @@ def refuse_closed(recipe: Recipe, user: "Visitor") -> None:
     if names := closed_ingredients(recipe, user):
         raise NotAllowed(
             f"This adapter holds {', '.join(names)}, which {'is' if len(names) == 1 else 'are'} "
-            "gated, and you have no access. Ask for it on the module's page."
+            f"{_how_closed(recipe, user)}, and you have no access. Ask for it on the module's page."
         )
 
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING, Self, TypeAlias
 
-from django.db.models import Count, F, IntegerField, OuterRef, Prefetch, Q, QuerySet, Subquery
+from django.db.models import (
+    Count,
+    Exists,
+    F,
+    IntegerField,
+    OuterRef,
+    Prefetch,
+    Q,
+    QuerySet,
+    Subquery,
+)
 from django.db.models.functions import Coalesce
 
 if TYPE_CHECKING:
@@ -67,6 +77,31 @@ class FewShotTaskQuerySet(QuerySet):
         return self.order_by("-created_at")
 
 
+class TaskScoreQuerySet(QuerySet):
+    """Cells of the module × task matrix."""
+
+    def of_public_tasks(self) -> Self:
+        """Tasks that anybody can see: what a module is good at, told to everybody."""
+        demo = Q(task__owner=None, task__demo_key__isnull=False)
+        shared = Q(task__published_at__isnull=False, task__hidden_at=None)
+        return self.filter(demo | shared)
+
+    def current(self) -> Self:
+        """Of the version that a module has now."""
+        return self.filter(revision=F("lora_module__commit__sha"))
+
+    def helping(self) -> Self:
+        """Those where the module takes something of the base model's loss away."""
+        return self.filter(loss__lt=F("base_loss"))
+
+    def of_modules_shown_to(self, user: Visitor) -> Self:
+        modules = self.model._meta.get_field("lora_module").related_model.objects
+        return self.filter(lora_module__in=modules.visible_to(user).values("pk"))
+
+    def largest_gain_first(self) -> Self:
+        return self.annotate(gained=F("base_loss") - F("loss")).order_by("-gained", "pk")
+
+
 class SearchQuerySet(QuerySet):
     def visible_to(self, user: Visitor) -> Self:
         """A job is its owner's alone; what it found becomes public as a recipe."""
@@ -100,7 +135,8 @@ class RecipeQuerySet(QuerySet):
             return self.filter(public)
         # A subquery, not a join: two searches of one user must not list a recipe twice.
         own = self.model.objects.filter(searches__job__user=user).values("pk")
-        return self.filter(public | Q(pk__in=own))
+        brought = self.model.objects.filter(imports__user=user).values("pk")
+        return self.filter(public | Q(pk__in=own) | Q(pk__in=brought))
 
     def with_digest(self, digest: str) -> Self:
         """As it stands in an address: PostgreSQL's texts cannot hold whatever is written there."""
@@ -110,12 +146,33 @@ class RecipeQuerySet(QuerySet):
         return self.filter(ingredients__lora_module=lora_module).distinct()
 
     def for_cards(self) -> Self:
-        from composer.models import Ingredient
+        """`is_verified`: somebody had it run again, and nothing was found to differ."""
+        from composer.models import Ingredient, Verification
 
         ingredients = Ingredient.objects.select_related("lora_module__repo__owner")
-        return self.select_related("base_model", "published_by__namespace").prefetch_related(
-            Prefetch("ingredients", ingredients)
+        stamps = Verification.objects.filter(recipe=OuterRef("pk"), imported=None).order_by()
+        differs = Exists(stamps.filter(outcome=Verification.DIFFERS))
+        return (
+            self.annotate(is_verified=Exists(stamps.over()) & ~differs)
+            .select_related("base_model", "published_by__namespace")
+            .prefetch_related(Prefetch("ingredients", ingredients))
         )
+
+
+class VerificationQuerySet(QuerySet):
+    def visible_to(self, user: Visitor) -> Self:
+        """Of a published recipe everybody's, but for what was compared with a file that somebody
+        brought; anything else is its own user's."""
+        public = Q(recipe__published_at__isnull=False, imported=None)
+        return self.filter(public | Q(user=user) if user.is_authenticated else public)
+
+    def over(self) -> Self:
+        return self.exclude(outcome="")
+
+    def for_rows(self) -> Self:
+        """Those that ended with a stamp, and those whose job still says something."""
+        shown = ~Q(outcome="") | Q(job__isnull=False)
+        return self.filter(shown).select_related("user", "job").defer("records")
 
 
 def _count(rows: QuerySet, by: str) -> Coalesce:

@@ -1,5 +1,6 @@
-"""Checkpoints of searches that ended long ago: what a search goes on from is of no use then.
+"""What is kept no longer than it is of use.
 
+Checkpoints of searches that ended long ago: nothing goes on from them any more.
 The loss curve, its figures and the best weights stay for the page; recipes and evidence, which
 show that a search can be run again to the same bits, are other rows and not touched.
 """
@@ -14,6 +15,7 @@ from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
+from composer.models import ExampleScores
 from hub_site.jobs import queue, retention
 
 if TYPE_CHECKING:
@@ -24,12 +26,12 @@ BATCH = 200
 # Of the last generation only: it is the one whose blend is drawn.
 THIN = """
     UPDATE composer_generation AS generation
-    SET record = CASE WHEN generation.number = last.number
+    SET record = CASE WHEN generation.round = '' AND generation.number = last.number
         THEN jsonb_build_object(
             'best_weights', record->'best_weights', 'digest', record->'digest')
         ELSE '{}'::jsonb END
     FROM (SELECT search_id, max(number) AS number FROM composer_generation
-          WHERE search_id = ANY(%s) GROUP BY search_id) AS last
+          WHERE search_id = ANY(%s) AND round = '' GROUP BY search_id) AS last
     JOIN jobs_job ON jobs_job.id = last.search_id
     WHERE generation.search_id = last.search_id AND jsonb_exists(record, 'losses')
       AND jobs_job.state IN ('done', 'failed', 'cancelled')
@@ -54,3 +56,14 @@ def _thin(searches: tuple[UUID, ...]) -> int:
     with connection.cursor() as cursor:
         cursor.execute(THIN, [list(searches)])
         return int(cursor.rowcount)
+
+
+# --- the score matrix --------------------------------------------------------------------------
+
+
+def forget_scores(job: Job, lease: Lease) -> None:
+    """Scores that nobody has asked for in a long time: whoever ranks again measures again."""
+    since = timezone.now() - timedelta(days=settings.KEEP_SCORES_DAYS)
+    count, _ = ExampleScores.objects.filter(used_at__lt=since).delete()
+    with queue.finish(job, {"forgotten": count}):
+        pass

@@ -6,13 +6,14 @@ measuring from the last method measured, whenever the worker is ended and whoeve
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from composer import artifacts, model_cache, ranking
-from composer.engine import evaluate
+from composer import artifacts, folds, model_cache, ranking
+from composer.engine import ablation, evaluate
 from composer.engine import recipe as engine_recipe
 from composer.engine.batch import chat_of
 from composer.engine.blocks import count as block_count
@@ -26,7 +27,7 @@ from composer.engine.search import search as run_search
 from composer.measuring import Measuring
 from composer.models import Generation as GenerationRow
 from composer.models import Ingredient, Recipe, Search
-from composer.running import Given, NothingFound, Run, storable
+from composer.running import Given, NothingFound, Round, Run, storable
 from hub_site.jobs import queue
 from hub_site.jobs.models import Job, JobEvent
 from modules.models import LoraModule
@@ -36,6 +37,12 @@ if TYPE_CHECKING:
 
 # Counted up where the engine rounds otherwise than before: a search is then begun anew.
 ENGINE = 2
+# What a search that begins anew need not find out again.
+KEPT = ("preselected", "leaks", "screening", "fold_ingredients", "left_out", "load")
+
+
+class BeganAnew(Exception):
+    """A round that only measures had to begin again, and nothing that was found is kept."""
 
 
 def compose(job: Job, lease: "Lease") -> None:
@@ -84,6 +91,41 @@ def predict(job: Job, lease: "Lease") -> None:
         pass
 
 
+def weigh(job: Job, lease: "Lease") -> None:
+    """Measure other weights for a search's modules, on the examples it was searched with."""
+    search = Search.objects.select_related("base_model").get(pk=job.params["search"])
+    base, stack = model_cache.base_of(search, lease), model_cache.stack_of(search, lease)
+    template, config = _template(search), engine_recipe.config_of(search.spec)
+    shots = [Example(*pair) for pair in search.examples["shots"]]
+    start = time.perf_counter()
+    objective = Objective.of(
+        base, stack, shots, template, replace(config, objective="paper", optimiser="cobyla")
+    )
+    weights = np.array(job.params["weights"], dtype=np.float64)
+    (found,) = ablation.measure(objective, weights[None])
+    answers = evaluate.predict(
+        base,
+        stack,
+        weights,
+        [example.input for example in shots],
+        template,
+        config.combination,
+        blocks=config.blocks,
+        answer_options=search.examples.get("answer_options") or None,
+        max_new_tokens=evaluate.answer_room(base, shots),
+    )
+    result = {
+        "weights": job.params["weights"],
+        "loss": found.loss if np.isfinite(found.loss) else None,
+        "exact": found.exact,
+        "examples": len(shots),
+        "answers": list(map(storable, answers)),
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+    with queue.finish(job, result):
+        pass
+
+
 class Composition(Run):
     """One run of a composition job, from wherever an earlier one was ended."""
 
@@ -96,14 +138,28 @@ class Composition(Run):
         with self.stage("preparing"):
             self.leave_out_closed()
             self.load_modules()
-        with self.stage("searching"):
-            best = self.find()
-        with self.stage("measuring"):
-            Measuring(self, self.given, self.objective, self.answer_room).measure(best)
+        best = self._searched_and_measured()
         found = engine_recipe.build(self.search.spec, best.best_weights.tolist())
         with self.stage("building"):
             built = self._build(found)
         self._finish(found, built)
+
+    def _searched_and_measured(self) -> Generation:
+        while True:
+            main = Round("", self.given, self.objective)
+            try:
+                with self.stage("searching"):
+                    best = self.find(main)
+                with self.stage("measuring"):
+                    # The search may have gone on in smaller pieces.
+                    self.measure(replace(main, objective=self.objective), best)
+                    folds.measure(self)
+                return best
+            except BeganAnew:
+                continue
+
+    def measure(self, round_: Round, best: Generation) -> None:
+        Measuring(self, round_, self.answer_room, self.find_control).measure(best)
 
     # --- preparing ---------------------------------------------------------------------------
 
@@ -173,24 +229,33 @@ class Composition(Run):
 
     # --- searching ---------------------------------------------------------------------------
 
-    def find(self) -> Generation:
+    def find(self, round_: Round) -> Generation:
         """The last generation; each one is a row before the next begins."""
-        stored = self._stored()
+        return self._find(round_.name, round_.objective)
+
+    def find_control(self, round_: Round, objective: Objective) -> Generation:
+        """The same search over other modules."""
+        return self._find(round_.control, objective)
+
+    def _find(self, name: str, objective: Objective) -> Generation:
         while True:
             try:
-                return self._search_from(stored)
+                return self._search_from(self._stored(name), name, objective)
             except ResumeMismatch as mismatch:
-                if not stored:
+                if not self.search.generations.filter(round=name).exists():
                     raise
                 self.restart(mismatch.user_message)
             except OutOfMemory as error:
                 if error.smaller is None:
                     raise
                 self._restart_with(error.smaller, error.user_message)
-            stored = []
+                objective = objective.with_chunk(error.smaller)
+            if name:
+                raise BeganAnew
 
-    def _stored(self) -> list[dict[str, Any]]:
-        rows = list(self.search.generations.order_by("number").values_list("record", flat=True))
+    def _stored(self, name: str) -> list[dict[str, Any]]:
+        done = self.search.generations.filter(round=name).order_by("number")
+        rows = list(done.values_list("record", flat=True))
         if rows and self.search.fingerprint != self.fingerprint:
             before = self.search.fingerprint
             changed = [key for key in self.fingerprint if before.get(key) != self.fingerprint[key]]
@@ -203,13 +268,14 @@ class Composition(Run):
             return []
         return rows
 
-    def _search_from(self, stored: Sequence[dict[str, Any]]) -> Generation:
+    def _search_from(
+        self, stored: Sequence[dict[str, Any]], name: str, objective: Objective
+    ) -> Generation:
         last = Generation.from_json(stored[-1]) if stored else None
-        N = len(self.stack)
-        weights = N * block_count(self.given.config.blocks)
-        found = run_search(self.objective, weights, self.given.config, modules=N, resume=stored)
-        for generation in found:
-            self._keep(generation)
+        N, config = len(objective.stack), self.given.config
+        weights = N * block_count(config.blocks)
+        for generation in run_search(objective, weights, config, modules=N, resume=stored):
+            self._keep(generation, name)
             last = generation
             self.lease.give_way()
         if last is None or not np.isfinite(last.best_loss):
@@ -219,12 +285,13 @@ class Composition(Run):
             )
         return last
 
-    def _keep(self, generation: Generation) -> None:
+    def _keep(self, generation: Generation, name: str) -> None:
         with queue.checkpoint(self.job):
-            if generation.number == 0:
+            if generation.number == 0 and not name:
                 Search.objects.filter(pk=self.job.pk).update(fingerprint=self.fingerprint)
             GenerationRow.objects.create(
                 search=self.search,
+                round=name,
                 number=generation.number,
                 evaluations=generation.evaluations,
                 best_loss=generation.best_loss,
@@ -235,7 +302,7 @@ class Composition(Run):
     def restart(self, reason: str) -> None:
         # The candidates that were not among the best are no longer in the spec.
         evidence = self.search.evidence
-        kept = {key: evidence[key] for key in ("screening", "left_out", "load") if key in evidence}
+        kept = {key: evidence[key] for key in KEPT if key in evidence}
         with queue.checkpoint(self.job):
             self.search.generations.all().delete()
             Search.objects.filter(pk=self.job.pk).update(evidence=kept, fingerprint={})

@@ -10,6 +10,7 @@ from composer.engine.base_model import BaseModel
 from composer.engine.config import SearchConfig
 from composer.engine.errors import CommonsError
 from composer.engine.examples import Example
+from composer.engine.objective import Objective
 from composer.engine.prompt import Template
 from composer.models import Search
 from hub_site.jobs import queue
@@ -33,6 +34,24 @@ class Given:
     options: list[str] | None
     template: Template
     config: SearchConfig
+
+
+@dataclass(frozen=True)
+class Round:
+    """One search, and the examples that it is measured on: the one that makes the recipe, or that
+    of a fold, which is fitted on all examples but a part and measured on that part.
+
+    name  "" for the one that makes the recipe, "1" to "k" for the folds
+    """
+
+    name: str
+    given: Given
+    objective: Objective
+
+    @property
+    def control(self) -> str:
+        """The round of the same search over randomised modules."""
+        return f"{self.name} control".strip()
 
 
 @dataclass
@@ -64,6 +83,21 @@ class Run:
         self.search.evidence = {**self.search.evidence, **parts}
         with queue.checkpoint(self.job):
             Search.objects.filter(pk=self.job.pk).update(evidence=self.search.evidence)
+
+    def noted(self, round_: Round) -> dict[str, Any]:
+        """The part of the evidence that is a round's own."""
+        evidence = self.search.evidence
+        found: dict[str, Any] = (
+            evidence.get("folds", {}).get(round_.name, {}) if round_.name else evidence
+        )
+        return found
+
+    def note_in(self, round_: Round, **parts: Any) -> None:
+        if not round_.name:
+            self.note(**parts)
+            return
+        folds = self.search.evidence.get("folds", {})
+        self.note(folds={**folds, round_.name: {**self.noted(round_), **parts}})
 
     def settle(self, spec: dict[str, Any], **evidence: Any) -> None:
         """What of the spec only a worker can find out. It is the same whoever finds it."""

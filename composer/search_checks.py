@@ -12,6 +12,8 @@ from composer.engine.selection import check_budget
 from composer.models import FewShotTask
 from modules.models import BaseModel, LoraModule
 
+MOST_TEST_FOLDS = 10
+
 
 def check_settings(
     config: SearchConfig,
@@ -39,6 +41,36 @@ def check_settings(
     check_budget(config, mixed * block_count(config.blocks), mixed, len(shots))
     if layers := _adapted(task.base_model, modules):
         block_of(layers, config.blocks)
+
+
+def check_test_folds(
+    folds: int,
+    config: SearchConfig,
+    shots: Sequence[Example],
+    held_out: Sequence[Example],
+    mixed: int,
+) -> None:
+    """Raise BadConfig for folds that could not be measured. 0 is none."""
+    if folds == 0:
+        return
+    if held_out:
+        raise _bad(
+            "test_folds",
+            "The task has held-out examples, so it is measured on those. Leave the folds out.",
+        )
+    if not MOST_TEST_FOLDS >= folds >= 2:
+        raise _bad(
+            "test_folds", f"The folds are {folds}; they must be from 2 to {MOST_TEST_FOLDS}."
+        )
+    fewest = 2 if config.selection == "examples" else 3
+    if len(shots) - -(-len(shots) // folds) < fewest:
+        raise _bad(
+            "test_folds",
+            f"{len(shots)} examples in {folds} folds leave too few to search with. Add examples, "
+            "or give held-out ones.",
+        )
+    left = len(shots) - -(-len(shots) // folds)
+    check_budget(config, mixed * block_count(config.blocks), mixed, left)
 
 
 def _adapted(base_model: BaseModel, modules: Sequence[LoraModule]) -> list[str]:

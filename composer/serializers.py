@@ -16,9 +16,10 @@ from composer.engine.config import (
 from composer.engine.examples import Example
 from composer.job_words import interruptions
 from composer.models import Example as StoredExample
-from composer.models import FewShotTask, Recipe
+from composer.models import FewShotTask, Recipe, Verification
 from composer.module_choice import MOST_MODULES
 from composer.progress import progress
+from composer.search_checks import MOST_TEST_FOLDS
 from composer.services import MOST_TRIAL_CHARACTERS
 from composer.verdict import verdict
 from hub_site.api import Given
@@ -157,6 +158,13 @@ class NewJobSerializer(Given):
     preset = serializers.ChoiceField(list(PRESETS), default="recommended")
     modules = ModuleChoiceSerializer(required=False)
     settings = SettingsSerializer(required=False)
+    test_folds = serializers.IntegerField(
+        min_value=0,
+        max_value=MOST_TEST_FOLDS,
+        default=0,
+        help_text="For a task without held-out examples: measure by so many folds of its examples. "
+        "Each is a search of its own, and one over randomised modules.",
+    )
 
 
 class WeightSerializer(serializers.Serializer):
@@ -238,6 +246,11 @@ class PublishSerializer(Given):
     show_examples = serializers.BooleanField(
         default=False, help_text="Publish the examples and predictions too."
     )
+    version_of = serializers.RegexField(
+        "^[0-9a-f]{64}$",
+        required=False,
+        help_text="Digest of the published recipe that this is a version of.",
+    )
 
 
 class TrialSerializer(Given):
@@ -254,19 +267,89 @@ class IngredientSerializer(serializers.Serializer):
 class RecipeSummarySerializer(serializers.Serializer):
     digest = serializers.CharField()
     title = serializers.CharField()
-    base_model = serializers.CharField(source="base_model.name")
+    base_model = serializers.CharField(source="base_name")
     published_by = serializers.CharField(source="published_by.username", default=None)
     published_at = serializers.DateTimeField(allow_null=True)
+    likes = serializers.IntegerField()
     ingredients = IngredientSerializer(many=True, source="ingredients.all")
 
 
 class RecipeSerializer(RecipeSummarySerializer):
     description = serializers.CharField()
+    version_of = serializers.CharField(
+        source="parent_id", allow_null=True, help_text="Digest of the recipe it goes on from."
+    )
     document = serializers.SerializerMethodField()
 
     def get_document(self, recipe: Recipe) -> dict[str, Any]:
         """The recipe itself: id, schema, spec, weights, evidence."""
         return artifacts.recipe_json(recipe)
+
+
+class NewVerificationSerializer(Given):
+    kind = serializers.ChoiceField(
+        [Verification.EVALUATION, Verification.SEARCH],
+        default=Verification.EVALUATION,
+        help_text="`evaluation` measures it again, `search` repeats the whole search.",
+    )
+
+
+class DifferenceSerializer(serializers.Serializer):
+    what = serializers.CharField(help_text="Which part: weight, seed, template, …")
+    stated = serializers.CharField()
+    found = serializers.CharField()
+
+
+class UncheckedSerializer(serializers.Serializer):
+    what = serializers.CharField()
+    why = serializers.CharField()
+
+
+class VerificationSerializer(serializers.Serializer):
+    """A run of a recipe, and what came of it."""
+
+    id = serializers.IntegerField()
+    job = serializers.UUIDField(source="job_id", allow_null=True)
+    kind = serializers.CharField(help_text="evaluation or search.")
+    state = serializers.CharField(
+        source="job.state", default="done", help_text="As of a job. The stamp outlives its job."
+    )
+    outcome = serializers.CharField(
+        allow_blank=True, help_text="matched, within tolerance or differs; empty until it is done."
+    )
+    by = serializers.SerializerMethodField()
+    environment = serializers.JSONField(help_text="What it ran on.")
+    checked = serializers.ListField(child=serializers.CharField())
+    differs = DifferenceSerializer(many=True)
+    unchecked = UncheckedSerializer(many=True)
+    created_at = serializers.DateTimeField()
+    finished_at = serializers.DateTimeField(allow_null=True)
+
+    def get_by(self, row: Verification) -> str | None:
+        """The user's name; null for a guest, and for whoever has left."""
+        return row.user.username if row.user and not row.user.is_guest else None
+
+
+class LikedRecipeSerializer(serializers.Serializer):
+    liked = serializers.BooleanField()
+    likes = serializers.IntegerField()
+
+
+class NewRecipeImportSerializer(Given):
+    document = serializers.JSONField(help_text="What `recipe.json` holds.")
+    title = serializers.CharField(max_length=120, required=False, allow_blank=True, default="")
+
+
+class MissingSerializer(serializers.Serializer):
+    name = serializers.CharField()
+    sha256 = serializers.CharField(allow_blank=True)
+    address = serializers.CharField(allow_blank=True, help_text="Where it might be had.")
+
+
+class RecipeImportSerializer(serializers.Serializer):
+    digest = serializers.CharField()
+    title = serializers.CharField()
+    missing = MissingSerializer(many=True, help_text="What of it is not on this site.")
 
 
 def job_document(job: Job, *, whole: bool = True) -> dict[str, Any]:

@@ -3,21 +3,22 @@
 Tasks are in task_writing.py, published recipes in publishing.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Q
 
-from composer import limits, needs
+from composer import leaks, limits, needs
 from composer.engine import examples as engine_examples
 from composer.engine import recipe as engine_recipe
 from composer.engine.config import preset_with
-from composer.engine.errors import BadExamples
+from composer.engine.errors import BadConfig, BadExamples
 from composer.errors import NotReady
-from composer.models import Example, FewShotTask, Recipe, Search
+from composer.models import Example, FewShotTask, Recipe, RecipeImport, Search
 from composer.module_choice import ModuleChoice, choose_modules, ranked_to, usual_choice
 from composer.publishing import refuse_closed, refuse_withdrawn
-from composer.search_checks import check_settings
+from composer.search_checks import check_settings, check_test_folds
 from composer.task_checks import preview_prompt
 from hub_site.accounts.models import User
 from hub_site.accounts.notices import notify
@@ -25,7 +26,8 @@ from hub_site.jobs import queue
 from hub_site.jobs.models import Job
 from modules.models import BaseModel, LoraModule
 
-COMPOSE, PREDICT = "compose", "predict"
+COMPOSE, PREDICT, WEIGH = "compose", "predict", "weigh"
+MOST_WEIGHT = 10
 MOST_TRIAL_CHARACTERS = 4_000
 
 
@@ -37,10 +39,14 @@ def submit_job(
     preset: str = "recommended",
     modules: ModuleChoice | None = None,
     overrides: Mapping[str, Any] | None = None,
+    test_folds: int = 0,
+    remixed: Search | Recipe | None = None,
     idempotency_key: str | None = None,
 ) -> Job:
     """Queue a search for the task. Everything that decides its result is frozen here.
 
+    test_folds: where the task has no held-out examples, measure by so many folds of its examples.
+    remixed: what the choice of modules was taken from.
     The same key from the same user returns the job it made the first time.
     """
     _lock(user)
@@ -49,6 +55,8 @@ def submit_job(
         "preset": preset,
         "modules": modules.to_json() if modules else None,
         "overrides": dict(overrides or {}),
+        "test_folds": test_folds,
+        "remixed": _recipe_of(remixed),
     }
     if _is_used(user, idempotency_key):
         return queue.submit(COMPOSE, user=user, params=params, idempotency_key=idempotency_key)
@@ -68,15 +76,18 @@ def submit_job(
         base_model=task.base_model,
         user=user,
         combination=config.combination,
+        about=f"{task.name} {task.description} {task.template}",
     )
-    mixed = ranked_to(params, len(chosen)) or len(chosen)
+    mixed = ranked_to(params) or len(chosen)
     check_settings(config, task, shots, chosen, min(mixed, len(chosen)))
+    check_test_folds(test_folds, config, shots, held_out, min(mixed, len(chosen)))
     spec = engine_recipe.make_spec(
         base_model={"repo": task.base_model.name, "revision": task.base_model.revision},
         ingredients=[_ingredient(module) for module in chosen],
         config=config,
         template=task.template,
         examples_hash=engine_recipe.examples_hash(shots, task.salt_used),
+        split=leaks.split_rule(test_folds, config.seed),
         answer_options=task.answer_options,
     )
     search = Search(
@@ -90,6 +101,8 @@ def submit_job(
             "held_out": [[e.input, e.target] for e in held_out],
             "answer_options": task.answer_options,
         },
+        held_out_hash=engine_recipe.examples_hash(held_out, task.salt_used) if held_out else "",
+        evidence=leaks.evidence(remixed, held_out),
     )
     search.job = queue.submit(
         COMPOSE,
@@ -101,6 +114,10 @@ def submit_job(
     )
     search.save(force_insert=True)
     return search.job
+
+
+def _recipe_of(remixed: Search | Recipe | None) -> str | None:
+    return remixed.recipe_id if isinstance(remixed, Search) else remixed and remixed.pk
 
 
 def cancel(search: Search) -> None:
@@ -135,11 +152,7 @@ def submit_trial(
 ) -> Job:
     """Queue a question to base model and composed adapter; the answers are the job's result."""
     _lock(user)
-    if search.recipe_id is None:
-        raise NotReady("There is no adapter to try yet: the search has not finished.")
-    if search.recipe is not None:
-        refuse_withdrawn(search.recipe, user)
-        refuse_closed(search.recipe, user)
+    _refuse_unusable(search, user)
     if not given.strip():
         raise BadExamples("Type an input to try.", field="input", part="input")
     if len(given) > MOST_TRIAL_CHARACTERS:
@@ -156,14 +169,50 @@ def submit_trial(
             field="input",
             part="input",
         )
-    if not _is_used(user, idempotency_key):
+    return _ask(PREDICT, search, user, {"input": given}, idempotency_key)
+
+
+@transaction.atomic
+def submit_weights(
+    *, search: Search, user: User, weights: Sequence[float], idempotency_key: str | None = None
+) -> Job:
+    """Queue other weights of a result's modules, to be measured on the examples it was searched
+    with. They have no verdict: the test examples are not opened for them."""
+    _lock(user)
+    _refuse_unusable(search, user)
+    assert search.recipe is not None
+    wanted = len(search.recipe.document["weights"])
+    if len(weights) != wanted:
+        raise BadConfig(
+            f"There are {len(weights)} weights; this composition has {wanted}.",
+            fields={"weights": [f"Give {wanted}."]},
+        )
+    for weight in weights:
+        if not abs(weight) <= MOST_WEIGHT:  # also what is no number
+            raise BadConfig(
+                f"A weight is {weight}; it must be from -{MOST_WEIGHT} to {MOST_WEIGHT}.",
+                fields={"weights": [f"From -{MOST_WEIGHT} to {MOST_WEIGHT}."]},
+            )
+    return _ask(WEIGH, search, user, {"weights": list(weights)}, idempotency_key)
+
+
+def _refuse_unusable(search: Search, user: User) -> None:
+    if search.recipe is None:
+        raise NotReady("There is no adapter to try yet: the search has not finished.")
+    refuse_withdrawn(search.recipe, user)
+    refuse_closed(search.recipe, user)
+
+
+def _ask(kind: str, search: Search, user: User, params: Mapping[str, Any], key: str | None) -> Job:
+    """A short question about a result, which goes before searches."""
+    if not _is_used(user, key):
         limits.check_queue(user)
     return queue.submit(
-        PREDICT,
+        kind,
         user=user,
-        params={"search": str(search.pk), "input": given},
+        params={"search": str(search.pk), **params},
         priority=10,
-        idempotency_key=idempotency_key,
+        idempotency_key=key,
         needs=needs.of_search(search, search.job.params),
         queue=search.job.queue,
     )
@@ -182,10 +231,12 @@ def forget_searches(user: User) -> None:
             search.evidence.pop("answers", None)
             search.save(update_fields=["examples", "evidence"])
         Job.objects.filter(pk=search.pk).update(user=None, idempotency_key=None)
-    theirs = Recipe.objects.filter(published_at=None, searches__job__user=user)
-    private = list(theirs.values_list("pk", flat=True))
+    theirs = Q(searches__job__user=user) | Q(imports__user=user)
+    private = list(Recipe.objects.filter(theirs, published_at=None).values_list("pk", flat=True))
     user.jobs.all().delete()
-    left = Recipe.objects.filter(pk__in=private, searches=None, published_at=None).values("pk")
+    RecipeImport.objects.filter(user=user).delete()
+    unfound = Recipe.objects.filter(searches=None, imports=None, published_at=None)
+    left = unfound.filter(pk__in=private).values("pk")
     # One that somebody finds again just now is theirs.
     unused = Recipe.objects.filter(pk__in=left).select_for_update(skip_locked=True)
     Recipe.objects.filter(pk__in=[recipe.pk for recipe in unused]).delete()

@@ -61,6 +61,7 @@ def _write_task(
     # Not what others decide about it meanwhile: a moderator may be hiding it.
     task.save(update_fields=None if task._state.adding else WRITTEN)
     task.examples.all().delete()
+    task.scores.all().delete()  # they were of other examples, or as another model reads them
     _write_examples(task, shots, held_out)
     return task
 

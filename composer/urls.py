@@ -2,7 +2,15 @@
 
 from django.urls import path, re_path
 
-from composer.views import compose, jobs, recipes, sharing, tasks
+from composer.views import (
+    compose,
+    jobs,
+    recipe_actions,
+    recipes,
+    sharing,
+    tasks,
+    weights,
+)
 
 app_name = "composer"
 
@@ -27,9 +35,18 @@ urlpatterns = [
     path("jobs/<uuid:pk>/publish/", jobs.job_publish, name="job_publish"),
     path("jobs/<uuid:pk>/adapter.zip", jobs.job_adapter, name="job_adapter"),
     path("jobs/<uuid:pk>/try/", jobs.job_try, name="job_try"),
+    path("jobs/<uuid:pk>/weights/", weights.job_weigh, name="job_weigh"),
     path("recipes/", recipes.recipes, name="recipes"),
+    path("recipes/import/", recipe_actions.recipe_import_page, name="recipe_import"),
     re_path(rf"^recipes/{DIGEST}/$", recipes.recipe, name="recipe"),
     re_path(rf"^recipes/{DIGEST}/hub$", recipes.recipe_hub, name="recipe_hub"),
+    re_path(rf"^recipes/{DIGEST}/verify$", recipe_actions.recipe_verify, name="recipe_verify"),
+    re_path(rf"^recipes/{DIGEST}/like$", recipe_actions.recipe_like, name="recipe_like"),
+    re_path(
+        rf"^recipes/{DIGEST}/remove$",
+        recipe_actions.recipe_import_remove,
+        name="recipe_import_remove",
+    ),
     re_path(rf"^recipes/{DIGEST}/recipe\.json$", recipes.recipe_json, name="recipe_json"),
     re_path(rf"^recipes/{DIGEST}/adapter\.zip$", recipes.recipe_adapter, name="recipe_adapter"),
 ]

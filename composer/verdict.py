@@ -1,43 +1,68 @@
-"""The sentence: was the composition worth it? Read from the evidence of a search.
+"""The sentence: is this composition worth using? Read by rules from the evidence of a search.
 
-Methods answer the same held-out examples, so they are compared in pairs: among the examples that
-only one of two got right, a fair coin decides whether the difference is chance (McNemar's exact
-test). "Does as well" is only said when the data rule out a difference of ten points.
+One primary comparison decides: the composition against its comparator, the way that did best on the
+training folds before any test example was seen. Everything else is descriptive, and may only hold
+the verdict back. The rules and how often they are wrong: docs/verdict.md.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-SIGNIFICANT = 0.05
-AS_WELL = 0.10  # a difference that would matter
+from composer.engine.compare import (
+    BETTER,
+    FEWEST,
+    MARGIN,
+    WORSE,
+    Difference,
+    difference,
+    permutation,
+    wanted,
+)
+
 HOPELESS = 0.10
 GOOD = 0.50
+BY_THE_LOSS = 0.05
 NAMES = {
     "composed": "this composition",
     "exact": "the same before its rank was cut down",
     "zero_shot": "the base model alone",
+    "in_context": "the examples in the prompt",
     "best_single": "the best single module",
     "uniform": "the plain average of the modules",
+    "uniform_scaled": "the average of the modules at its best scale",
+    "control": "the same search over randomised modules",
     "fresh_lora": "a fresh LoRA trained on the same examples",
+    "chosen": "the best simpler way, chosen anew for each fold",
 }
+# What takes no search, from the cheapest on.
+SIMPLE = ("zero_shot", "best_single", "uniform", "uniform_scaled")
+RIVALS = (*SIMPLE, "in_context", "fresh_lora")
+MANDATORY = (*RIVALS, "control")
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to answer, measured on the held-out examples. `hits` has "1" where it was right."""
+    """One way to answer, measured on the held-out examples. `hits` has "1" where it was right;
+    `scores` is there instead where an example can be right in part: in-context learning in several
+    orders. `losses` are mean cross-entropies of the answers' tokens, by example."""
 
-    key: str  # composed, exact, zero_shot, best_single, uniform, fresh_lora
-    correct: int
+    key: str
+    correct: float
     total: int
     low: float
     high: float
     hits: str = ""
+    scores: Sequence[float] = ()
+    losses: Sequence[float] = ()
     detail: str = ""
     tokens: float | None = None
+    prefix_tokens: float | None = None
     seconds: float | None = None
+    seconds_to_train: float | None = None
     forwards: float | None = None
+    size: int | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def value(self) -> float:
@@ -47,14 +72,26 @@ class Method:
     def name(self) -> str:
         return NAMES.get(self.key, self.key)
 
+    @property
+    def values(self) -> Sequence[float]:
+        return self.scores or [float(hit) for hit in self.hits]
+
+    @property
+    def score(self) -> str:
+        return f"{_count(self.correct)} of {self.total}"
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """kind: use, single, dont, unsure, unmeasured."""
+    """kind: use, single, average, train, in_context, simpler, nothing, unsure, unmeasured.
+
+    missing  mandatory ways that were not measured, by name: the verdict is incomplete
+    """
 
     kind: str
     sentence: str
     detail: str = ""
+    missing: tuple[str, ...] = ()
 
 
 def methods(evidence: Mapping[str, Any]) -> list[Method]:
@@ -66,30 +103,207 @@ def methods(evidence: Mapping[str, Any]) -> list[Method]:
     ]
 
 
-def verdict(evidence: Mapping[str, Any]) -> Verdict | None:
-    """None while the composition has not been measured."""
+def comparator_of(evidence: Mapping[str, Any]) -> Method | None:
+    """The rival of the primary comparison. Searches of before it was chosen on training folds are
+    held against whichever did best on the test, which is hard on the composition."""
+    rows = [method for method in methods(evidence) if method.total]
+    chosen = evidence.get("comparator", {}).get("key")
+    for method in rows:
+        if method.key == chosen:
+            return method
+    rivals = [method for method in rows if method.key in RIVALS]
+    return max(rivals, key=lambda method: method.correct, default=None)
+
+
+def against(evidence: Mapping[str, Any]) -> dict[str, Difference]:
+    """The composition minus each other way, by its key."""
     rows = {method.key: method for method in methods(evidence)}
     composed = rows.pop("composed", None)
     if composed is None or not composed.total:
+        return {}
+    return {key: difference(composed.values, each.values) for key, each in rows.items()}
+
+
+def verdict(evidence: Mapping[str, Any]) -> Verdict | None:
+    """None while the composition has not been measured."""
+    rows = {method.key: method for method in methods(evidence)}
+    composed = rows.get("composed")
+    if composed is None or not composed.total:
         return _unmeasured(evidence) if "adapter" in evidence else None
-    rows.pop("exact", None)  # not another way, but the same before it was cut down
-    rivals = list(rows.values())
-    best = max([composed, *rivals], key=lambda method: method.correct)
-    if best.value <= HOPELESS:
+    found = _Judged(composed, rows, comparator_of(evidence), against(evidence)).verdict()
+    missing = tuple(NAMES[key] for key in MANDATORY if key not in rows)
+    return Verdict(found.kind, found.sentence, found.detail, missing)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    composed: Method
+    rows: Mapping[str, Method]
+    comparator: Method | None
+    gaps: Mapping[str, Difference]
+
+    def verdict(self) -> Verdict:
+        composed, rival = self.composed, self.comparator
+        if rival is None:
+            return Verdict("unsure", f"{composed.score} right, and nothing to compare it with.")
+        if composed.total < FEWEST:
+            return self._too_few(rival)
+        best = max([composed, *self._measured(RIVALS)], key=lambda method: method.correct)
+        if best.value <= HOPELESS:
+            return Verdict(
+                "nothing",
+                f"Nothing here helps: {best.score} right for {best.name}, and no way did better.",
+                "The modules do not seem to hold what this task needs.",
+            )
+        if self._nothing_helps():
+            return self._lacking()
+        gap = self.gaps[rival.key]
+        if gap.outcome == WORSE:
+            return self._as_good(rival)
+        is_better = gap.outcome == BETTER
+        level = [each for each in self._measured(SIMPLE) if self._is_level(each, is_better)]
+        if level:
+            return self._as_good(level[0])
+        if is_better:
+            return self._use(rival)
+        return self._as_good(rival) if gap.rules_out_gain else self._unsure(rival)
+
+    def _measured(self, keys: Sequence[str]) -> list[Method]:
+        return [self.rows[key] for key in keys if key in self.rows]
+
+    def _is_level(self, other: Method, is_better: bool = False) -> bool:
+        """The composition is at most a little better than it. Where "use it" is about to be said,
+        a way that has as many right holds it back, too."""
+        gap = self.gaps[other.key]
+        return gap.rules_out_gain or (is_better and gap.mean <= 0)
+
+    def _nothing_helps(self) -> bool:
+        """Neither the composition nor a module alone is more than a little better than the base
+        model."""
+        base = self.rows.get("zero_shot")
+        if base is None or not self.gaps["zero_shot"].rules_out_gain:
+            return False
+        single = self.rows.get("best_single")
+        return single is None or difference(single.values, base.values).outcome != BETTER
+
+    # --- sentences -----------------------------------------------------------------------------
+
+    def _use(self, rival: Method) -> Verdict:
+        use = "Use it" if self.composed.value >= GOOD else "Use it with care"
+        sentence = f"{use}: {self.composed.score} right, against {rival.score} for {rival.name}."
+        return Verdict("use", sentence, self._beside(rival))
+
+    def _beside(self, rival: Method) -> str:
+        """What there is to know of the two ways that cost something else."""
+        told = []
+        for key in ("fresh_lora", "in_context"):
+            other = self.rows.get(key)
+            if other is not None and key != rival.key:
+                told.append(f"{_capital(other.name)}: {other.score}{_per_call(other)}.")
+        control = self.gaps.get("control")
+        if control is not None and control.outcome != BETTER:
+            told.append(
+                "The same search over randomised modules is not clearly worse "
+                f"({self.rows['control'].score}): what these modules have learnt may not be the "
+                "reason."
+            )
+        return " ".join(told)
+
+    def _as_good(self, rival: Method) -> Verdict:
+        """The rival does as well or better; all but in-context learning cost less, too."""
+        composed, gap = self.composed, self.gaps[rival.key]
+        both = f"{rival.score} right, against {_count(composed.correct)} for the composition"
+        is_better = gap.outcome == WORSE
+        if rival.key == "best_single":
+            how = f": {both}" if is_better else f", it alone is as good ({both})"
+            return Verdict("single", f"Use the single module {rival.detail}{how}.")
+        if rival.key == "zero_shot":
+            return self._lacking()
+        if rival.key == "fresh_lora":
+            return self._train(both, is_better)
+        if rival.key == "in_context":
+            return self._in_context(rival, both, is_better)
+        if rival.key == "chosen":
+            how = "better" if is_better else "as good"
+            return Verdict("simpler", f"Don't use this: a simpler way is {how} ({both}).")
+        sentence = f"Use {rival.name}: it {'does better' if is_better else 'is as good'} ({both})."
+        return Verdict("average", sentence, "The search added nothing to it.")
+
+    def _train(self, both: str, is_better: bool) -> Verdict:
+        verb = "is better" if is_better else "is as good"
+        simple = [self.gaps[each.key] for each in self._measured(SIMPLE)]
+        untrained = all(gap.outcome == BETTER for gap in simple)
         return Verdict(
-            "dont",
-            f"Don't use this: nothing works here. {_score(best)} right for {best.name}, "
-            "and no method did better.",
-            "The modules do not seem to hold what this task needs.",
+            "train",
+            f"Training a LoRA on your examples {verb}: {both}.",
+            "Where training is no option, this is still the best there is." if untrained else "",
         )
-    better = [rival for rival in rivals if _beats(rival, composed)]
-    if better:
-        return _worse(composed, max(better, key=lambda method: method.correct), rivals)
-    for key in ("zero_shot", "best_single", "uniform"):
-        rival = rows.get(key)
-        if rival and not _beats(composed, rival):
-            return _close(composed, rival)
-    return _better(composed, rivals, rows.get("fresh_lora"))
+
+    def _in_context(self, rival: Method, both: str, is_better: bool) -> Verdict:
+        tokens = rival.tokens or 0
+        if is_better:
+            return Verdict(
+                "in_context",
+                f"In-context learning is better, if you can afford {tokens:.0f} tokens a call: "
+                f"{both}.",
+            )
+        mine = f", and reads {self.composed.tokens:.0f}" if self.composed.tokens else ""
+        return Verdict(
+            "use" if self.gaps[rival.key].rules_out_loss else "unsure",
+            f"Use it: it is as good as {rival.name} ({both}){mine} tokens a call instead of "
+            f"{tokens:.0f}."
+            if self.gaps[rival.key].rules_out_loss
+            else f"Cannot tell: {both}.",
+        )
+
+    def _lacking(self) -> Verdict:
+        base = self.rows["zero_shot"]
+        other = [self.rows[key] for key in ("fresh_lora", "in_context") if key in self.rows]
+        better = [each for each in other if difference(each.values, base.values).outcome == BETTER]
+        told = " ".join(f"{_capital(each.name)}: {each.score}{_per_call(each)}." for each in better)
+        return Verdict(
+            "nothing",
+            f"Nothing here helps: the base model alone has {base.score} right, the composition "
+            f"{_count(self.composed.correct)}. The library lacks a relevant module.",
+            told,
+        )
+
+    def _unsure(self, rival: Method) -> Verdict:
+        gap = self.gaps[rival.key]
+        more = wanted(gap.won, gap.lost, gap.n)
+        need = f" About {more} test examples would tell." if more and more > gap.n else ""
+        beaten = [each.name for each in self._measured(RIVALS) if self._beats(each)]
+        also = f" It is clearly better than {_listed(beaten)}." if beaten else ""
+        return Verdict(
+            "unsure",
+            f"Cannot tell: {self.composed.score} right, against {rival.score} for {rival.name}.",
+            f"A difference like this can be chance.{need}{also}",
+        )
+
+    def _beats(self, other: Method) -> bool:
+        return self.gaps[other.key].outcome == BETTER
+
+    def _too_few(self, rival: Method) -> Verdict:
+        gap, n = self.gaps[rival.key], self.composed.total
+        more = wanted(gap.won, gap.lost, gap.n) or FEWEST
+        return Verdict(
+            "unsure",
+            f"Cannot tell from so few: {self.composed.score} right, against {rival.score} for "
+            f"{rival.name}.",
+            f"{self._by_the_loss(rival)}With {n} test examples right answers say too little; "
+            f"about {more} would do.",
+        )
+
+    def _by_the_loss(self, rival: Method) -> str:
+        mine, its = list(self.composed.losses), list(rival.losses)
+        if not mine or len(mine) != len(its):
+            return ""
+        gaps = [a - b for a, b in zip(mine, its, strict=True)]
+        mean, p = sum(gaps) / len(gaps), permutation(gaps)
+        if p < BY_THE_LOSS:
+            how = "better" if mean < 0 else "worse"
+            return f"By the loss on them it is {how} ({_mean(mine):.2f} against {_mean(its):.2f}). "
+        return f"By the loss they are alike ({_mean(mine):.2f} against {_mean(its):.2f}). "
 
 
 def _unmeasured(evidence: Mapping[str, Any]) -> Verdict:
@@ -108,96 +322,28 @@ def _unmeasured(evidence: Mapping[str, Any]) -> Verdict:
     )
 
 
-def _worse(composed: Method, rival: Method, rivals: Sequence[Method]) -> Verdict:
-    if rival.key == "best_single":
-        return Verdict(
-            "single",
-            f"Use the single module {rival.detail}: {_score(rival)} right, against "
-            f"{composed.correct} for the composition.",
-        )
-    sentence = (
-        f"Don't use this: {_score(composed)} right, against {rival.correct} for {rival.name}."
-    )
-    untrained = [each for each in rivals if each.key != "fresh_lora"]
-    if rival.key != "fresh_lora" or not all(_beats(composed, each) for each in untrained):
-        return Verdict("dont", sentence)
-    best = max(untrained, key=lambda method: method.correct, default=None)
-    against = f", against {best.correct} for {best.name}" if best else ""
-    return Verdict(
-        "dont", sentence, f"Where training is no option, it is still the best there is{against}."
+def _per_call(method: Method) -> str:
+    return (
+        f" at {method.tokens:.0f} tokens a call"
+        if method.key == "in_context" and method.tokens
+        else ""
     )
 
 
-def _close(composed: Method, rival: Method) -> Verdict:
-    """The composition is not clearly better than something simpler."""
-    if _difference_high(composed, rival) >= AS_WELL:
-        return Verdict(
-            "unsure",
-            f"Too few held-out examples to tell: {_score(composed)} right, against "
-            f"{rival.correct} for {rival.name}.",
-            "A difference like this can be chance. Add held-out examples and compose again.",
-        )
-    both = f"{_score(rival)} right, against {composed.correct} for the composition"
-    if rival.key == "zero_shot":
-        return Verdict("dont", f"Don't use this: the base model alone does as well ({both}).")
-    if rival.key == "best_single":
-        return Verdict(
-            "single", f"Use the single module {rival.detail}: it alone does as well ({both})."
-        )
-    return Verdict(
-        "use",
-        f"Use it, though the search added nothing: {rival.name} does as well ({both}).",
-    )
+def _count(right: float) -> str:
+    return f"{right:.0f}" if float(right).is_integer() else f"{right:.1f}"
 
 
-def _better(composed: Method, rivals: Sequence[Method], fresh: Method | None) -> Verdict:
-    """Clearly better than everything simpler; a fresh LoRA may still stand beside it."""
-    use = "Use it" if composed.value >= GOOD else "Use it with care"
-    others = [rival for rival in rivals if rival.key != "fresh_lora"] or list(rivals)
-    if not others:
-        return Verdict("use", f"{use}: {_score(composed)} right.")
-    best = max(others, key=lambda method: method.correct)
-    sentence = f"{use}: {_score(composed)} right, against {best.correct} for {best.name}."
-    if fresh is None:
-        return Verdict("use", sentence)
-    if _beats(composed, fresh):
-        detail = f"{_capital(fresh.name)} gets {fresh.correct}."
-    else:
-        detail = f"{_capital(fresh.name)} does about as well: {_score(fresh)} right."
-    return Verdict("use", sentence, detail)
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
-def _score(method: Method) -> str:
-    return f"{method.correct} of {method.total}"
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _only(first: Method, second: Method) -> tuple[int, int]:
-    """How many examples only the first got right, and only the second."""
-    pairs = list(zip(first.hits, second.hits, strict=True))
-    return pairs.count(("1", "0")), pairs.count(("0", "1"))
-
-
-def _beats(first: Method, second: Method) -> bool:
-    """Is the first better, and the difference more than chance? (two-sided exact McNemar)"""
-    won, lost = _only(first, second)
-    if won <= lost:
-        return False
-    trials = won + lost
-    tail = sum(math.comb(trials, k) for k in range(won, trials + 1)) / 2**trials
-    return 2 * tail < SIGNIFICANT
-
-
-def _difference_high(first: Method, second: Method) -> float:
-    """The upper end of the 95% interval of first minus second, from paired answers.
-
-    One success and one failure are added, so that no disagreement at all in few examples is not
-    taken for certainty (Agresti and Min 2005).
-    """
-    won, lost = _only(first, second)
-    won, lost, n = won + 1, lost + 1, first.total + 2
-    difference = (won - lost) / n
-    return difference + 1.96 * math.sqrt(won + lost - (won - lost) ** 2 / n) / n
+__all__ = ["MARGIN", "NAMES", "Method", "Verdict", "against", "comparator_of", "methods", "verdict"]

@@ -363,6 +363,7 @@ if unheard := set(EXPECT_QUEUES) - {"cpu", "gpu", "store"}:
 DISK_LOW_BYTES = env_int("DISK_LOW_BYTES", 1_000_000_000)
 # What is kept of jobs that have ended, in days: docs/operations.md says what goes then.
 KEEP_CHECKPOINTS_DAYS = env_int("KEEP_CHECKPOINTS_DAYS", 30, minimum=1)
+KEEP_SCORES_DAYS = env_int("KEEP_SCORES_DAYS", 90, minimum=1)
 KEEP_EVENTS_DAYS = env_int("KEEP_EVENTS_DAYS", 30, minimum=1)
 KEEP_SIDE_JOBS_DAYS = env_int("KEEP_SIDE_JOBS_DAYS", 30, minimum=1)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.search import SearchQuery, SearchRank
 from django.db.models import (
+    Avg,
     BigIntegerField,
     BooleanField,
     Count,
@@ -23,7 +24,7 @@ from django.db.models import (
     Subquery,
     Value,
 )
-from django.db.models.functions import Cast, Coalesce, Ln, Lower, Now
+from django.db.models.functions import Abs, Cast, Coalesce, Ln, Lower, Now
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser
@@ -233,6 +234,18 @@ class LoraModuleQuerySet(QuerySet):
         )
         return self.annotate(recipe_count=Coalesce(Subquery(recipes), Value(0)))
 
+    def with_mean_weight(self) -> Self:
+        """`mean_weight`: the mean size of its weights in published recipes; None without any."""
+        ingredients = self.model.ingredients.rel.related_model.objects
+        sizes = (
+            ingredients.filter(lora_module=OuterRef("pk"), recipe__published_at__isnull=False)
+            .order_by()
+            .values("lora_module")
+            .annotate(mean=Avg(Abs("weight")))
+            .values("mean")
+        )
+        return self.annotate(mean_weight=Subquery(sizes))
+
     def for_cards(self) -> Self:
         return (
             self.with_recipe_count()
@@ -246,6 +259,7 @@ class LoraModuleQuerySet(QuerySet):
     def for_page(self) -> Self:
         return (
             self.for_cards()
+            .with_mean_weight()
             .select_related("base_model__repo__owner", "commit")
             .defer(None)
             .defer("search", "head", "facets", "base_model__config", "base_model__layers")

@@ -28,6 +28,7 @@ from modules.community import collections as library
 from modules.models import BaseModel, Collection, LoraModule
 
 RECOMMENDED = "recommended"
+USUAL_FOLDS = 5
 MOST_COLLECTIONS = 20  # of one's own, the last changed first, in the form
 ADVANCED = {
     "How modules are mixed": ("combination", "blocks", "rank"),
@@ -59,6 +60,7 @@ def compose_context(
         "key": key or secrets.token_urlsafe(12),
         "presets": {name: make() for name, make in PRESETS.items()},
         "shot_count": shot_count,
+        "measured_by": measured_by(task, shot_count, form),
         "fits": fitting,
         "collections": _collections(form, fits),
         "fitting_count": len(fitting),
@@ -70,6 +72,20 @@ def compose_context(
         "has_advanced": _any_given(form, [name for names in ADVANCED.values() for name in names]),
         "estimate": usual_time(task.base_model),
     }
+
+
+def usual_folds(task: FewShotTask, shot_count: int) -> int:
+    """How a page measures where nobody says: by folds where there is nothing held out."""
+    held_out = task.examples.filter(split=Example.HELD_OUT).exists()
+    return 0 if held_out or shot_count < USUAL_FOLDS else USUAL_FOLDS
+
+
+def measured_by(task: FewShotTask, shot_count: int, form: ComposeForm) -> dict[str, int]:
+    """What a composition will be measured on, and how many searches that takes."""
+    held_out = task.examples.filter(split=Example.HELD_OUT).count()
+    typed = str(form["test_folds"].value() or "")
+    folds = int(typed) if typed.isdecimal() and len(typed) < 4 else 0
+    return {"held_out": held_out, "folds": folds, "searches": folds + 1}
 
 
 @dataclass(frozen=True)
@@ -127,6 +143,13 @@ def _modules_named(ingredients: Sequence[Mapping[str, str]], user: User) -> list
     return [module for module in visible if str(module.repo) in names]
 
 
+def _modules_in(recipe: Recipe, user: User) -> list[LoraModule]:
+    """Those that are here, under whatever name: a recipe's file from elsewhere has others."""
+    here = recipe.ingredients.values("lora_module")
+    visible = LoraModule.objects.visible_to(user).ready().filter(pk__in=here)
+    return list(visible.select_related("repo__owner"))
+
+
 def _settings_of(search: Search, user: User) -> dict[str, Any]:
     """A search's settings as the form takes them: its preset, and what differs from that."""
     used, bare = config_of(search.spec).to_json(), preset_with(search.preset).to_json()
@@ -135,13 +158,15 @@ def _settings_of(search: Search, user: User) -> dict[str, Any]:
     usual = preset_with(search.preset, brought).to_json()
     usual.update({name: bare[name] for name in brought})
     changed = {name: used[name] for name in ComposeForm.SETTINGS if used[name] != usual[name]}
-    return {**changed, "preset": search.preset, **_modules_of(search, user)}
+    chosen = _modules_of(search, user)
+    folds = {"test_folds": search.job.params.get("test_folds") or 0}
+    return {**changed, **folds, "preset": search.preset, **chosen}
 
 
 def _modules_of(search: Search, user: User) -> dict[str, Any]:
     """By hand those that were mixed; a ranking that never came is asked for again."""
     ingredients = search.spec["ingredients"]
-    count = ranked_to(search.job.params, len(ingredients))
+    count = ranked_to(search.job.params)
     if count is None or "screening" in search.evidence:
         return _by_hand(ingredients, user)
     return {"how": "ranked", "count": count} if search.job.params.get("modules") else {}
@@ -155,7 +180,9 @@ def _start(request: HttpRequest) -> tuple[dict[str, Any], Search | Recipe | None
     """The settings of the search or recipe that is remixed, and that one itself."""
     if digest := request.GET.get("recipe"):
         recipe = get_object_or_404(Recipe.objects.visible_to(request.user).with_digest(digest))
-        return _by_hand(recipe.document["spec"]["ingredients"], request.user), recipe
+        modules = [module.pk for module in _modules_in(recipe, request.user)]
+        chosen = {"how": "hand", "modules": modules}
+        return {**chosen, "remixed": f"recipe:{recipe.pk}"}, recipe
     if name := request.GET.get("collection"):
         return {"how": "collection", "collection": name}, None
     if not (pk := request.GET.get("from")):
@@ -164,7 +191,7 @@ def _start(request: HttpRequest) -> tuple[dict[str, Any], Search | Recipe | None
         search = get_object_or_404(Search.objects.visible_to(request.user), pk=pk)
     except ValidationError as error:  # not a uuid
         raise Http404 from error
-    return _settings_of(search, request.user), search
+    return {**_settings_of(search, request.user), "remixed": f"search:{search.pk}"}, search
 
 
 # --- the pages ---------------------------------------------------------------------------------
@@ -181,10 +208,16 @@ def compose_at_once(
     throttles.count(request, "submit")
     choice = ModuleChoice("collection", collection=collection) if collection else None
     if remixed:
-        modules = _modules_named(remixed.document["spec"]["ingredients"], user)
-        choice = ModuleChoice("hand", modules=tuple(modules))
+        choice = ModuleChoice("hand", modules=tuple(_modules_in(remixed, user)))
     try:
-        job = services.submit_job(task=task, user=user, preset=RECOMMENDED, modules=choice)
+        job = services.submit_job(
+            task=task,
+            user=user,
+            preset=RECOMMENDED,
+            modules=choice,
+            test_folds=usual_folds(task, task.examples.filter(split=Example.SHOT).count()),
+            remixed=remixed,
+        )
     except CommonsError as error:
         messages.error(request, error.user_message)
         return redirect(task)
@@ -233,6 +266,7 @@ def task_compose(request: HttpRequest, pk: str) -> HttpResponse:
             raise
         return redirect_to_login(request.get_full_path())
     key, remixed, status = request.POST.get("key", "")[:100], None, 200
+    shot_count = task.examples.filter(split=Example.SHOT).count()
     if request.method == "POST":
         form = ComposeForm(request.POST, task=task, user=request.user)
         if answer := _submit(request, form):
@@ -240,8 +274,8 @@ def task_compose(request: HttpRequest, pk: str) -> HttpResponse:
         status = 422
     else:
         form = ComposeForm(task=task, user=request.user)
-        form.initial, remixed = _start(request)
-    shot_count = task.examples.filter(split=Example.SHOT).count()
+        start, remixed = _start(request)
+        form.initial = {"test_folds": usual_folds(task, shot_count), **start}
     context = {
         **compose_context(task, form, shot_count, key),
         "is_owner": task.owner_id is not None and task.owner_id == request.user.pk,

@@ -6,7 +6,6 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.exceptions import ValidationError
 from django.db.models import Max
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import redirect, render
@@ -15,23 +14,26 @@ from django.utils.http import quote_etag
 from django.views.decorators.http import require_http_methods, require_safe
 from django_htmx.http import HttpResponseClientRefresh
 
-from composer import artifacts, plots, publishing, services
+from composer import artifacts, leaks, plots, publishing, services
 from composer.downloads import adapter_zip
 from composer.engine.errors import CommonsError
 from composer.forms import PublishForm, TryForm, add_commons_error
 from composer.job_words import interruptions, job_words
 from composer.models import Recipe, Search
 from composer.progress import Progress, progress
-from composer.views.request import acts_on_job, find_done, find_search
+from composer.views.request import acts_on_job, find_done, find_search, job_named
 from composer.views.results import evidence_context, facts, predictions_context, ranking_context
+from composer.views.weights import weights_context
 from hub_site import throttles
 from hub_site.jobs import capacity
 from hub_site.jobs.models import Job
 from hub_site.pages import page_or_part, site_address
+from modules.repos.card_files import cards_of
 
 RESULT_PARTS = {
     "predictions": "composer/_predictions.html",
     "try-it": "composer/_try_it.html",
+    "weighed": "composer/_weighed.html",
 }
 # Seconds for which what a page says of a waiting job's start is near enough.
 GUESS_GOOD_FOR = 10
@@ -99,8 +101,11 @@ def _answer_result(request: HttpRequest, search: Search, recipe: Recipe) -> Http
         **_job_context(request, search),
         **evidence_context(search.evidence),
         **predictions_context(request, search),
-        **_trial_context(search, _trial(request, search)),
+        **_trial_context(search, job_named(request, "trial", services.PREDICT, search)),
+        **weights_context(request, search),
         "recipe": recipe,
+        "times_opened": leaks.times_opened(search, request.user),
+        "warnings": leaks.warnings(search, _training_data(recipe)),
         "closed": publishing.closed_ingredients(recipe, request.user),
         "facts": facts(search.spec),
         "load": search.evidence.get("load", []),
@@ -108,12 +113,24 @@ def _answer_result(request: HttpRequest, search: Search, recipe: Recipe) -> Http
         **ranking_context(search.evidence),
         "ingredients": recipe.ingredients.all(),
         "all_zero": not any(recipe.document["weights"]),
-        "generations": search.generations.defer("record"),
+        "generations": search.generations.filter(round="").defer("record"),
         "snippet": artifacts.snippet(recipe, site_address(request)),
         "base_model": recipe.base_model,
     }
     part = RESULT_PARTS.get(request.headers.get("HX-Target", ""), "composer/_predictions.html")
     return page_or_part(request, "composer/result.html", part, context)
+
+
+def _training_data(recipe: Recipe) -> dict[str, str]:
+    """What the modules that take part say they were trained on, by name."""
+    used = recipe.ingredients.exclude(weight=0).select_related("lora_module__commit")
+    commits = {each.name: each.lora_module.commit for each in used if each.lora_module is not None}
+    cards = cards_of(commits.values())
+    return {
+        name: cards[commit.pk].training_data
+        for name, commit in commits.items()
+        if commit.pk in cards
+    }
 
 
 @acts_on_job
@@ -124,17 +141,6 @@ def job_cancel(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 # --- try it ------------------------------------------------------------------------------------
-
-
-def _trial(request: HttpRequest, search: Search) -> Job | None:
-    """The question asked of this result, by its owner."""
-    if not (pk := request.GET.get("trial")):
-        return None
-    jobs = Job.objects.filter(kind=services.PREDICT, user=request.user)
-    try:
-        return jobs.filter(pk=pk, params__search=str(search.pk)).first()
-    except ValidationError:  # not a uuid
-        return None
 
 
 def _trial_context(
@@ -183,7 +189,7 @@ def job_publish(request: HttpRequest, pk: str) -> HttpResponse:
         return redirect(search.recipe)
     status = 200
     if request.method == "POST":
-        form = PublishForm(request.POST)
+        form = PublishForm(request.POST, search=search, user=request.user)
         if form.is_valid():
             try:
                 recipe = publishing.publish(search=search, user=request.user, **form.cleaned_data)
@@ -194,7 +200,8 @@ def job_publish(request: HttpRequest, pk: str) -> HttpResponse:
                 return redirect(recipe)
         status = 422
     else:
-        form = PublishForm(initial={"title": search.title})
+        initial = {"title": search.title}
+        form = PublishForm(initial=initial, search=search, user=request.user)
     context = {
         "search": search,
         "task": search.task_shown_to(request.user),

@@ -1,6 +1,6 @@
 """Published recipes: the list, the page, and its files."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
@@ -8,17 +8,22 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, Stream
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
-from composer import artifacts, on_hub, publishing
+from composer import artifacts, liking, on_hub, publishing, recipe_import, verifications
+from composer.attribution import notices, sources
 from composer.citation import bibtex
 from composer.downloads import adapter_zip
 from composer.engine.errors import CommonsError
-from composer.models import Ingredient, Recipe
+from composer.exports import exports
+from composer.models import Ingredient, Recipe, RecipeImport, Verification
 from composer.views.request import find_recipe, page_of
 from composer.views.results import evidence_context, facts, predictions_context
 from hub_site.pages import site_address
+from modules.licence_terms import terms
 
 if TYPE_CHECKING:
     from composer.querysets import Visitor
+
+VERIFICATIONS, VERSIONS = 20, 10
 
 
 @require_safe
@@ -34,6 +39,7 @@ def recipe(request: HttpRequest, digest: str) -> HttpResponse:
     evidence = search.evidence if search else {}
     examples = search if found.shows_examples else None
     site = site_address(request)
+    imported = _import_of(found, request.user)
     ingredients = _ingredients(found, request.user)
     gone = {each.name for each in ingredients if each.standing != "here"}
     context = {
@@ -48,6 +54,13 @@ def recipe(request: HttpRequest, digest: str) -> HttpResponse:
         "examples_hash": found.document["spec"]["examples_hash"],
         "matched": found.searches.filter(matched=True).count(),
         "snippet": artifacts.snippet(found, site),
+        "exports": exports(found, site) if found.adapter_id else [],
+        "notices": notices(sources(_seen(ingredients))),
+        **_verified(found, request.user),
+        **_brought(imported),
+        "likes_it": liking.likes(found, request.user),
+        "parent": Recipe.objects.published().filter(pk=found.parent_id).first(),
+        "versions": Recipe.objects.published().filter(parent=found)[:VERSIONS],
         "base_model": found.base_model,
         "bibtex": bibtex(found, site + found.get_absolute_url()),
         "hub_homes": on_hub.shown_to(found, request.user),
@@ -55,6 +68,50 @@ def recipe(request: HttpRequest, digest: str) -> HttpResponse:
         "shots": examples.examples["shots"] if examples else [],
     }
     return render(request, "composer/recipe.html", context)
+
+
+def _import_of(found: Recipe, user: "Visitor") -> RecipeImport | None:
+    """The file it came from, of a recipe that is here by that alone for this visitor; which then
+    goes by the name that they gave it."""
+    if found.published_at is not None or found.searches.filter(job__user_id=user.pk).exists():
+        return None
+    imported = found.imports.filter(user_id=user.pk).select_related("recipe", "user").first()
+    if imported is not None:
+        found.title, found.description = imported.title, ""
+    return imported
+
+
+def _brought(imported: RecipeImport | None) -> dict[str, Any]:
+    if imported is None:
+        return {}
+    return {
+        "imported": imported,
+        "missing": recipe_import.missing(imported),
+        "stated_scores": recipe_import.stated_scores(imported),
+        "stated_site": recipe_import.site_of(imported),
+    }
+
+
+def _verified(found: Recipe, user: "Visitor") -> dict[str, Any]:
+    """The stamps, the newest first, and what the badge says of them."""
+    rows = list(found.verifications.visible_to(user).for_rows()[:VERIFICATIONS])
+    stamps = []
+    for row in rows:
+        is_own = user.is_authenticated and row.user_id == user.pk
+        if row.outcome or is_own:
+            row.words = verifications.in_words(row)
+            row.place = verifications.place_in_words(row.environment)
+            row.is_own = is_own
+            stamps.append(row)
+    done = [row for row in stamps if row.outcome]
+    return {
+        "verifications": stamps,
+        "verified": sum(row.outcome != Verification.DIFFERS for row in done),
+        "newest_stamp": done[0] if done else None,
+        "is_verifying": any(
+            row.is_own and not row.outcome and row.job and not row.job.is_over for row in stamps
+        ),
+    }
 
 
 @require_POST
@@ -88,7 +145,15 @@ def _ingredients(recipe: Recipe, user: "Visitor") -> list[Ingredient]:
     rows = sorted(recipe.ingredients.all(), key=lambda each: -abs(each.weight))
     for row in rows:
         row.standing = standings[row.pk]
+        row.terms = None
+        if row.standing == "here" and row.lora_module is not None:
+            row.terms = terms(row.lora_module.licence)
     return rows
+
+
+def _seen(ingredients: list[Ingredient]) -> list[Ingredient]:
+    """Nothing is told of a module that this visitor may not see."""
+    return [row for row in ingredients if row.standing in ("here", "deleted")]
 
 
 @require_safe

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import wraps
 
 from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import ValidationError
 from django.core.paginator import Page, Paginator
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
@@ -14,6 +15,7 @@ from django.views.decorators.http import require_POST
 from composer.models import FewShotTask, Recipe, Search
 from hub_site.accounts import guests
 from hub_site.accounts.models import User
+from hub_site.jobs.models import Job
 
 PER_PAGE = 20
 
@@ -61,3 +63,14 @@ def acts_on_job(view: Callable[[HttpRequest, str], HttpResponse]) -> Callable[..
         return view(request, pk)
 
     return guarded
+
+
+def job_named(request: HttpRequest, parameter: str, kind: str, search: Search) -> Job | None:
+    """The visitor's own question about a result that the address names."""
+    if not (pk := request.GET.get(parameter)):
+        return None
+    jobs = Job.objects.filter(kind=kind, user=request.user, params__search=str(search.pk))
+    try:
+        return jobs.filter(pk=pk).first()
+    except ValidationError:  # not a uuid
+        return None

@@ -21,7 +21,13 @@ from composer.models import Example, FewShotTask, Recipe, Search
 from composer.querysets import SearchQuerySet
 from composer.task_checks import preview_prompt
 from composer.verdict import verdict
-from composer.views.compose import RECOMMENDED, compose_at_once, compose_context, usual_time
+from composer.views.compose import (
+    RECOMMENDED,
+    compose_at_once,
+    compose_context,
+    usual_folds,
+    usual_time,
+)
 from composer.views.request import find_task, page_of, visitor
 from hub_site.accounts import guests
 from modules.community import collections
@@ -30,6 +36,7 @@ from modules.models import BaseModel, Collection, LoraModule
 SEARCHES_SHOWN = 10
 SHARED_SHOWN = 5
 HELD_OUT_SHOWN = 20
+HELPERS_SHOWN = 10
 
 
 def _compositions(searches: SearchQuerySet) -> list[dict[str, Any]]:
@@ -39,6 +46,29 @@ def _compositions(searches: SearchQuerySet) -> list[dict[str, Any]]:
         {"search": search, "verdict": verdict(search.evidence) if search.recipe else None}
         for search in newest[:SEARCHES_SHOWN]
     ]
+
+
+def _helpers(request: HttpRequest, task: FewShotTask) -> dict[str, Any]:
+    """Which modules help, by what they did alone on the task's examples."""
+    measured = task.scores.current().of_modules_shown_to(request.user)
+    scores = measured.helping().largest_gain_first()
+    best = list(scores.select_related("lora_module__repo__owner")[:HELPERS_SHOWN])
+    return {
+        "helpers": [
+            {
+                "name": str(score.lora_module),
+                "url": score.lora_module.get_absolute_url(),
+                "gain": score.gain,
+                "loss": score.loss,
+                "exact": score.exact,
+                "same": [],
+            }
+            for score in best
+        ],
+        "helpers_base": measured.first(),
+        "helpers_count": scores.count(),
+        "helpers_measured": measured.count(),
+    }
 
 
 @require_safe
@@ -199,12 +229,15 @@ def task(request: HttpRequest, pk: str) -> HttpResponse:
         return redirect_to_login(request.get_full_path())
     shots, held_out = found.pairs(Example.SHOT), found.pairs(Example.HELD_OUT)
     first = ExampleRow(1, shots[0].input, shots[0].target) if shots else ExampleRow(1)
+    form = ComposeForm(task=found, user=request.user)
+    form.initial = {"test_folds": usual_folds(found, len(shots))}
     context = {
-        **compose_context(found, ComposeForm(task=found, user=request.user), len(shots)),
+        **compose_context(found, form, len(shots)),
         "is_owner": found.owner_id is not None and found.owner_id == request.user.pk,
         "shots": shots,
         "held_out": held_out[:HELD_OUT_SHOWN],
         "held_out_count": len(held_out),
+        **_helpers(request, found),
         "compositions": _compositions(found.searches.visible_to(request.user)),
         "preview": _preview(found.base_model, found.template, first),
     }

@@ -21,10 +21,12 @@ tasks.json        your few-shot tasks with all examples
 searches.json     what you searched for on them, and every figure and answer that came out
 trials.json       what you tried on composed adapters
 recipes.json      recipes that you published
+brought.json      recipe files that you imported, with what they state
+verified.json     recipes that you had verified, and what came of it
 modules.json      your modules, their versions, and where to download every file
 imports.json      what you imported from the Hub, or tried to
 collections.json  your collections, in order
-likes.json        modules that you like
+likes.json        modules and recipes that you like
 access.json       modules that you asked access to, and what came of it
 notices.json      your notices
 reports.json      what you reported to the moderators
@@ -65,6 +67,8 @@ def _parts(user: User, site: str) -> Iterator[tuple[str, Iterable[Any]]]:
     yield "searches", _searches(user)
     yield "trials", _trials(user)
     yield "recipes", _recipes(user, site)
+    yield "brought", _brought(user)
+    yield "verified", _verified(user)
     yield "modules", _modules(user, site)
     yield "imports", _imports(user)
     yield "collections", _collections(user, site)
@@ -148,6 +152,25 @@ def _recipes(user: User, site: str) -> Iterator[dict[str, Any]]:
         }
 
 
+def _brought(user: User) -> Iterator[dict[str, Any]]:
+    from composer.models import RecipeImport
+
+    rows = RecipeImport.objects.filter(user=user).select_related("recipe").order_by("pk")
+    for row in rows.iterator(20):
+        yield {
+            "title": row.title,
+            "imported_at": row.created_at,
+            "recipe": {**row.recipe.document, "evidence": row.evidence},
+        }
+
+
+def _verified(user: User) -> Iterable[dict[str, Any]]:
+    from composer.models import Verification
+
+    fields = ("recipe", "kind", "outcome", "differs", "unchecked", "created_at", "finished_at")
+    return Verification.objects.filter(user=user).order_by("pk").values(*fields).iterator()
+
+
 def _modules(user: User, site: str) -> Iterator[dict[str, Any]]:
     from modules.models import Repo
     from modules.storage import local
@@ -220,6 +243,7 @@ def _collections(user: User, site: str) -> Iterator[dict[str, Any]]:
 
 
 def _likes(user: User, site: str) -> Iterator[dict[str, Any]]:
+    from composer.models import Recipe
     from modules.models import LoraModule
 
     shown = LoraModule.objects.visible_to(user).values("pk")  # others' private names are theirs
@@ -231,6 +255,8 @@ def _likes(user: User, site: str) -> Iterator[dict[str, Any]]:
             "url": site + like.lora_module.get_absolute_url(),
             "liked_at": like.created_at,
         }
+    for recipe in Recipe.objects.published().filter(liked__user=user).iterator(20):
+        yield {"name": recipe.title, "url": site + recipe.get_absolute_url()}
 
 
 def _access(user: User) -> Iterator[dict[str, Any]]:

@@ -53,6 +53,7 @@ def delete_account(user: User, *, keep_public: bool) -> None:
     Public modules stay under the old name where their owner leaves them to the community. The name
     is never free again for whoever shared anything: nobody else may stand at those addresses.
     """
+    from composer import liking
     from composer.services import forget_searches
     from composer.task_writing import delete_tasks
     from modules.community.likes import take_back_all
@@ -65,6 +66,7 @@ def delete_account(user: User, *, keep_public: bool) -> None:
         )
     list(user.jobs.order_by("pk").select_for_update())  # a worker finds its lease gone
     take_back_all(user)
+    liking.take_back_all(user)
     _leave_modules(user, keep_public)
     forget_searches(user)
     delete_tasks(user)

@@ -106,6 +106,23 @@ def weight_bars(ingredients: Iterable[Any], id: str = "") -> dict[str, Any]:  # 
     return {"rows": rows, "zero": f"{zero:.2f}%", "id": id}
 
 
+@register.inclusion_tag("parts/gain_bars.html")
+def gain_bars(rows: Iterable[dict[str, Any]], examples: int) -> dict[str, Any]:
+    """Modules ranked by what each takes away of the base model's loss; each row {name, url, gain,
+    loss, exact, same}, with how many of the examples it answers."""
+    listed = list(rows)
+    parts = colour.pigments([(row["name"], row["gain"], row["url"]) for row in listed])
+    low = min([0.0, *(row["gain"] for row in listed)])
+    span = (max([0.0, *(row["gain"] for row in listed)]) - low) or 1.0
+    zero = 100 * -low / span
+    drawn = []
+    for part, row in zip(parts, listed, strict=True):
+        width = 100 * abs(row["gain"]) / span
+        start = zero - width if row["gain"] < 0 else zero
+        drawn.append({**row, "part": part, "x": f"{start:.2f}%", "width": f"{width:.2f}%"})
+    return {"rows": drawn, "zero": f"{zero:.2f}%", "examples": examples}
+
+
 @register.simple_tag
 def term(name: str, shown: str = "") -> SafeString:
     """A term of art with its one plain phrase on hover and focus. An unknown one is a mistake."""

@@ -31,6 +31,7 @@ from modules.repos.similar import similar_to
 from modules.storage import local
 
 VERSIONS = 5  # the others stand on the page of versions
+TASKS = 5
 RECIPES = 10
 COLLECTIONS = 5
 VARIANTS = {
@@ -112,6 +113,7 @@ def _module_page(request: HttpRequest, found: Repo, context: dict[str, Any]) -> 
             "module": module,
             "is_newest": commit == module.commit,
             "uses": _uses(module),
+            "helps": _helps(module),
             "variant": in_words(module.variant),
             "dtypes": _dtypes(module.weights_sha256),
             "checks": checking.checks_shown(module, request.user),
@@ -152,6 +154,12 @@ def _uses(module: LoraModule) -> list[dict[str, Any]]:
         }
         for recipe in recipes
     ]
+
+
+def _helps(module: LoraModule) -> list[Any]:
+    """The public tasks whose loss it lowers most, alone."""
+    scores = module.task_scores.of_public_tasks().current().helping().largest_gain_first()
+    return list(scores.select_related("task")[:TASKS])
 
 
 def in_words(variant: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -19,8 +19,12 @@ METHODS = [
     ("zero_shot", 0, "000"),
     ("best_single", 1, "100"),
     ("uniform", 0, "000"),
+    ("uniform_scaled", 1, "100"),
     ("fresh_lora", 1, "010"),
+    ("control", 0, "000"),
 ]
+# Right in one of three orders, in all, in none.
+IN_CONTEXT = [1 / 3, 1.0, 0.0]
 
 
 def start(task: FewShotTask, user: User, **overrides: Any) -> Search:
@@ -90,7 +94,9 @@ def evidence(search: Search) -> dict[str, Any]:
                 "key": key, "correct": correct, "total": total, "value": value,
                 "low": max(0, value - 0.2), "high": min(1, value + 0.2), "hits": hits[:total],
                 "detail": search.spec["ingredients"][0]["repo"] if key == "best_single" else "",
-                "forwards": 200, "tokens": 6.0, "seconds": 0.4, "seconds_to_train": 0.0,
+                "forwards": 200, "tokens": 6.0, "prefix_tokens": 0, "size": 2048,
+                "seconds": 0.4, "seconds_to_train": 0.1, "losses": [0.5] * total,
+                "metrics": {"token_f1": {"value": value, "low": 0.0, "high": 1.0}},
             }
         )  # fmt: skip
         answers[key] = [
@@ -98,8 +104,50 @@ def evidence(search: Search) -> dict[str, Any]:
             for (_, wanted), hit in zip(held_out, hits, strict=False)
         ]
     found = {"loss_before": 2.5, "loss_after": 0.4, "seconds": 1.5, "evaluations": 15}
-    measured = {"methods": rows, "answers": answers} if total else {}
-    return {"search": found, "adapter": {"r": 8}, **measured}
+    if not total:
+        return {"search": found, "adapter": {"r": 8}, "screening": screening(search)}
+    rows.append(
+        {
+            **rows[1], "key": "in_context", "correct": 4 / 3, "hits": "",
+            "scores": IN_CONTEXT[:total], "tokens": 30.0, "forwards": 0, "size": 0,
+            "detail": "3 orders of 3 examples: 2, 1, 1 right",
+        }
+    )  # fmt: skip
+    return {
+        "search": found,
+        "adapter": {"r": 8},
+        "screening": screening(search),
+        "methods": rows,
+        "answers": answers,
+        "comparator": {
+            "key": "best_single",
+            "parts": 3,
+            "forwards": 500,
+            "ways": {
+                "zero_shot": {"loss": 2.5, "exact": 0},
+                "best_single": {"loss": 0.6, "exact": 2},
+            },
+        },
+    }
+
+
+def screening(search: Search) -> dict[str, Any]:
+    """What the candidates did alone: each a little worse than the one before."""
+    names = [each["repo"] for each in search.spec["ingredients"]]
+    return {
+        "modules": [
+            {"name": name, "loss": 1.0 + 0.5 * place, "exact": max(0, 2 - place)}
+            for place, name in enumerate(names)
+        ],
+        "base": {"loss": 2.5, "exact": 0},
+        "examples": len(search.examples["shots"]),
+        "refused": {},
+        "folded": {},
+        "mixed": len(names),
+        "rough": 0,
+        "known": 0,
+        "forwards": len(names) + 1,
+    }
 
 
 def _set(search: Search, **fields: Any) -> None:

@@ -71,10 +71,17 @@ RULES: dict[str, list[tuple[str, Rule]]] = {
     "job_publish": [("get", its_owner)],
     "job_adapter": [("get", its_owner)],
     "job_try": [("post", its_owner)],
+    "job_weigh": [("post", its_owner)],
     "recipes": [("get", anybody)],
     "recipe": [("get", lambda kind, visitor: IN if visitor == "owner" else GONE)],
     "recipe_json": [("get", lambda kind, visitor: IN if visitor == "owner" else GONE)],
     "recipe_adapter": [("get", lambda kind, visitor: IN if visitor == "owner" else GONE)],
+    "recipe_import": [("get", anybody)],
+    "recipe_import_remove": [
+        ("post", lambda kind, visitor: SIGN_IN if visitor == "anonymous" else GONE)
+    ],
+    "recipe_verify": [("post", lambda kind, visitor: IN if visitor == "owner" else GONE)],
+    "recipe_like": [("post", lambda kind, visitor: IN if visitor == "owner" else GONE)],
     "recipe_hub": [("post", lambda kind, visitor: IN if visitor == "owner" else GONE)],
     # for programs
     "api-tasks": [("get", anybody), ("post", with_account)],
@@ -89,6 +96,11 @@ RULES: dict[str, list[tuple[str, Rule]]] = {
     "api-recipes": [("get", anybody)],
     "api-recipe": [("get", lambda kind, visitor: IN if visitor == "owner" else GONE)],
     "api-recipe-adapter": [("get", lambda kind, visitor: IN if visitor == "owner" else GONE)],
+    "api-recipe-import": [("post", with_account)],
+    "api-recipe-verifications": [
+        ("get", lambda kind, visitor: IN if visitor == "owner" else GONE)
+    ],
+    "api-recipe-like": [],  # test_views_verify.py
 }  # fmt: skip
 
 

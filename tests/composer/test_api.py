@@ -212,7 +212,7 @@ def test_it_says_what_is_wrong_with_a_job(
 def test_it_names_what_it_does_not_know(program: Program, task: FewShotTask) -> None:
     answer = program.post("jobs/", {"task": str(task.pk), "budget": 20})
     assert answer.json()["fields"]["budget"] == [
-        "Unknown field. Known here: task, preset, modules, settings."
+        "Unknown field. Known here: task, preset, modules, settings, test_folds."
     ]
 
 

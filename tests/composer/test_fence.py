@@ -72,7 +72,7 @@ def _restart_smaller(run: Composition) -> None:
 
 
 WRITERS: dict[str, Callable[[Composition], object]] = {
-    "keep a generation": lambda run: run._keep(_generation()),
+    "keep a generation": lambda run: run._keep(_generation(), ""),
     "note evidence": lambda run: run.note(load=[]),
     "settle the spec": lambda run: run.settle({**run.search.spec, "chat_template": "x"}),
     "restart": lambda run: run.restart("because"),

@@ -12,6 +12,7 @@ from composer.models import FewShotTask
 from hub_site.accounts.models import User
 from hub_site.jobs.models import Job
 from modules.models import BaseModel, LoraModule
+from tests.composer import finished
 
 
 def posted(**fields: Any) -> QueryDict:
@@ -174,8 +175,9 @@ def test_it_offers_modules_with_reasons(
     assert [fit.fits for fit in linear.fits] == [False, True, True, True]
 
 
-def test_publishing_hides_examples_unless_asked() -> None:
-    form = PublishForm(posted(title="Opposites"))
+def test_publishing_hides_examples_unless_asked(task: FewShotTask, alice: User) -> None:
+    search = finished.start(task, alice)
+    form = PublishForm(posted(title="Opposites"), search=search, user=alice)
     assert form.is_valid() and form.cleaned_data["show_examples"] is False
 
 

@@ -146,7 +146,7 @@ def test_a_job_that_waited_does_not_mix_what_was_closed_meanwhile(
     assert job.state == "done", job.error_message
     closed = str(lora_modules[1])
     assert closed not in [each["repo"] for each in job.search.spec["ingredients"]]
-    assert f"{closed} is gated" in job.search.evidence["left_out"][closed]
+    assert f"{closed} is gated" in job.search.evidence["screening"]["refused"][closed]
 
 
 def test_a_worker_mixes_what_its_user_has_access_to(

@@ -21,6 +21,7 @@ from composer.engine.recipe import check as check_recipe
 from composer.models import FewShotTask, Generation, Recipe, Search
 from composer.module_choice import ModuleChoice
 from composer.progress import progress
+from composer.running import Round
 from composer.verdict import methods, verdict
 from hub_site.accounts.models import User
 from hub_site.jobs import queue
@@ -33,6 +34,17 @@ from modules.storage import local
 from tests import tiny
 from tests.composer.conftest import HELD_OUT, SHOTS
 from tests.engine.conftest import make_llama
+
+# What a composition is measured beside, in this order.
+WAYS = [
+    "zero_shot",
+    "in_context",
+    "best_single",
+    "uniform",
+    "uniform_scaled",
+    "fresh_lora",
+    "control",
+]
 
 # The jobs' lease beats in a thread with a connection of its own.
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -50,8 +62,17 @@ def overrides() -> dict[str, Any]:
 
 
 @pytest.fixture
+def unmeasured(task: FewShotTask) -> FewShotTask:
+    """Nothing is held out, so a composition ends with its search: much quicker."""
+    task.examples.filter(split="held_out").delete()
+    return task
+
+
+@pytest.fixture
 def job(task: FewShotTask, alice: User, overrides: dict[str, Any]) -> Job:
-    return services.submit_job(task=task, user=alice, overrides=overrides)
+    """All modules, unranked: each look of the worker at its lease is then a generation's."""
+    every = ModuleChoice("all")
+    return services.submit_job(task=task, user=alice, modules=every, overrides=overrides)
 
 
 def work(expected: Job) -> Search:
@@ -80,21 +101,23 @@ def test_it_ends_with_a_recipe_and_evidence(job: Job, lora_modules: list[LoraMod
     assert evidence["search"]["loss_after"] <= evidence["search"]["loss_before"]
     ranked = [each["loss"] for each in evidence["search"]["singles"]]
     assert ranked == sorted(ranked) and len(ranked) == len(lora_modules)
-    best_alone = {row.key: row for row in methods(evidence)}["best_single"].detail
-    assert best_alone == evidence["search"]["singles"][0]["name"]
-    assert [row.key for row in methods(evidence)] == [
-        "composed",
-        "zero_shot",
-        "best_single",
-        "uniform",
-        "fresh_lora",
-    ]
-    for row in methods(evidence):
-        assert row.total == len(HELD_OUT) == len(row.hits)
-        assert row.correct == row.hits.count("1")
+    rows = {row.key: row for row in methods(evidence)}
+    assert rows["best_single"].detail == evidence["search"]["singles"][0]["name"]
+    assert list(rows) == ["composed", *WAYS]
+    for key, row in rows.items():
+        assert row.total == len(HELD_OUT) == len(row.values) == len(row.losses)
+        assert row.correct == pytest.approx(sum(row.values))
         assert row.low <= row.value <= row.high
-        assert row.tokens == pytest.approx(5.3)  # "opposite of a good :" has one token more
-    assert verdict(evidence) is not None
+        assert set(row.metrics) == {"token_f1"}
+        # "opposite of a good :" has one token more; three examples stand before it in context
+        assert row.tokens == pytest.approx(5.3) if key != "in_context" else row.tokens > 3 * 5.3
+    assert rows["in_context"].detail.startswith("3 orders of 3 examples: ")
+    assert rows["zero_shot"].size == rows["in_context"].size == 0 < rows["best_single"].size
+    assert evidence["comparator"]["key"] in WAYS
+    found = verdict(evidence)
+    assert found is not None and found.kind == "unsure" and found.missing == ()
+    rounds = set(search.generations.values_list("round", flat=True))
+    assert rounds == {"", "control"}
     assert evidence["adapter"]["max_difference"] < 1e-4
     assert set(evidence["seconds"]) == {"preparing", "searching", "measuring", "building"}
     rows = artifacts.predictions(search)
@@ -197,23 +220,28 @@ def interrupt(job: Job, looks: int) -> None:
 def test_an_interrupted_search_ends_with_the_same_bits(
     task: FewShotTask, alice: User, bob: User, overrides: dict[str, Any]
 ) -> None:
-    first = services.submit_job(task=task, user=alice, overrides=overrides)
+    every = ModuleChoice("all")
+    first = services.submit_job(task=task, user=alice, modules=every, overrides=overrides)
     whole = work(first)
-    second = services.submit_job(task=task, user=alice, overrides=overrides)
+    second = services.submit_job(task=task, user=alice, modules=every, overrides=overrides)
     for looks in (4, 5, 7, 7, 8):
         interrupt(second, looks)
+    for looks in (12, 9, 5):  # while it measures, and searches over randomised modules
+        interrupt(second, looks)
     resumed = work(second)
-    assert resumed.job.attempts == 6
+    assert resumed.job.attempts == 9
     assert resumed.recipe == whole.recipe and resumed.matched and not whole.matched
     records = [
         [
             {key: value for key, value in record.items() if key != "seconds"}
-            for record in search.generations.values_list("record", flat=True)
+            for record in search.generations.order_by("round", "number").values_list(
+                "record", flat=True
+            )
         ]
         for search in (whole, resumed)
     ]
     assert records[0] == records[1]
-    keys = ("hits", "detail", "forwards")
+    keys = ("correct", "detail", "forwards", "losses", "size", "tokens")
     measured = [
         [{key: row[key] for key in keys} for row in search.evidence["methods"]]
         for search in (whole, resumed)
@@ -238,12 +266,12 @@ def test_a_search_from_another_machine_begins_again_and_says_so(job: Job) -> Non
 
 def test_generations_that_are_not_its_own_are_not_continued(job: Job) -> None:
     interrupt(job, 5)
-    row = Generation.objects.get(number=1)
+    row = Generation.objects.get(number=1, round="")
     row.record["losses"][0] = (0.5).hex()
     row.save()
     search = work(job)
     assert search.job.state == "done" and "restarted" in events(search)
-    assert search.generations.get(number=1).record["losses"][0] != (0.5).hex()
+    assert search.generations.get(number=1, round="").record["losses"][0] != (0.5).hex()
 
 
 def test_a_stale_worker_can_write_nothing(job: Job) -> None:
@@ -255,7 +283,7 @@ def test_a_stale_worker_can_write_nothing(job: Job) -> None:
     late.load_modules()
     Job.objects.filter(pk=job.pk).update(fence=stale.fence + 1)
     with pytest.raises(LeaseLost):
-        late.find()
+        late.find(Round("", late.given, late.objective))
     with pytest.raises(LeaseLost):
         late.note(search={})
     late.show(stage="searching")
@@ -315,7 +343,10 @@ def test_it_composes_for_a_decoder_only_model(
     search = work(services.submit_job(task=task, user=alice, overrides={"budget": 15}))
     assert (search.job.state, search.job.error_message) == ("done", "")
     assert search.evidence["adapter"]["max_difference"] < 1e-4
-    assert [row.key for row in methods(search.evidence)][-1] == "fresh_lora"
+    rows = {row.key: row for row in methods(search.evidence)}
+    assert list(rows) == ["composed", *WAYS]
+    assert rows["in_context"].prefix_tokens and rows["in_context"].tokens
+    assert rows["in_context"].prefix_tokens < rows["in_context"].tokens
     assert "AutoModelForCausalLM" in artifacts.snippet(search.recipe)
 
 
@@ -329,14 +360,14 @@ def test_it_chooses_among_answer_options(task: FewShotTask, alice: User) -> None
 
 
 def test_a_warm_worker_tells_equal_weights_apart(
-    task: FewShotTask, alice: User, overrides: dict[str, Any], lora_modules: list[LoraModule]
+    unmeasured: FewShotTask, alice: User, overrides: dict[str, Any], lora_modules: list[LoraModule]
 ) -> None:
     """A new version may change the config alone, and two people may share the same file."""
     changed = lora_modules[0]
 
     def losses() -> dict[str, float]:
         by_hand = ModuleChoice("hand", modules=(changed,))
-        job = services.submit_job(task=task, user=alice, modules=by_hand, overrides=overrides)
+        job = services.submit_job(task=unmeasured, user=alice, modules=by_hand, overrides=overrides)
         search = work(job)
         assert search.job.state == "done", search.job.error_message
         return {row["name"]: row["loss"] for row in search.evidence["search"]["singles"]}
@@ -381,10 +412,10 @@ def test_a_trial_answers_by_both_models(job: Job, alice: User) -> None:
 
 
 def test_it_mixes_the_modules_that_do_best_alone(
-    task: FewShotTask, alice: User, overrides: dict[str, Any], lora_modules: list[LoraModule]
+    unmeasured: FewShotTask, alice: User, overrides: dict[str, Any], lora_modules: list[LoraModule]
 ) -> None:
     choice = ModuleChoice("ranked", count=2)
-    job = services.submit_job(task=task, user=alice, modules=choice, overrides=overrides)
+    job = services.submit_job(task=unmeasured, user=alice, modules=choice, overrides=overrides)
     candidates = [str(module) for module in lora_modules]
     assert [
         each["repo"] for each in Search.objects.get(pk=job.pk).spec["ingredients"]
@@ -403,10 +434,10 @@ def test_it_mixes_the_modules_that_do_best_alone(
 
 
 def test_a_ranking_is_made_once_whoever_ends_the_worker(
-    task: FewShotTask, alice: User, overrides: dict[str, Any], lora_modules: list[LoraModule]
+    unmeasured: FewShotTask, alice: User, overrides: dict[str, Any], lora_modules: list[LoraModule]
 ) -> None:
     choice = ModuleChoice("ranked", count=2)
-    job = services.submit_job(task=task, user=alice, modules=choice, overrides=overrides)
+    job = services.submit_job(task=unmeasured, user=alice, modules=choice, overrides=overrides)
     claimed = queue.claim_next("test")
     lease = Lease(claimed)
     first = runner.Composition(claimed, lease, Search.objects.get(pk=job.pk))
@@ -421,27 +452,30 @@ def test_a_ranking_is_made_once_whoever_ends_the_worker(
 
 
 def test_more_modules_than_a_search_can_learn_about_are_ranked_unasked(
-    task: FewShotTask,
+    unmeasured: FewShotTask,
     alice: User,
     overrides: dict[str, Any],
     lora_modules: list[LoraModule],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    all_mixed = work(services.submit_job(task=task, user=alice, overrides=overrides))
-    assert "screening" not in all_mixed.evidence
+    all_mixed = work(services.submit_job(task=unmeasured, user=alice, overrides=overrides))
+    assert all_mixed.evidence["screening"]["mixed"] == len(lora_modules)
     assert len(all_mixed.spec["ingredients"]) == len(lora_modules)
     monkeypatch.setattr(module_choice, "MIXED_UNASKED", 2)
-    search = work(services.submit_job(task=task, user=alice, overrides=overrides))
+    search = work(services.submit_job(task=unmeasured, user=alice, overrides=overrides))
     assert search.evidence["screening"]["mixed"] == len(search.spec["ingredients"]) == 2
     every = services.submit_job(
-        task=task, user=alice, overrides=overrides, modules=ModuleChoice("all")
+        task=unmeasured, user=alice, overrides=overrides, modules=ModuleChoice("all")
     )
-    assert len(work(every).spec["ingredients"]) == len(lora_modules)
+    unranked = work(every)
+    assert "screening" not in unranked.evidence
+    assert len(unranked.spec["ingredients"]) == len(lora_modules)
 
 
 def test_modules_that_nobody_chose_are_left_out_once_they_have_gone(
-    client: Client, job: Job, alice: User, lora_modules: list[LoraModule]
+    client: Client, task: FewShotTask, alice: User, lora_modules: list[LoraModule]
 ) -> None:
+    job = services.submit_job(task=task, user=alice, preset="paper")
     gone = str(lora_modules[0])
     lora_modules[0].repo.delete()
     search = work(job)
@@ -456,10 +490,10 @@ def test_modules_that_nobody_chose_are_left_out_once_they_have_gone(
 
 
 def test_a_ranking_leaves_out_what_has_gone_meanwhile(
-    task: FewShotTask, alice: User, overrides: dict[str, Any], lora_modules: list[LoraModule]
+    unmeasured: FewShotTask, alice: User, overrides: dict[str, Any], lora_modules: list[LoraModule]
 ) -> None:
     choice = ModuleChoice("ranked", count=2)
-    job = services.submit_job(task=task, user=alice, modules=choice, overrides=overrides)
+    job = services.submit_job(task=unmeasured, user=alice, modules=choice, overrides=overrides)
     hidden, gone = (str(module) for module in lora_modules[:2])
     lora_modules[0].repo.hidden_at = timezone.now()
     lora_modules[0].repo.save()
@@ -471,7 +505,8 @@ def test_a_ranking_leaves_out_what_has_gone_meanwhile(
     assert "A moderator has hidden" in screening["refused"][hidden]
     assert "no longer here" in screening["refused"][gone]
     assert {row["name"] for row in screening["modules"]} == {str(m) for m in lora_modules[2:]}
-    assert screening["rough"] == 0 and screening["forwards"] == len(lora_modules) - 2
+    # Two modules, and the base model alone.
+    assert (screening["rough"], screening["known"], screening["forwards"]) == (0, 0, 3)
 
 
 def test_ranking_and_measuring_go_on_in_smaller_pieces_too(
@@ -499,6 +534,7 @@ def test_ranking_and_measuring_go_on_in_smaller_pieces_too(
     assert search.job.state == "done", search.job.error_message
     assert max(seen) > most
     assert search.evidence["methods"][0]["total"] == len(HELD_OUT)
+    assert "missing" not in search.evidence
 
 
 @pytest.mark.parametrize(
@@ -515,13 +551,15 @@ def test_ranking_and_measuring_go_on_in_smaller_pieces_too(
     ids=lambda changed: " ".join(map(str, changed.values())),
 )
 def test_every_setting_ends_in_a_recipe_that_peft_computes(
-    task: FewShotTask,
+    unmeasured: FewShotTask,
     alice: User,
     overrides: dict[str, Any],
     lora_modules: list[LoraModule],
     changed: dict[str, Any],
 ) -> None:
-    search = work(services.submit_job(task=task, user=alice, overrides={**overrides, **changed}))
+    search = work(
+        services.submit_job(task=unmeasured, user=alice, overrides={**overrides, **changed})
+    )
     assert (search.job.state, search.job.error_message) == ("done", "")
     recipe = check_recipe(search.recipe.document)
     blocks = 1 if "blocks" not in changed else 2
@@ -556,9 +594,11 @@ def test_it_says_what_became_of_each_file(job: Job, lora_modules: list[LoraModul
 
 
 def test_a_search_that_runs_out_of_memory_begins_again_in_smaller_pieces(
-    task: FewShotTask, alice: User, overrides: dict[str, Any]
+    unmeasured: FewShotTask, alice: User, overrides: dict[str, Any]
 ) -> None:
-    work(services.submit_job(task=task, user=alice, overrides=overrides))  # the model is warm now
+    work(
+        services.submit_job(task=unmeasured, user=alice, overrides=overrides)
+    )  # the model is warm now
     assert model_cache._base is not None
     model = model_cache._base[1].model
 
@@ -568,7 +608,7 @@ def test_a_search_that_runs_out_of_memory_begins_again_in_smaller_pieces(
 
     handle = model.encoder.block[0].register_forward_pre_hook(refuse)
     try:
-        job = services.submit_job(task=task, user=alice, overrides=overrides)
+        job = services.submit_job(task=unmeasured, user=alice, overrides=overrides)
         search = work(job)
     finally:
         handle.remove()

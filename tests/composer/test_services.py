@@ -215,8 +215,9 @@ def test_it_frees_a_place_when_a_job_is_cancelled(
 def found(task: FewShotTask, alice: User, lora_modules: list[LoraModule]) -> Search:
     """A search with a recipe, as a worker leaves it (the worker has tests of its own)."""
     search = services.submit_job(task=task, user=alice).search
+    document = {"spec": search.spec, "weights": [0.5] * len(lora_modules)}
     recipe = Recipe.objects.create(
-        digest="a" * 64, document={}, title=search.title, base_model=task.base_model
+        digest="a" * 64, document=document, title=search.title, base_model=task.base_model
     )
     for place, module in enumerate(lora_modules):
         recipe.ingredients.create(

@@ -140,7 +140,7 @@ def test_a_remix_keeps_what_differs_from_what_its_combination_brings(
     job = services.submit_job(task=task, user=alice, overrides={**overrides, "optimiser": "cobyla"})
     search = Search.objects.get(pk=job.pk)
     start = compose._settings_of(search, alice)
-    form = ComposeForm({**start, "modules": start["modules"]}, task=task, user=alice)
+    form = ComposeForm(start, task=task, user=alice)
     assert form.is_valid(), form.errors
     kept = preset_with("recommended", form.overrides)
     assert kept == config_of(search.spec)
@@ -151,9 +151,12 @@ def test_a_remix_of_what_was_never_ranked_asks_for_the_ranking_again(
 ) -> None:
     monkeypatch.setattr(module_choice, "MIXED_UNASKED", 2)
     unasked = services.submit_job(task=task, user=alice)
-    assert compose._settings_of(unasked.search, alice) == {"preset": "recommended"}
+    assert compose._settings_of(unasked.search, alice) == {
+        "preset": "recommended",
+        "test_folds": 0,
+    }
     asked = services.submit_job(task=task, user=alice, modules=ModuleChoice("ranked", count=1))
-    again = {"preset": "recommended", "how": "ranked", "count": 1}
+    again = {"preset": "recommended", "test_folds": 0, "how": "ranked", "count": 1}
     assert compose._settings_of(asked.search, alice) == again
 
 

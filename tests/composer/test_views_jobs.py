@@ -182,7 +182,7 @@ def test_cancel_of_a_running_job_says_that_it_is_stopping(client: Client, waitin
 
 def test_the_result_opens_with_the_sentence(client: Client, done: Search) -> None:
     answer = client.get(done.get_absolute_url())
-    assert '<h1 class="sentence">Too few held-out examples to tell: 2 of 3 right' in answer.text
+    assert '<h1 class="sentence">Cannot tell from so few: 2 of 3 right' in answer.text
     assert "2.500" in answer.text and "0.400" in answer.text
     assert "A fresh LoRA trained on the same examples" in answer.text
     assert "PeftModel.from_pretrained" in answer.text
@@ -422,3 +422,13 @@ def test_a_page_of_a_job_far_back_in_the_queue_asks_less_often(
     assert 'hx-trigger="every 2s"' in trigger()
     Job.objects.bulk_create(Job(kind=services.COMPOSE, user=alice, priority=1) for _ in range(9))
     assert "10 jobs before this one" in trigger() and 'hx-trigger="every 5s"' in trigger()
+
+
+def test_all_ways_answer_side_by_side(client: Client, alice: User, task: FewShotTask) -> None:
+    search = finished.finish(finished.start(task, alice))
+    client.force_login(alice)
+    few = client.get(search.get_absolute_url()).content.decode()
+    assert "All ways side by side" in few and "Answers of all ways" not in few
+    many = client.get(f"{search.get_absolute_url()}?ways=1").content.decode()
+    assert "Answers of all ways" in many
+    assert '<th scope="col">The same search over randomised modules</th>' in many

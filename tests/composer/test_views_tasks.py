@@ -62,7 +62,7 @@ def test_it_lists_my_compositions_with_their_verdict(
 ) -> None:
     finished.finish(finished.start(task, alice))
     client.force_login(alice)
-    assert "Too few held-out examples to tell" in client.get(TASKS).text
+    assert "Cannot tell from so few" in client.get(TASKS).text
 
 
 def test_the_list_does_not_take_posts(client: Client) -> None:

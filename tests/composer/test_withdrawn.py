@@ -141,7 +141,7 @@ def test_a_job_that_waited_does_not_mix_what_was_hidden_meanwhile(
     assert job.state == "done", job.error_message
     mixed = [each["repo"] for each in job.search.spec["ingredients"]]
     assert str(lora_modules[1]) not in mixed and len(mixed) == len(lora_modules) - 1
-    assert "hidden" in job.search.evidence["left_out"][str(lora_modules[1])]
+    assert "hidden" in job.search.evidence["screening"]["refused"][str(lora_modules[1])]
 
 
 def test_a_worker_knows_a_module_by_its_version_whatever_it_is_called_by_now(

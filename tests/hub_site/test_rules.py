@@ -13,19 +13,22 @@ ROOT = Path(__file__).resolve().parents[2]
 APPS = {"composer", "hub_site", "modules"}
 ENGINE_MAY_USE = {
     *("cma", "jinja2", "numpy", "peft", "rfc8785", "safetensors", "scipy"),
-    *("tokenizers", "torch", "transformers"),
+    *("tokenizers", "torch", "torchmetrics", "transformers"),
 }
 NO_TORCH_ENGINE = {
     f"composer.engine.{name}"
     for name in (
-        *("adapter_file", "blocks", "card", "chat", "config", "errors", "examples"),
-        *("memory", "prompt", "recipe", "selection"),
+        *("adapter_file", "blocks", "card", "chat", "compare", "config", "errors", "examples"),
+        *("memory", "prompt", "recipe", "safetensors_header", "selection"),
     )
 }
 MAY_USE_THE_WHOLE_ENGINE = (
     *("composer/runner.py", "composer/running.py", "composer/ranking.py"),
-    *("composer/measuring.py", "composer/model_cache.py", "composer/artifacts.py"),
+    *("composer/measuring.py", "composer/folds.py", "composer/model_cache.py"),
+    "composer/artifacts.py",
+    *("composer/verifying.py", "composer/measured_again.py"),
     *("composer/cli/", "composer/workbench.py", "composer/demo/", "composer/engine/"),
+    "composer/bbh/",
     "modules/importing/process.py",  # a process of its own
 )
 MAY_USE_HUGGINGFACE_HUB = (

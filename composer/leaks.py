@@ -1,0 +1,86 @@
+"""Whether what is measured could have been seen before: by the choice of modules, by what they were
+trained on, or by whoever looked at the same test again and again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from composer.engine.examples import Example
+from composer.models import Recipe, Search
+
+if TYPE_CHECKING:
+    from hub_site.accounts.models import User
+
+FEWEST_LETTERS = 4  # of a name of a data set that is looked for in a task's words
+
+
+def split_rule(test_folds: int, seed: int) -> str:
+    """How the recipe's examples were kept apart from what measures it."""
+    return f"{test_folds} folds of the examples, seed {seed}" if test_folds else "as given"
+
+
+def evidence(remixed: Search | Recipe | None, held_out: Sequence[Example]) -> dict[str, Any]:
+    """What is known when a search is submitted: test examples that helped to choose what is reused.
+
+    Within a task `examples.check` refuses an input that stands on both sides.
+    """
+    seen = [_plain(given) for given, _ in _shots_of(remixed)]
+    found = [place for place, example in enumerate(held_out) if _plain(example.input) in seen]
+    return {"leaks": {"reused": found}} if found else {}
+
+
+def _shots_of(remixed: Search | Recipe | None) -> list[list[str]]:
+    if isinstance(remixed, Recipe):
+        remixed = remixed.published_search
+    return list(remixed.examples["shots"]) if remixed is not None else []
+
+
+def named_in(training_data: str, words: Iterable[str]) -> list[str]:
+    """Names of data sets in what a module says it was trained on that also stand in these words.
+
+    A name is compared by its letters and digits alone: "boolean_expressions" is "Boolean
+    expressions".
+    """
+    around = f" {' '.join(_plain(each) for each in words)} "
+    names = re.split(r"[,;\n]|\band\b", training_data)
+    found = []
+    for name in names:
+        plain = _plain(name.rpartition("/")[2])
+        if len(plain) >= FEWEST_LETTERS and f" {plain} " in around:
+            found.append(name.strip())
+    return found
+
+
+def times_opened(search: Search, user: User) -> int:
+    """How often this user has measured something on the same held-out examples, this time
+    included."""
+    if not search.held_out_hash:
+        return 0
+    same = Search.objects.filter(held_out_hash=search.held_out_hash, job__user=user)
+    return same.filter(evidence__has_key="methods").count()
+
+
+def warnings(search: Search, training_data: Mapping[str, str]) -> list[str]:
+    """What a reader of the verdict must know, in words. training_data: by module."""
+    told = []
+    reused = search.evidence.get("leaks", {}).get("reused", [])
+    if reused:
+        count = len(reused)
+        told.append(
+            f"{count} of the test examples {'was' if count == 1 else 'were'} among the examples "
+            "that these modules were chosen by. What is measured on them flatters the composition."
+        )
+    words = [search.title, *([search.task.description] if search.task else [])]
+    for module, text in training_data.items():
+        if names := named_in(text, words):
+            told.append(
+                f"{module} says it was trained on {', '.join(names)}, which this task is named "
+                "after. It may have seen the test examples."
+            )
+    return told
+
+
+def _plain(text: str) -> str:
+    return " ".join(re.findall(r"[a-z0-9]+", text.lower()))

@@ -1,0 +1,88 @@
+"""What could make a score flatter than it is, and is told."""
+
+from typing import Any
+
+import pytest
+
+from composer import leaks, publishing, services
+from composer.engine.examples import Example
+from composer.models import FewShotTask, Search
+from hub_site.accounts.models import User
+from modules.models import LoraModule
+from tests.composer import finished
+from tests.composer.conftest import HELD_OUT, SHOTS
+
+
+def test_the_split_is_a_part_of_the_recipe() -> None:
+    assert leaks.split_rule(0, 7) == "as given"
+    assert leaks.split_rule(5, 7) == "5 folds of the examples, seed 7"
+
+
+def test_test_examples_that_chose_the_modules_are_told(task: FewShotTask, alice: User) -> None:
+    """A remix of a search whose examples are this task's test: other signs do not hide it."""
+    earlier = finished.start(task, alice)
+    earlier.examples = {**earlier.examples, "shots": [["UP!", "down"], ["new", "old"]]}
+    earlier.save()
+    job = services.submit_job(task=task, user=alice, remixed=earlier)
+    search = Search.objects.get(pk=job.pk)
+    assert HELD_OUT[0] == Example("up", "down")
+    assert search.evidence == {"leaks": {"reused": [0]}}
+    (told,) = leaks.warnings(search, {})
+    assert told.startswith("1 of the test examples was among the examples")
+    fresh = Search.objects.get(pk=services.submit_job(task=task, user=alice).pk)
+    assert fresh.evidence == {} and leaks.warnings(fresh, {}) == []
+
+
+def test_a_published_recipe_is_looked_through_as_well(
+    task: FewShotTask, alice: User, bob: User, lora_modules: list[LoraModule]
+) -> None:
+    search = finished.finish(finished.start(task, alice))
+    recipe = publishing.publish(search=search, user=alice, title="Opposites")
+    assert leaks.evidence(recipe, SHOTS) == {"leaks": {"reused": [0, 1, 2]}}
+    assert leaks.evidence(recipe, HELD_OUT) == {} == leaks.evidence(None, SHOTS)
+
+
+@pytest.mark.parametrize(
+    ("said", "words", "named"),
+    [
+        ("bbh/boolean_expressions, glue", ["Boolean expressions", ""], ["bbh/boolean_expressions"]),
+        ("Trained on my own notes", ["Opposites of words"], []),
+        ("snli and mnli", ["Is it so? MNLI in five examples"], ["mnli"]),
+        ("the", ["the opposite"], []),
+        ("", ["anything"], []),
+    ],
+)
+def test_training_data_that_the_task_is_named_after(
+    said: str, words: list[str], named: list[str]
+) -> None:
+    assert leaks.named_in(said, words) == named
+
+
+def test_a_module_that_was_trained_on_the_task_is_told(task: FewShotTask, alice: User) -> None:
+    search = finished.start(task, alice)
+    search.title = "Navigate, by examples"
+    (told,) = leaks.warnings(search, {"lab/one": "bbh/navigate", "lab/two": "other things"})
+    assert told.startswith("lab/one says it was trained on bbh/navigate")
+
+
+def test_it_counts_how_often_a_test_was_opened(task: FewShotTask, alice: User, bob: User) -> None:
+    first = finished.finish(finished.start(task, alice))
+    assert leaks.times_opened(first, alice) == 1
+    finished.start(task, alice)  # it has not measured yet
+    assert leaks.times_opened(first, alice) == 1
+    second = finished.finish(finished.start(task, alice, seed=1))
+    assert leaks.times_opened(second, alice) == 2 and leaks.times_opened(second, bob) == 0
+    task.examples.filter(split="held_out", position=2).delete()
+    other = finished.finish(finished.start(task, alice, seed=2))
+    assert leaks.times_opened(other, alice) == 1
+
+
+def test_the_page_tells_both(client: Any, task: FewShotTask, alice: User) -> None:
+    finished.finish(finished.start(task, alice))
+    search = finished.finish(finished.start(task, alice, seed=1))
+    search.evidence["leaks"] = {"reused": [0, 1]}
+    search.save()
+    client.force_login(alice)
+    page = client.get(search.get_absolute_url()).content.decode()
+    assert "You have measured on these test examples 2 times." in page
+    assert "2 of the test examples were among the examples" in page
