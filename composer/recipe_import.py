@@ -7,6 +7,7 @@ import json
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -32,6 +33,11 @@ MOST_IMPORTS = 200  # of one user
 DEEPEST = 40
 SHA256 = re.compile("[0-9a-f]{64}")
 RECIPE_NAME = "recipe.json"
+# What a damaged or odd zip may raise while it is opened and read.
+UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
+    *(RuntimeError, OSError, EOFError),
+)
 
 
 def read(stream: BinaryIO, name: str) -> dict[str, Any]:
@@ -51,7 +57,7 @@ def _in_zip(stream: BinaryIO, name: str) -> bytes:
             return file.read(MOST_BYTES + 1)
     except KeyError as error:
         raise BadRecipe(f"There is no {RECIPE_NAME} in {name}.") from error
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
+    except UNREADABLE as error:
         raise BadRecipe(f"{name} is not a zip that can be read: {error}.") from error
 
 

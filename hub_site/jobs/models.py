@@ -8,7 +8,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 # Counted up when jobs are written otherwise than the workers of before can read.
-SCHEMA = 1
+SCHEMA = 2  # folds to measure by, rounds of generations
 STATES = ["queued", "running", "done", "failed", "cancelled"]
 OVER = ["done", "failed", "cancelled"]
 

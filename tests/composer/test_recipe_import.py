@@ -253,3 +253,14 @@ def test_it_can_be_remixed(client: Client, document: dict[str, Any], bob: User) 
     page = client.get(f"/tasks/new/?recipe={document['id']}")
     assert page.status_code == 200
     assert engine_recipe.check(document).spec["template"] in page.text
+
+
+def test_a_damaged_zip_is_told_as_one() -> None:
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("recipe.json", json.dumps({"schema": 2, "text": "abc " * 500}))
+    data = bytearray(whole.getvalue())
+    start = data.index(b"recipe.json") + len(b"recipe.json")
+    data[start : start + 12] = b"\xff" * 12
+    with pytest.raises(BadRecipe, match="not a zip that can be read"):
+        recipe_import.read(io.BytesIO(bytes(data)), "adapter.zip")

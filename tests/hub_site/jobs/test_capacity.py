@@ -10,7 +10,7 @@ import pytest
 from django.db.models.functions import Now
 
 from hub_site.jobs import bells, capacity, queue
-from hub_site.jobs.models import Job, Worker
+from hub_site.jobs.models import SCHEMA, Job, Worker
 
 pytestmark = pytest.mark.django_db
 GB = 10**9
@@ -24,7 +24,7 @@ def nothing_remembered() -> Iterator[None]:
 
 
 def worker(name: str = "a:1:x", **has: Any) -> Worker:
-    fields = {"queues": ["cpu", "store"], "memory": 8 * GB, "schema": 1, **has}
+    fields = {"queues": ["cpu", "store"], "memory": 8 * GB, "schema": SCHEMA, **has}
     return Worker.objects.create(name=name, host="a", pid=1, seen_at=Now(), **fields)
 
 
@@ -62,7 +62,7 @@ def test_a_job_that_is_too_large_is_left_to_a_larger_worker(
 
 def test_a_job_of_a_newer_version_is_left_alone() -> None:
     job = submit()
-    Job.objects.filter(pk=job.pk).update(schema=2)
+    Job.objects.filter(pk=job.pk).update(schema=SCHEMA + 1)
     assert queue.claim_next("a:1:x:2") is None
     worker()
     job.refresh_from_db()

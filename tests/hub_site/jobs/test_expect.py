@@ -10,7 +10,7 @@ from django.utils import timezone
 from composer import limits
 from hub_site.accounts.models import User
 from hub_site.jobs import expect, queue
-from hub_site.jobs.models import Job, Worker
+from hub_site.jobs.models import SCHEMA, Job, Worker
 
 pytestmark = pytest.mark.django_db
 
@@ -50,7 +50,13 @@ def worker() -> Worker:
 
 def sign_on(name: str) -> Worker:
     return Worker.objects.create(
-        name=name, host="a", pid=1, seen_at=Now(), queues=["cpu", "store"], memory=10**10, schema=1
+        name=name,
+        host="a",
+        pid=1,
+        seen_at=Now(),
+        queues=["cpu", "store"],
+        memory=10**10,
+        schema=SCHEMA,
     )
 
 
