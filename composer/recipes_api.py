@@ -131,7 +131,7 @@ class Imports(generics.GenericAPIView):
 
 @extend_schema_view(
     put=extend_schema(summary="Like a recipe", request=None, responses=LikedRecipeSerializer),
-    delete=extend_schema(summary="Take a like back", responses=LikedRecipeSerializer),
+    delete=extend_schema(summary="Take a like back", responses={200: LikedRecipeSerializer}),
 )
 class RecipeLikes(generics.GenericAPIView):
     serializer_class = LikedRecipeSerializer

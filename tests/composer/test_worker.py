@@ -43,7 +43,8 @@ def wait_for_generations(job: Job, number: int) -> None:
 
 def record(job: Job) -> list[dict[str, Any]]:
     """Everything a search did, but for the time it took."""
-    rows = Search.objects.get(pk=job.pk).generations.values_list("record", flat=True)
+    made = Search.objects.get(pk=job.pk).generations.order_by("round", "number")
+    rows = made.values_list("record", flat=True)
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 

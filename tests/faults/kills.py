@@ -75,7 +75,7 @@ def result_of(job: Job) -> dict[str, Any]:
     from composer.models import Search
 
     search = Search.objects.get(pk=job.pk)
-    rows = search.generations.order_by("number").values_list("record", flat=True)
+    rows = search.generations.order_by("round", "number").values_list("record", flat=True)
     return {
         "recipe": job.result.get("recipe"),
         "generations": [{k: v for k, v in row.items() if k != "seconds"} for row in rows],

@@ -85,7 +85,7 @@ def found_by(job: Job) -> tuple[str, bytes, list[dict[str, Any]]]:
     """The recipe's id, the adapter as the site has it, and every generation but for its time."""
     search = Search.objects.select_related("recipe__adapter").get(pk=job.pk)
     assert search.recipe is not None and search.recipe.adapter is not None
-    rows = search.generations.order_by("number").values_list("record", flat=True)
+    rows = search.generations.order_by("round", "number").values_list("record", flat=True)
     record = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
     adapter = local.local_path(search.recipe.adapter.sha256).read_bytes()
     return search.recipe.digest, adapter, record
