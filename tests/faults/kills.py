@@ -79,7 +79,9 @@ def result_of(job: Job) -> dict[str, Any]:
     return {
         "recipe": job.result.get("recipe"),
         "generations": [{k: v for k, v in row.items() if k != "seconds"} for row in rows],
-        "worth": [(m["key"], m["hits"]) for m in search.evidence.get("methods", [])],
+        "worth": [
+            (m["key"], m["correct"], m["losses"]) for m in search.evidence.get("methods", [])
+        ],
     }
 
 
