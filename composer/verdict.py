@@ -247,13 +247,12 @@ class _Judged:
                 f"In-context learning is better, if you can afford {tokens:.0f} tokens a call: "
                 f"{both}.",
             )
-        mine = f", and reads {self.composed.tokens:.0f}" if self.composed.tokens else ""
+        if not self.gaps[rival.key].rules_out_loss:
+            return self._unsure(rival)
         return Verdict(
-            "use" if self.gaps[rival.key].rules_out_loss else "unsure",
-            f"Use it: it is as good as {rival.name} ({both}){mine} tokens a call instead of "
-            f"{tokens:.0f}."
-            if self.gaps[rival.key].rules_out_loss
-            else f"Cannot tell: {both}.",
+            "use",
+            f"Use it: it is as good as {rival.name} ({both}), and reads "
+            f"{self.composed.tokens or 0:.0f} tokens a call instead of {tokens:.0f}.",
         )
 
     def _lacking(self) -> Verdict:

@@ -97,6 +97,10 @@ def job(request: HttpRequest, pk: str) -> HttpResponse:
 
 
 def _answer_result(request: HttpRequest, search: Search, recipe: Recipe) -> HttpResponse:
+    target = request.headers.get("HX-Target", "")
+    part = RESULT_PARTS.get(target, "composer/_predictions.html")
+    if target == "weighed":  # asked for twice a second while a worker measures
+        return page_or_part(request, part, part, weights_context(request, search))
     context = {
         **_job_context(request, search),
         **evidence_context(search.evidence),
@@ -117,7 +121,6 @@ def _answer_result(request: HttpRequest, search: Search, recipe: Recipe) -> Http
         "snippet": artifacts.snippet(recipe, site_address(request)),
         "base_model": recipe.base_model,
     }
-    part = RESULT_PARTS.get(request.headers.get("HX-Target", ""), "composer/_predictions.html")
     return page_or_part(request, "composer/result.html", part, context)
 
 

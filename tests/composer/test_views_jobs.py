@@ -14,7 +14,7 @@ from composer.engine.examples import Example
 from composer.models import FewShotTask, Search
 from hub_site.accounts.models import User
 from hub_site.jobs import queue
-from hub_site.jobs.models import Job, JobEvent, Worker
+from hub_site.jobs.models import SCHEMA, Job, JobEvent, Worker
 from modules.models import BaseModel
 from tests.composer import finished
 
@@ -262,7 +262,7 @@ def test_an_input_is_asked_of_both_models(client: Client, alice: User, done: Sea
         seen_at=timezone.now(),
         queues=["cpu"],
         memory=10**11,
-        schema=1,
+        schema=SCHEMA,
     )
     page = client.get(answer.url)
     assert "Asking both models" in page.text

@@ -113,3 +113,25 @@ def test_somebody_elses_question_is_not_shown(
     page = client.get(f"{search.get_absolute_url()}?weighed={asked.pk}").content.decode()
     assert "Measuring…" not in page
     assert client.get(f"{search.get_absolute_url()}?weighed=odd").status_code == 200
+
+
+def test_the_part_that_is_asked_for_again_and_again_is_cheap(
+    client: Any, search: Search, alice: User
+) -> None:
+    """A few queries, whatever the rest of the page needs."""
+    from django.db import connection
+    from django.test.utils import CaptureQueriesContext
+
+    asked = services.submit_weights(
+        search=search, user=alice, weights=search.recipe.document["weights"]
+    )
+    client.force_login(alice)
+    address = f"{search.get_absolute_url()}?weighed={asked.pk}"
+    counts = []
+    for headers in ({}, {"HX-Request": "true", "HX-Target": "weighed"}):
+        with CaptureQueriesContext(connection) as queries:
+            answer = client.get(address, headers=headers)
+        assert answer.status_code == 200 and 'id="weighed"' in answer.content.decode()
+        counts.append(len(queries))
+    assert counts[1] < counts[0] - 10
+    assert answer.content.decode().lstrip().startswith('<div class="stack is-tight" id="weighed"')
