@@ -12,10 +12,11 @@ from rest_framework import generics
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from composer import liking, recipe_import, verifications
+from composer import recipe_import, verifications
 from composer.downloads import adapter_zip
 from composer.errors import NotAllowed
 from composer.jobs_api import IDEMPOTENCY_KEY, key_of
+from composer.liking import of_recipes
 from composer.models import Recipe
 from composer.serializers import (
     LikedRecipeSerializer,
@@ -147,7 +148,7 @@ class RecipeLikes(generics.GenericAPIView):
         recipe = get_object_or_404(Recipe.objects.visible_to(request.user), pk=digest)
         if request.user.is_guest:
             raise NotAllowed("Sign up to like recipes.")
-        liking.set_like(recipe, request.user, wanted)
+        of_recipes.set(recipe, request.user, wanted)
         return Response({"liked": wanted, "likes": recipe.likes})
 
 

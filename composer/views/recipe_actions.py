@@ -7,9 +7,10 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
 from django_htmx.http import HttpResponseClientRedirect
 
-from composer import liking, recipe_import, verifications
+from composer import recipe_import, verifications
 from composer.engine.errors import CommonsError
 from composer.forms import RecipeImportForm
+from composer.liking import of_recipes
 from composer.models import RecipeImport, Verification
 from composer.views.request import find_recipe, visitor
 from hub_site import throttles
@@ -47,9 +48,9 @@ def recipe_like(request: HttpRequest, digest: str) -> HttpResponse:
     if not has_account(request):
         answer = redirect_to_login(found.get_absolute_url())
         return HttpResponseClientRedirect(answer.url) if request.htmx else answer
-    liking.set_like(found, request.user, request.POST.get("want") == "1")
+    of_recipes.set(found, request.user, request.POST.get("want") == "1")
     if request.headers.get("HX-Target") == part_id(LIKE_PART):
-        context = {"recipe": found, "likes_it": liking.likes(found, request.user)}
+        context = {"recipe": found, "likes_it": of_recipes.has(found, request.user)}
         return render(request, LIKE_PART, context)
     return redirect(found)
 

@@ -8,12 +8,13 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, Stream
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
-from composer import artifacts, liking, on_hub, publishing, recipe_import, verifications
+from composer import artifacts, on_hub, publishing, recipe_import, verifications
 from composer.attribution import notices, sources
 from composer.citation import bibtex
 from composer.downloads import adapter_zip
 from composer.engine.errors import CommonsError
 from composer.exports import exports
+from composer.liking import of_recipes
 from composer.models import Ingredient, Recipe, RecipeImport, Verification
 from composer.views.request import find_recipe, page_of
 from composer.views.results import evidence_context, facts, predictions_context
@@ -58,7 +59,7 @@ def recipe(request: HttpRequest, digest: str) -> HttpResponse:
         "notices": notices(sources(_seen(ingredients))),
         **_verified(found, request.user),
         **_brought(imported),
-        "likes_it": liking.likes(found, request.user),
+        "likes_it": of_recipes.has(found, request.user),
         "parent": Recipe.objects.published().filter(pk=found.parent_id).first(),
         "versions": Recipe.objects.published().filter(parent=found)[:VERSIONS],
         "base_model": found.base_model,

@@ -67,10 +67,10 @@ def forget(guest: User) -> None:
     """Delete a guest with everything of theirs. A worker that writes for them is waited for: held
     rows let it add nothing behind our back, and afterwards it finds its lease gone."""
     from composer.services import forget_searches
-    from modules.community.likes import take_back_all
+    from modules.community.likes import of_modules
 
     list(guest.jobs.order_by("pk").select_for_update())
-    take_back_all(guest)
+    of_modules.take_back_all(guest)
     forget_searches(guest)
     guest.delete()
 

@@ -53,10 +53,10 @@ def delete_account(user: User, *, keep_public: bool) -> None:
     Public modules stay under the old name where their owner leaves them to the community. The name
     is never free again for whoever shared anything: nobody else may stand at those addresses.
     """
-    from composer import liking
+    from composer.liking import of_recipes
     from composer.services import forget_searches
     from composer.task_writing import delete_tasks
-    from modules.community.likes import take_back_all
+    from modules.community.likes import of_modules
 
     others = User.objects.filter(is_superuser=True, is_active=True).exclude(pk=user.pk)
     if user.is_superuser and not others.exists():
@@ -65,8 +65,8 @@ def delete_account(user: User, *, keep_public: bool) -> None:
             "manage.py createsuperuser."
         )
     list(user.jobs.order_by("pk").select_for_update())  # a worker finds its lease gone
-    take_back_all(user)
-    liking.take_back_all(user)
+    of_modules.take_back_all(user)
+    of_recipes.take_back_all(user)
     _leave_modules(user, keep_public)
     forget_searches(user)
     delete_tasks(user)

@@ -256,5 +256,5 @@ class Liked(generics.GenericAPIView):
     def _set(self, request: Request, owner: str, name: str, wanted: bool) -> Response:
         module = visible(request, owner, name)
         need_account(request.user)
-        likes.set_like(module, request.user, wanted)
+        likes.of_modules.set(module, request.user, wanted)
         return Response({"liked": wanted, "likes": module.likes})

@@ -44,11 +44,11 @@ def like(request: HttpRequest, owner: str, name: str) -> HttpResponse:
     if not has_account(request):
         return sign_in_first(request, module.get_absolute_url())
     if request.POST.get("want") in ("0", "1"):
-        likes.set_like(module, request.user, request.POST["want"] == "1")
+        likes.of_modules.set(module, request.user, request.POST["want"] == "1")
     else:
-        likes.toggle(module, request.user)
+        likes.of_modules.toggle(module, request.user)
     if request.headers.get("HX-Target") == part_id(LIKE_PART):
-        context = {"module": module, "likes_it": likes.likes(module, request.user)}
+        context = {"module": module, "likes_it": likes.of_modules.has(module, request.user)}
         return render(request, LIKE_PART, context)
     return redirect(module)
 

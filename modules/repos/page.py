@@ -120,7 +120,7 @@ def _module_page(request: HttpRequest, found: Repo, context: dict[str, Any]) -> 
             "snippets": snippets.for_module(module, commit, context["site"]),
             "similar": similar_to(module),
             "home": keeping.shown_to(found, request.user),
-            "likes_it": likes.likes(module, request.user),
+            "likes_it": likes.of_modules.has(module, request.user),
             "collected": _collections(module),
             **_origin(found, module),
             "my_collections": (

@@ -8,7 +8,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from composer import attribution, exports, liking, publishing
+from composer import attribution, exports, publishing
+from composer.liking import of_recipes
 from composer.models import FewShotTask, Ingredient, Recipe, Search, Verification
 from hub_site.accounts.leaving import delete_account
 from hub_site.accounts.models import User
@@ -231,7 +232,7 @@ def test_it_is_liked_once_and_no_longer(client: Client, recipe: Recipe, bob: Use
 
 
 def test_likes_go_with_their_account(recipe: Recipe, bob: User) -> None:
-    liking.set_like(recipe, bob, True)
+    of_recipes.set(recipe, bob, True)
     delete_account(bob, keep_public=False)
     recipe.refresh_from_db()
     assert recipe.likes == 0

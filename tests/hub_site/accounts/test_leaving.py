@@ -189,7 +189,7 @@ def test_many_accounts_deleted_at_once_leave_as_one_does(
     client: Client, ada: User, bob: User, adas_modules: list[LoraModule]
 ) -> None:
     module = adas_modules[0]
-    likes.set_like(module, bob, True)
+    likes.of_modules.set(module, bob, True)
     client.force_login(User.objects.create_superuser("grace"))
     data = {"action": "delete_selected", "_selected_action": [bob.pk], "post": "yes"}
     client.post("/admin/accounts/user/", data)
@@ -209,8 +209,8 @@ def test_everything_private_goes(
     create_token(ada, name="laptop", scope="read")
     EmailAddress.objects.create(user=ada, email="ada@example.org")
     notify(ada, "Done.")
-    likes.set_like(lora_modules[0], ada, True)
-    likes.set_like(lora_modules[0], bob, True)
+    likes.of_modules.set(lora_modules[0], ada, True)
+    likes.of_modules.set(lora_modules[0], bob, True)
     other = Client()
     other.force_login(ada)
     delete(client, ada)
@@ -359,7 +359,7 @@ def test_a_guests_likes_and_recipes_go_with_them(
 ) -> None:
     guest = User.objects.create(username="guest-1", is_guest=True)
     search_of(guest, base_model)
-    likes.set_like(lora_modules[0], guest, True)
+    likes.of_modules.set(lora_modules[0], guest, True)
     guests.forget(guest)
     lora_modules[0].refresh_from_db()
     assert lora_modules[0].likes == 0
@@ -396,7 +396,7 @@ def test_the_export_has_everything_and_no_secret(
     EmailAddress.objects.create(user=ada, email="ada@example.org", verified=True)
     published(ada, base_model)
     notify(ada, "Something ended.", "/recipes/")
-    likes.set_like(adas_modules[0], ada, True)
+    likes.of_modules.set(adas_modules[0], ada, True)
     collection = Collection.objects.create(owner=ada.namespace, name="best", title="The best")
     CollectionItem.objects.create(
         collection=collection, lora_module=adas_modules[1], position=0, note="strong"
@@ -438,7 +438,7 @@ def test_the_export_tells_no_names_that_others_made_private(
     repo = adas_modules[0].repo
     gate.set_gate(repo, Repo.MANUAL)
     gate.ask(repo, bob, "For a study.")
-    likes.set_like(adas_modules[0], bob, True)
+    likes.of_modules.set(adas_modules[0], bob, True)
     collection = Collection.objects.create(owner=bob.namespace, name="best", title="The best")
     CollectionItem.objects.create(collection=collection, lora_module=adas_modules[0], position=0)
     Repo.objects.filter(pk=repo.pk).update(visibility=Repo.PRIVATE, name="a-new-secret")

@@ -212,7 +212,7 @@ def test_a_download_is_worth_half_as_much_after_a_week(opposites: LoraModule) ->
 
 
 def test_a_like_is_worth_more_and_fades_alike(opposites: LoraModule, bob: User) -> None:
-    likes.set_like(opposites, bob, True)
+    likes.of_modules.set(opposites, bob, True)
     update_trending()
     assert trending(opposites) == pytest.approx(3, rel=1e-3)
     Like.objects.update(created_at=timezone.now() - timedelta(days=7))
@@ -263,7 +263,7 @@ def test_likes_are_counted_exactly_when_many_press_at_once(
     def press(number: int) -> None:
         try:
             module = LoraModule.objects.get(pk=opposites.pk)
-            likes.set_like(module, people[number % 6], number % 4 != 3)
+            likes.of_modules.set(module, people[number % 6], number % 4 != 3)
         finally:
             connection.close()
 
@@ -272,14 +272,14 @@ def test_likes_are_counted_exactly_when_many_press_at_once(
     opposites.refresh_from_db()
     assert opposites.likes == Like.objects.count()
     for each in people:
-        likes.set_like(opposites, each, True)
-        likes.set_like(opposites, each, True)
+        likes.of_modules.set(opposites, each, True)
+        likes.of_modules.set(opposites, each, True)
     assert opposites.likes == 6 == Like.objects.count()
 
 
 def test_an_account_that_goes_takes_its_likes_along(opposites: LoraModule, bob: User) -> None:
-    likes.set_like(opposites, bob, True)
-    likes.take_back_all(bob)
+    likes.of_modules.set(opposites, bob, True)
+    likes.of_modules.take_back_all(bob)
     bob.delete()
     opposites.refresh_from_db()
     assert opposites.likes == 0 == Like.objects.count()

@@ -26,7 +26,7 @@ LATE: dict[str, Callable[[LoraModule, User], Any]] = {
     "delete": lambda module, user: ownership.delete(module.repo),
     "rename": lambda module, user: ownership.rename(module.repo, "antonyms"),
     "hide from others": lambda module, user: ownership.set_visibility(module.repo, "private"),
-    "like": lambda module, user: likes.set_like(module, user, True),
+    "like": lambda module, user: likes.of_modules.set(module, user, True),
     "collect": lambda module, user: collections.add(
         collections.create(owner=user.namespace, title="Best"), module
     ),
@@ -80,7 +80,7 @@ def test_a_module_can_be_deleted_while_many_like_and_collect_it(
             if number == 0:
                 ownership.delete(module.repo)
             elif number % 2:
-                likes.set_like(module, people[number % 6], True)
+                likes.of_modules.set(module, people[number % 6], True)
             else:
                 collections.add(sets[number % 6], module)
         except Gone:

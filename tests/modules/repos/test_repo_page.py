@@ -116,7 +116,7 @@ def test_private_and_hidden_modules_are_like_nothing(
 def test_likes_of_others_are_counted_on_it(
     client: Client, bob: User, opposites: LoraModule
 ) -> None:
-    likes.set_like(opposites, bob, True)
+    likes.of_modules.set(opposites, bob, True)
     assert '<span class="num">1</span>' in text(client)
 
 
