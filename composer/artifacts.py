@@ -132,12 +132,7 @@ def public_evidence(search: Search, *, show_examples: bool) -> dict[str, Any]:
         evidence["predictions"] = predictions(search)
     found = verdict(search.evidence)
     if found:
-        evidence["verdict"] = {
-            "kind": found.kind,
-            "sentence": found.sentence,
-            "detail": found.detail,
-            "not_measured": list(found.missing),
-        }
+        evidence["verdict"] = found.to_json()
     return evidence
 
 

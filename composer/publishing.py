@@ -12,6 +12,7 @@ from composer.engine.examples import Example
 from composer.engine.recipe import examples_hash
 from composer.errors import NotAllowed, NotReady, Withdrawn
 from composer.models import Ingredient, Recipe, Search
+from composer.verdict import verdict
 from hub_site.accounts.models import User
 from modules.models import LoraModule
 from modules.on_hub import keeping
@@ -94,9 +95,13 @@ def _chosen_by_hand(search: Search) -> bool:
 
 
 def keep_proof(search: Search, recipe: Recipe) -> None:
-    """What can be checked later is written down while the generations and the task are there."""
+    """What can be checked later is written down while the generations and the task are there; and
+    the verdict as it is read today."""
     salt = verifications.salt_of(search)
     search.evidence["proof"] = proof.of_search(search, recipe.document["weights"], salt)
+    found = verdict(search.evidence)
+    if found is not None:
+        search.evidence["verdict"] = found.to_json()
     if salt is not None:
         search.examples["salt"] = salt
     search.save(update_fields=["evidence", "examples"])

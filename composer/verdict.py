@@ -93,6 +93,19 @@ class Verdict:
     detail: str = ""
     missing: tuple[str, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "sentence": self.sentence,
+            "detail": self.detail,
+            "not_measured": list(self.missing),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "Verdict":
+        named = {key: document[key] for key in ("kind", "sentence", "detail")}
+        return cls(**named, missing=tuple(document["not_measured"]))
+
 
 def methods(evidence: Mapping[str, Any]) -> list[Method]:
     """The methods measured so far, the composition first."""
@@ -125,7 +138,10 @@ def against(evidence: Mapping[str, Any]) -> dict[str, Difference]:
 
 
 def verdict(evidence: Mapping[str, Any]) -> Verdict | None:
-    """None while the composition has not been measured."""
+    """None while the composition has not been measured. What is published keeps the verdict that it
+    was published with, whatever became of the rules."""
+    if "verdict" in evidence:
+        return Verdict.from_json(evidence["verdict"])
     rows = {method.key: method for method in methods(evidence)}
     composed = rows.get("composed")
     if composed is None or not composed.total:

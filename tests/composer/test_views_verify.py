@@ -11,6 +11,7 @@ from django.utils import timezone
 from composer import attribution, exports, publishing
 from composer.liking import of_recipes
 from composer.models import FewShotTask, Ingredient, Recipe, Search, Verification
+from composer.verdict import verdict
 from hub_site.accounts.leaving import delete_account
 from hub_site.accounts.models import User
 from hub_site.jobs.models import Job
@@ -167,6 +168,20 @@ def test_publishing_again_changes_nothing(search: Search, recipe: Recipe, alice:
     publishing.publish(search=search, user=alice, title="Another", show_examples=True)
     recipe.refresh_from_db()
     assert (recipe.title, recipe.shows_examples) == ("Opposites", False)
+
+
+def test_a_published_recipe_keeps_its_verdict_whatever_the_rules_become(
+    client: Client, search: Search, recipe: Recipe
+) -> None:
+    search.refresh_from_db()
+    figures = {key: value for key, value in search.evidence.items() if key != "verdict"}
+    said = verdict(figures)
+    assert said is not None
+    # Other rules read other sentences from the same figures; here there are none left to read.
+    Search.objects.filter(pk=search.pk).update(evidence={**search.evidence, "methods": []})
+    page = client.get(recipe.get_absolute_url())
+    assert page.context["verdict"] == said
+    assert said.sentence in page.content.decode()
 
 
 def test_a_new_version_and_the_old_one_link_to_each_other(
