@@ -4,9 +4,10 @@
                                       [--tasks KEY …] [--table-only]
 
 Each draw takes five examples from a task's pool; every method sees the same five. Scores are exact
-matches on the task's test inputs, mean and standard deviation over the draws. Rows are kept in
-var/demo-results.jsonl, so an interrupted run goes on where it stopped. The table goes into
-docs/benchmarks.md and onto the card of its base model.
+matches on the task's test inputs, with intervals over draws and test inputs. Rows are kept in
+var/demo-results.jsonl, so an interrupted run goes on where it stopped. The tables go into
+docs/benchmarks.md and onto the card of their base model, together with what was aimed at and
+whether it was reached.
 """
 
 from __future__ import annotations
@@ -14,25 +15,35 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks.few_shot import FewShot, bench
+from benchmarks.crowd import OTHERS, PAIRS, crowded
+from benchmarks.few_shot import ORDERS, FewShot, bench
+from composer.bbh.results import over_tasks
+from composer.bbh.split import drawn_modules
 from composer.demo import cards, library
 from composer.demo.library import DemoBase, DemoTask
 from composer.engine import contenders
+from composer.engine.compare import hierarchical
 from composer.engine.config import as_in_the_paper, recommended, with_combination
 from composer.engine.contenders import Contender
 from composer.engine.fresh_lora import fresh_lora
+from composer.engine.screening import screen
+from composer.engine.stack import Stack
+
+Array = NDArray[np.float64]
 
 SHOTS = 5
+MIXED = 20  # modules out of the crowd that are mixed
 ROOT = Path(__file__).parent.parent
 RAW = ROOT / "var" / "demo-results.jsonl"
 DOCS = ROOT / "docs" / "benchmarks.md"
@@ -41,83 +52,81 @@ START, END = "<!-- demo results, {}: start -->", "<!-- demo results, {}: end -->
 
 SETTINGS = [recommended().to_json(), as_in_the_paper().to_json()]
 
-# The order of the columns. The first two do not depend on the draw.
-METHODS = {
-    "zero": "zero-shot",
-    "uniform": "uniform",
+# What does not depend on the draw is measured once.
+FIXED = {"zero": "zero-shot", "uniform": "uniform", "oracle": "needed at 1"}
+DRAWN = {
     "icl": "in context",
+    "uniform_scaled": "uniform, scaled",
     "single": "best single",
-    "control": "control",
+    "control": "randomised",
     "fresh": "fresh LoRA",
+    "sum": "**composed**",
     "lorahub": "`lorahub`",
-    "sum": "`sum`",
-    "cmaes": "`sum`, CMA-ES",
+    "cmaes": "CMA-ES",
     "paper": "paper",
-    "oracle": "needed at 1",
+    "random": "random 20",
+    "ranked": "ranked 20",
 }
+NAMES = {**FIXED, **DRAWN}
+BESIDE = ("zero", "icl", "uniform", "uniform_scaled", "single", "fresh", "control", "sum")
+SEARCHES = ("sum", "lorahub", "cmaes", "paper", "ranked", "random", "oracle")
+SEVERAL = ("mixture", "phrase")
 
 
-def worth(few: FewShot, found: Contender) -> float:
-    return few.exact(found.stack, found.weights, found.combination)
+def hits(few: FewShot, found: Contender) -> list[str]:
+    return [few.hits(found.stack, found.weights, found.combination)]
 
 
-def fixed(few: FewShot) -> dict[str, float | None]:
-    """What does not depend on the draw. Nobody who composes knows which modules are needed."""
+def fixed(few: FewShot) -> dict[str, list[str]]:
+    """Nobody who composes knows which modules are needed."""
     needed = np.array([float(name in few.task.modules) for name in few.modules.names])
+    oracle = {"oracle": [few.hits(few.modules, needed)]} if needed.any() else {}
     return {
-        "zero": few.exact(None, None),
-        "uniform": worth(few, contenders.uniform(few.modules)),
-        "oracle": few.exact(few.modules, needed) if needed.any() else None,
+        "zero": [few.hits(None, None)],
+        "uniform": hits(few, contenders.uniform(few.modules)),
+        **oracle,
     }
 
 
-def drawn(few: FewShot, draw: int) -> dict[str, float]:
+def drawn(few: FewShot, draw: int, crowd: Stack) -> dict[str, list[str]]:
     ours = recommended(seed=draw)
     objective = few.objective(draw, ours, few.modules)
-    control = contenders.randomised_stack(few.modules, draw)
+    ranking = screen(few.objective(draw, ours, crowd), best=MIXED)
+    at_random = drawn_modules(len(crowd), MIXED, seed=0, draw=draw)
     searches = {
-        "control": (control, ours),
-        "lorahub": (few.modules, with_combination(ours, "lorahub")),
+        "control": (contenders.randomised_stack(few.modules, draw), ours),
         "sum": (few.modules, ours),
+        "lorahub": (few.modules, with_combination(ours, "lorahub")),
         "cmaes": (few.modules, replace(ours, optimiser="cmaes")),
         "paper": (few.modules, as_in_the_paper(seed=draw)),
+        "random": (crowd.subset(at_random), ours),
+        "ranked": (crowd.subset(ranking.top(MIXED)), ours),
     }
     fresh = fresh_lora(few.base, few.examples(draw), few.template, seed=draw)
     return {
         "icl": few.in_context(draw),
-        "single": worth(few, contenders.best_single(objective)),
-        "fresh": worth(few, fresh),
+        "uniform_scaled": hits(few, contenders.uniform_scaled(objective)),
+        "single": hits(few, contenders.best_single_scaled(objective)),
+        "fresh": hits(few, fresh),
         **{
-            name: few.exact(modules, few.searched(draw, config, modules), config.combination)
+            name: [few.hits(modules, few.searched(draw, config, modules), config.combination)]
             for name, (modules, config) in searches.items()
         },
-    }
-
-
-def kept(path: Path, of: DemoBase) -> dict[tuple[str, int | None], dict[str, object]]:
-    """Rows measured before on the same base model with the same presets: {(task, draw): row}."""
-    if not path.exists():
-        return {}
-    revision = library.content_revision(of.folder())
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {
-        (row["task"], row["draw"]): row
-        for row in rows
-        if (row["revision"], row.get("settings")) == (revision, SETTINGS)
     }
 
 
 def measure(of: DemoBase, tasks: Sequence[DemoTask], draws: int, test: int) -> None:
     revision = library.content_revision(of.folder())
     RAW.parent.mkdir(exist_ok=True)
+    crowd = crowded(of.family)
+    known = Results.kept(of)
     jobs = [(task, draw) for draw in (None, *range(draws)) for task in tasks]
     for task, draw in tqdm(jobs, unit="draw", mininterval=5):
         few = bench(of.family, task.key, SHOTS, test)
-        known = kept(RAW, of).get((task.key, draw))
-        if known and known["test"] == len(few.test):
+        if known.test(task.key, draw) == len(few.test):
             continue
         start = time.perf_counter()
-        scores = fixed(few) if draw is None else drawn(few, draw)
+        found = fixed(few) if draw is None else drawn(few, draw, crowd)
         row = {
             "revision": revision,
             "settings": SETTINGS,
@@ -125,78 +134,186 @@ def measure(of: DemoBase, tasks: Sequence[DemoTask], draws: int, test: int) -> N
             "draw": draw,
             "test": len(few.test),
             "seconds": round(time.perf_counter() - start, 2),
-            **scores,
+            "hits": found,
         }
         with RAW.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
 
-def values(rows: Iterable[dict[str, object]], method: str) -> list[float]:
-    return [float(str(row[method])) for row in rows if row.get(method) is not None]
+@dataclass(frozen=True)
+class Results:
+    """Rows measured on the same base model with the same presets, by task and draw."""
 
+    rows: dict[tuple[str, int | None], dict[str, object]]
 
-def cell(found: list[float]) -> str:
-    if not found:
-        return "–"
-    mean = f"{100 * statistics.fmean(found):.0f}"
-    return f"{mean} ± {100 * statistics.stdev(found):.0f}" if len(found) > 1 else mean
-
-
-def table(of: DemoBase, tasks: Sequence[DemoTask], row_name: Callable[[DemoTask], str]) -> str:
-    """One line a task and one for the mean of the tasks that need several modules."""
-    rows = kept(RAW, of)
-    by_task = {
-        task.key: [row for (key, _), row in rows.items() if key == task.key] for task in tasks
-    }
-    names = ["task", "role", "test", *METHODS.values()]
-    lines = ["| " + " | ".join(names) + " |", "|---|---|" + "---:|" * (len(names) - 2)]
-    for task in tasks:
-        found = by_task[task.key]
-        if not found:
-            continue
-        cells = [cell(values(found, method)) for method in METHODS]
-        lines.append(
-            "| " + " | ".join([row_name(task), task.role, str(found[0]["test"]), *cells]) + " |"
+    @classmethod
+    def kept(cls, of: DemoBase) -> Results:
+        revision = library.content_revision(of.folder())
+        lines = RAW.read_text(encoding="utf-8").splitlines() if RAW.exists() else []
+        rows = [row for row in map(json.loads, lines) if "hits" in row]
+        return cls(
+            {
+                (row["task"], row["draw"]): row
+                for row in rows
+                if (row["revision"], row["settings"]) == (revision, SETTINGS)
+            }
         )
+
+    def test(self, key: str, draw: int | None) -> object:
+        return self.rows.get((key, draw), {}).get("test")
+
+    @cached_property
+    def draws(self) -> int:
+        return 1 + max(draw for _, draw in self.rows if draw is not None)
+
+    def values(self, key: str, method: str) -> list[Array]:
+        """One number a test input for each draw; none where the task has no such method. What does
+        not depend on the draw is the same in all."""
+        numbers = [None] * self.draws if method in FIXED else list(range(self.draws))
+        found = [self.rows[key, number]["hits"] for number in numbers]
+        return [
+            np.array([list(map(int, each)) for each in hits[method]], dtype=float).mean(axis=0)
+            for hits in found
+            if isinstance(hits, dict) and method in hits
+        ]
+
+    def gaps(self, key: str, first: str, second: str) -> list[Array]:
+        pairs = zip(self.values(key, first), self.values(key, second), strict=True)
+        return [a - b for a, b in pairs]
+
+
+@dataclass(frozen=True)
+class Share:
+    """In per cent, with its 95% interval over draws and test inputs."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, draws: Sequence[Array]) -> Share:
+        found = hierarchical(draws)
+        mean = float(np.mean([each.mean() for each in draws]))
+        return cls(*(100 * each + 0.0 for each in (mean, found.low, found.high)))
+
+    def __str__(self) -> str:
+        return f"{self.mean:.0f} ({self.low:.0f}–{self.high:.0f})"
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def table(
+    results: Results,
+    tasks: Sequence[DemoTask],
+    methods: Sequence[str],
+    row_name: Callable[[DemoTask], str] = lambda task: task.name,
+) -> str:
+    """One line a task, and for each role one of the mean of those that need several modules."""
+    names = ["task", "role", "test", *(NAMES[method] for method in methods)]
+    lines = [_line(names), "|---|---|" + "---:|" * (len(names) - 2)]
+    for task in tasks:
+        cells = [_cell(results.values(task.key, method)) for method in methods]
+        test = str(results.test(task.key, None))
+        lines.append(_line([row_name(task), task.role, test, *cells]))
     for role in ("tuning", "report"):
-        several = [
-            task for task in tasks
-            if task.role == role and task.kind in ("mixture", "phrase") and by_task[task.key]
-        ]  # fmt: skip
-        means = []
-        for method in METHODS:
-            scores = [values(by_task[task.key], method) for task in several]
-            full = [statistics.fmean(found) for found in scores if found]
-            means.append(f"**{100 * statistics.fmean(full):.0f}**" if full else "–")
-        name = f"**mean of the {len(several)} mixtures and phrases**"
-        lines.append("| " + " | ".join([name, role, "", *means]) + " |")
+        several = [task for task in tasks if task.role == role and task.kind in SEVERAL]
+        if not several:
+            continue
+        cells = [
+            _cell(over_tasks([results.values(task.key, method) for task in several]))
+            for method in methods
+        ]
+        lines.append(_line([f"**the {len(several)} mixtures and phrases**", role, "", *cells]))
+    return "\n".join(lines)
+
+
+def _cell(draws: Sequence[Array]) -> str:
+    return str(Share.of(draws)) if draws else "–"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+@dataclass(frozen=True)
+class Aim:
+    """The first method minus the second, in points: the mean at least `mean`, and the lower end of
+    its interval at least `low`."""
+
+    words: str
+    first: str
+    second: str
+    mean: float
+    low: float | None = None
+
+    def is_met(self, gap: Share) -> bool:
+        return gap.mean >= self.mean and (self.low is None or gap.low >= self.low)
+
+
+AIMS = (
+    Aim("at most 2 points below the best single module", "sum", "single", -2),
+    Aim("not inferior to a fresh LoRA by 3 points", "sum", "fresh", -3, -3),
+    Aim("10 points above the same search over randomised modules", "sum", "control", 10),
+    Aim("of 100 modules, ranked 20 above random 20", "ranked", "random", 0, 0),
+)
+WHERE_SEVERAL = Aim("above the best single module", "sum", "single", 0, 0)
+
+
+def aims(results: Results, tasks: Sequence[DemoTask]) -> str:
+    """Of the report tasks, which chose nothing."""
+    report = [task for task in tasks if task.role == "report"]
+    several = [task for task in report if task.kind in SEVERAL]
+    rows = [(aim, report) for aim in AIMS] + [(aim, several) for aim in (*AIMS, WHERE_SEVERAL)]
+    lines = [
+        "| aim | report tasks | difference in points | |",
+        "|---|---|---:|---|",
+    ]
+    for aim, over in rows:
+        gap = Share.of(over_tasks([results.gaps(task.key, aim.first, aim.second) for task in over]))
+        which = f"all {len(over)}" if over is report else f"the {len(over)} that need several"
+        points = f"{gap.mean:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})".replace("-", "−")
+        lines.append(_line([aim.words, which, points, "met" if aim.is_met(gap) else "**missed**"]))
     return "\n".join(lines)
 
 
 def report(of: DemoBase, tasks: Sequence[DemoTask]) -> str:
-    draws = {draw for _, draw in kept(RAW, of) if draw is not None}
+    results = Results.kept(of)
     rec, paper = recommended(), as_in_the_paper()
     lorahub = with_combination(rec, "lorahub")
     return f"""
-Exact match in per cent on held-out words, mean ± standard deviation over {len(draws)} draws of
-{SHOTS} examples; every method sees the same examples. The tuning tasks decided the recommended
-preset, the report tasks only report. One base model, one set of modules, one family of tasks: this
-says nothing about large models.
+Exact match in per cent on held-out words: the mean of {results.draws} draws of {SHOTS} examples,
+with 95% intervals over draws and test inputs (a hierarchical bootstrap); every method sees the same
+examples. The tuning tasks decided the recommended preset, the report tasks only report. One base
+model, one set of modules, one family of tasks: this says nothing about large models.
 
-- *zero-shot*: the base model alone. *uniform*: the mean of all 20 modules' ΔW (`sum`, 1/N).
-  *in context*: the examples stand before the input; pretraining had such lines for one word only.
-- *best single*: the module of lowest loss on the examples. *fresh LoRA*: a new one (r 8, 50 steps)
-  trained on the examples. *control*: the `sum` search over the same modules turned in random
-  directions, all norms kept.
-- *`lorahub`* and *`sum`*: all 20 modules, {rec.budget} evaluations of Cobyla, penalty
-  {rec.penalty:g}; x0 {lorahub.x0:g}, σ {lorahub.sigma:g} and x0 {rec.x0:g}, σ {rec.sigma:g}. The
-  recommended preset is `{rec.combination}`. *`sum`, CMA-ES*: the same by CMA-ES.
-- *paper*: the preset "as in the paper": `lorahub`, 20 modules, {paper.budget} evaluations of
+{aims(results, tasks)}
+
+**Composing, and what it is compared with**
+
+- *zero-shot*: the base model alone. *in context*: the examples stand before the input, in
+  {ORDERS} orders; pretraining had such lines for one word only.
+- *uniform*: the mean of all 20 modules' ΔW (`sum`, 1/N). *uniform, scaled* and *best single*: at
+  their best of {contenders.SCALES} scales; the module is the one of lowest loss on the examples.
+- *fresh LoRA*: a new one (r 8, 50 steps) trained on the examples. *randomised*: the same search
+  over the same modules turned in random directions, all norms kept.
+- **composed**: the recommended preset over all 20 modules: `{rec.combination}`, {rec.budget}
+  evaluations of Cobyla, x0 {rec.x0:g}, σ {rec.sigma:g}, penalty {rec.penalty:g}.
+
+{table(results, tasks, BESIDE)}
+
+**Other searches, and other modules**
+
+- *`lorahub`*: that combination at x0 {lorahub.x0:g}, σ {lorahub.sigma:g}. *CMA-ES*: the recommended
+  preset with it. *paper*: the preset "as in the paper": `lorahub`, {paper.budget} evaluations of
   CMA-ES, x0 {paper.x0:g}, σ {paper.sigma:g}, penalty {paper.penalty:g}, |w| ≤ {paper.bound:g}.
+- *ranked 20* and *random 20*: the recommended search over {MIXED} of {OTHERS + 20} modules, the
+  best alone on the examples or drawn at random. There are the 20 of the demo, and {OTHERS} that
+  were trained on {PAIRS} arbitrary pairs of words each.
 - *needed at 1*: the modules the task is made of, each at weight 1, added up. No method knows them;
   it shows what the library holds.
 
-{table(of, tasks, lambda task: task.name)}
+{table(results, tasks, SEARCHES)}
 """
 
 
@@ -236,7 +353,8 @@ def main() -> None:
         chosen = [task for task in every if not options.tasks or task.key in options.tasks]
         if not options.table_only:
             measure(of, chosen, options.draws, options.test)
-        write(of, every)
+        measured = [task for task in every if Results.kept(of).test(task.key, None) is not None]
+        write(of, measured)
 
 
 if __name__ == "__main__":

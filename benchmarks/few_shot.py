@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 
+from composer.bbh.split import orders
 from composer.demo import library, skills
 from composer.demo.library import DemoTask
 from composer.engine import base_model, evaluate, stack
@@ -16,9 +17,10 @@ from composer.engine.config import SearchConfig
 from composer.engine.examples import Example, encode
 from composer.engine.in_context import Layout, k_shot
 from composer.engine.objective import Objective
-from composer.engine.prompt import Template
+from composer.engine.prompt import Template, normalise_answer
 from composer.engine.search import search
 
+ORDERS = 3
 # How the demo's base model saw examples in a line when it was trained.
 SHOWN = Layout(answer=" -> ", between=" ; ", end=" ->")
 
@@ -106,6 +108,12 @@ class FewShot:
         return found
 
     def exact(
+        self, modules: stack.Stack | None, weights: np.ndarray | None, combination: str = "sum"
+    ) -> float:
+        hits = self.hits(modules, weights, combination)
+        return hits.count("1") / len(hits)
+
+    def hits(
         self,
         modules: stack.Stack | None,
         weights: np.ndarray | None,
@@ -113,7 +121,8 @@ class FewShot:
         *,
         inputs: Sequence[str] | None = None,
         template: Template | None = None,
-    ) -> float:
+    ) -> str:
+        """ "1" for each test input that is answered exactly, "0" for each other."""
         answers = evaluate.predict(
             self.base,
             modules,
@@ -125,14 +134,17 @@ class FewShot:
             batch_size=120,
             max_new_tokens=8,
         )
-        return evaluate.score(answers, [each.target for each in self.test]).value
-
-    def in_context(self, draw: int) -> float:
-        shown = k_shot(
-            self.base,
-            self.examples(draw),
-            [each.input for each in self.test],
-            Template(),
-            layout=SHOWN,
+        return "".join(
+            "01"[normalise_answer(said) == normalise_answer(each.target)]
+            for said, each in zip(answers, self.test, strict=True)
         )
-        return self.exact(None, None, inputs=shown.prompts, template=shown.template)
+
+    def in_context(self, draw: int) -> list[str]:
+        """The hits of each of three orders of the examples."""
+        examples = self.examples(draw)
+        found = []
+        for order in orders(examples, ORDERS, seed=0, draw=draw):
+            inputs = [each.input for each in self.test]
+            shown = k_shot(self.base, order, inputs, Template(), layout=SHOWN)
+            found.append(self.hits(None, None, inputs=shown.prompts, template=shown.template))
+        return found

@@ -1,6 +1,6 @@
 """Does the verdict say what is true? Libraries whose truth is known, and the sentence for each.
 
-    python -m benchmarks.planted [--base t5|llama] [--draws 50] [--test 240]
+    python -m benchmarks.planted [--base t5|llama] [--draws 50] [--test 240] [--further 1000]
 
 Four kinds, each with so many draws of five examples of the demo's tasks:
 
@@ -10,8 +10,13 @@ single     the needed modules, added up, are one module, among others turned in 
 two        the needed modules are there, two or more, among all others
 
 Everything is done as a worker does it: the rival is chosen on the examples, modules are ranked and
-searched, every way answers the test, and the rules write the sentence. Rows are kept in
-var/planted.jsonl, so an interrupted run goes on.
+searched, every way answers the test, and the rules write the sentence from 240 test inputs.
+
+A sentence is judged twice. By the plant: is it of a kind that this library was made for? And by
+what every way gets right of a thousand further inputs that no rule has seen: does it hold there?
+The two part where the plant is not the whole truth: five examples can train a LoRA that is as good
+as the two modules that the task was made of. Rows are kept in var/planted.jsonl, so an interrupted
+run goes on.
 """
 
 from __future__ import annotations
@@ -20,7 +25,8 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -32,13 +38,14 @@ from tqdm import tqdm
 
 from benchmarks.few_shot import opened
 from composer.bbh.measure import as_read
-from composer.bbh.methods import METHODS, Draw, Readable
+from composer.bbh.methods import METHODS, Answered, Draw, Readable
 from composer.bbh.protocol import Protocol
 from composer.bbh.split import BenchTask
 from composer.demo import library
+from composer.demo import tasks as made_tasks
 from composer.demo.library import DemoTask
 from composer.engine import comparator
-from composer.engine.compare import wilson
+from composer.engine.compare import MARGIN, wilson
 from composer.engine.config import recommended
 from composer.engine.contenders import randomised_stack
 from composer.engine.examples import Example
@@ -47,12 +54,13 @@ from composer.engine.objective import Objective
 from composer.engine.prompt import Template
 from composer.engine.stack import Stack, load
 from composer.fetched import Source
-from composer.verdict import verdict
+from composer.verdict import HOPELESS, RIVALS, SIMPLE, verdict
 from composer.workbench import Workbench
 
 ROOT = Path(__file__).parent.parent
 RAW = ROOT / "var" / "planted.jsonl"
-CORRECT = {
+# What the verdict should say of each kind of library, by the verdict's kinds.
+PLANTED = {
     "relevant": ("use", "single"),
     "none": ("nothing", "train", "in_context"),
     "single": ("single",),
@@ -109,22 +117,34 @@ def with_sum(family: str, needed: tuple[int, ...]) -> Stack:
         )
 
 
-def said(kind: str, task: DemoTask, draw: int, family: str, test: int) -> dict[str, Any]:
-    """One draw of one library: what every way scores, and what the rules make of it."""
+def further(task: DemoTask, test: int, count: int) -> list[Example]:
+    """Inputs of the same task beyond those of its test, as many as its words allow."""
+    spec = next(spec for spec in made_tasks.SPECS if spec.key == task.key)
+    _, words = made_tasks.halves(spec)
+    every = made_tasks.drawn(spec, words, len(task.test) + count, "test")
+    known = [(each.input, each.target) for each in task.test]
+    assert every[: len(known)] == known
+    return [Example(*pair) for pair in [*known[test:], *every[len(known) :]]][:count]
+
+
+def said(kind: str, task: DemoTask, draw: int, family: str, test: int, more: int) -> dict[str, Any]:
+    """One draw of one library: what every way scores, what the rules make of it, and what every way
+    is worth on further inputs."""
     base, _ = opened(family)
     modules = planted(kind, task, family, draw)
     here = Source(base.folder.name, base.folder)
     bench = Workbench(base, modules, here, ())
     template = Template(task.template)
+    first = [Example(each.input, each.target) for each in task.test[:test]]
     made = BenchTask(
         name=task.key,
         digest="",
         pool=tuple(Example(each.input, each.target) for each in task.pool),
-        test=tuple(Example(each.input, each.target) for each in task.test[:test]),
+        test=(*first, *further(task, test, more)),
     )
     rules = Protocol(modules=len(modules), ranked=len(modules), batch=120)
     (readable,), _ = as_read([made], base, template, rules)
-    assert isinstance(readable, Readable)
+    assert isinstance(readable, Readable) and not readable.too_long
     drawn = Draw(bench, readable, template, rules, draw)
     asking = comparator.Asking(
         Objective.of(base, modules, drawn.examples, template, recommended()),
@@ -132,31 +152,67 @@ def said(kind: str, task: DemoTask, draw: int, family: str, test: int) -> dict[s
         template,
     )
     rival = comparator.choose(asking, seed=draw).key
-    rows = [row(drawn, method, key) for method, key in WAYS.items()]
-    found = verdict({"methods": rows, "comparator": {"key": rival}})
-    assert found is not None
+    rows, truth = [], {}
+    for method, key in WAYS.items():
+        answered = METHODS[method].answer(drawn)
+        scores = [
+            sum(map(int, column)) / len(column) for column in zip(*answered.hits, strict=True)
+        ]
+        rows.append(row(key, answered, scores[: len(first)]))
+        truth[key] = sum(scores[len(first) :]) / max(1, len(scores) - len(first))
+    told = verdict({"methods": rows, "comparator": {"key": rival}})
+    assert told is not None
     return {
-        "kind": kind, "task": task.key, "draw": draw, "says": found.kind, "rival": rival,
-        "sentence": found.sentence, "scores": {each["key"]: each["correct"] for each in rows},
-        "test": len(readable.test),
+        "kind": kind, "task": task.key, "draw": draw, "says": told.kind, "rival": rival,
+        "sentence": told.sentence, "scores": {each["key"]: each["correct"] for each in rows},
+        "test": len(first), "truth": truth, "further": len(made.test) - len(first),
     }  # fmt: skip
 
 
-def row(drawn: Draw, method: str, key: str) -> dict[str, Any]:
-    answered = METHODS[method].answer(drawn)
-    total = len(drawn.readable.test)
-    scores = [
-        sum(hits[place] == "1" for hits in answered.hits) / len(answered.hits)
-        for place in range(total)
-    ]
+def answered(method: str, drawn: Draw, family: str) -> Answered:
+    """What needs no module of the library is the same in all four."""
+    if method not in ("zero_shot", "in_context", "fresh_lora"):
+        return METHODS[method].answer(drawn)
+    key = family, method, drawn.readable.name, drawn.number, len(drawn.readable.test)
+    if key not in _KNOWN:
+        _KNOWN[key] = METHODS[method].answer(drawn)
+    return _KNOWN[key]
+
+
+_KNOWN: dict[tuple[object, ...], Answered] = {}
+
+
+def row(key: str, found: Answered, scores: Sequence[float]) -> dict[str, Any]:
+    """What the verdict reads of one way's answers to the test."""
+    total = len(scores)
     interval = wilson(round(sum(scores)), total)
-    found = {
+    facts = {
         "key": key, "correct": sum(scores), "total": total, "low": interval.low,
-        "high": interval.high, "detail": str(answered.detail.get("module", "")), "tokens": 6.0,
+        "high": interval.high, "detail": str(found.detail.get("module", "")), "tokens": 6.0,
     }  # fmt: skip
-    if len(answered.hits) == 1:
-        return {**found, "hits": answered.hits[0]}
-    return {**found, "scores": scores}
+    if len(found.hits) == 1:
+        return {**facts, "hits": found.hits[0][:total]}
+    return {**facts, "scores": list(scores)}
+
+
+def holds(says: str, truth: Mapping[str, float]) -> bool:
+    """Is the sentence true of what every way gets right of the further inputs? "As good" is at
+    most MARGIN worse; "use it" must be better than whatever else there is; that nobody can tell
+    is never counted as true."""
+    composed = truth["composed"]
+    if says == "use":
+        return composed > max(truth[key] for key in RIVALS)
+    if says == "nothing":
+        best = max(truth["composed"], truth["best_single"])
+        return best <= truth["zero_shot"] + MARGIN or max(truth.values()) <= HOPELESS
+    simpler = {
+        "single": ("best_single",),
+        "train": ("fresh_lora",),
+        "in_context": ("in_context",),
+        "average": ("uniform", "uniform_scaled"),
+        "simpler": SIMPLE,
+    }
+    return any(truth[key] >= composed - MARGIN for key in simpler.get(says, ()))
 
 
 def kept() -> list[dict[str, Any]]:
@@ -167,21 +223,29 @@ def kept() -> list[dict[str, Any]]:
 
 def report(rows: Sequence[dict[str, Any]]) -> str:
     lines = [
-        "| library | draws | correct | “use it” | what was said |",
-        "|---|---:|---:|---:|---|",
+        "| library | draws | as planted | true further on | wrong “use it” | what was said |",
+        "|---|---:|---:|---:|---:|---|",
     ]
-    for kind, correct in CORRECT.items():
-        found = [row["says"] for row in rows if row["kind"] == kind]
+    for kind in (*PLANTED, None):
+        found = [row for row in rows if kind in (None, row["kind"])]
         if not found:
             continue
-        counts = {each: found.count(each) for each in sorted(set(found))}
-        right = sum(count for each, count in counts.items() if each in correct)
-        told = ", ".join(f"{each} {count}" for each, count in counts.items())
-        lines.append(
-            f"| {kind} | {len(found)} | {100 * right / len(found):.0f}% | "
-            f"{100 * counts.get('use', 0) / len(found):.0f}% | {told} |"
+        says = Counter(row["says"] for row in found)
+        planted = sum(row["says"] in PLANTED[row["kind"]] for row in found)
+        true = [holds(row["says"], row["truth"]) for row in found]
+        wrong = sum(
+            row["says"] == "use" and not is_true for row, is_true in zip(found, true, strict=True)
         )
+        told = ", ".join(f"{each} {count}" for each, count in says.most_common())
+        shares = " | ".join(share(each, len(found)) for each in (planted, sum(true), wrong))
+        lines.append(f"| {kind or '**all**'} | {len(found)} | {shares} | {told} |")
     return "\n".join(lines)
+
+
+def share(count: int, total: int) -> str:
+    interval = wilson(count, total)
+    low, high = (f"{100 * each:.0f}" for each in (interval.low, interval.high))
+    return f"{100 * count / total:.0f}% ({low}–{high})"
 
 
 def main() -> None:
@@ -189,6 +253,7 @@ def main() -> None:
     parser.add_argument("--base", choices=list(library.BASES), default="t5")
     parser.add_argument("--draws", type=int, default=50)
     parser.add_argument("--test", type=int, default=240)
+    parser.add_argument("--further", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "1")))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -197,12 +262,12 @@ def main() -> None:
     known = {(row["base"], row["kind"], row["task"], row["draw"]) for row in kept()}
     tasks = chosen(every)
     jobs = [
-        (kind, tasks[draw % len(tasks)], draw) for draw in range(given.draws) for kind in CORRECT
+        (kind, tasks[draw % len(tasks)], draw) for draw in range(given.draws) for kind in PLANTED
     ]
     for kind, task, draw in tqdm(jobs, unit="draw", mininterval=5):
         if (given.base, kind, task.key, draw) in known:
             continue
-        found = said(kind, task, draw, given.base, given.test)
+        found = said(kind, task, draw, given.base, given.test, given.further)
         with RAW.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"base": given.base, **found}) + "\n")
     print(report([row for row in kept() if row["base"] == given.base]))

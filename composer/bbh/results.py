@@ -70,15 +70,7 @@ class Results:
         return self._kept(method, lambda: self._mean(method))
 
     def _mean(self, method: str) -> Cell:
-        T = len(self.tasks)
-        total = sum(len(task.test) for task in self.tasks)
-        by_task = [self.values(task, method) for task in self.tasks]
-        # Scaled so that the mean over all examples is the mean of the tasks' means.
-        whole = [
-            np.concatenate([each * total / (T * len(each)) for each in draw])
-            for draw in zip(*by_task, strict=True)
-        ]
-        found = Cell.of(whole)
+        found = Cell.of(over_tasks([self.values(task, method) for task in self.tasks]))
         best = np.mean([self.cell(task, method).best for task in self.tasks])
         return Cell(found.mean, found.low, found.high, float(best))
 
@@ -92,6 +84,16 @@ class Results:
         """How many examples a prompt holds on average, where a method shows them there."""
         known = [row.detail["shots"] for row in self.found(task, method) if "shots" in row.detail]
         return sum(known) / len(known) if known else None
+
+
+def over_tasks(by_task: Sequence[Sequence[Array]]) -> list[Array]:
+    """Per task and draw one value a test example -> per draw the values of all tasks, scaled so
+    that their mean is the mean of the tasks' means."""
+    T, total = len(by_task), sum(len(draws[0]) for draws in by_task)
+    return [
+        np.concatenate([each * total / (T * len(each)) for each in draw])
+        for draw in zip(*by_task, strict=True)
+    ]
 
 
 def left_out(task: Readable) -> tuple[int, int]:
