@@ -1,6 +1,7 @@
 """Published recipes: the list, the page, and its files."""
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
@@ -85,9 +86,12 @@ def _import_of(found: Recipe, user: "Visitor") -> RecipeImport | None:
 def _brought(imported: RecipeImport | None) -> dict[str, Any]:
     if imported is None:
         return {}
+    missing = recipe_import.missing(imported)
+    names = [each.name for each in missing if each.sha256 and each.address]
     return {
         "imported": imported,
-        "missing": recipe_import.missing(imported),
+        "missing": missing,
+        "import_query": urlencode({"repos": "\n".join(names)}) if names else "",
         "stated_scores": recipe_import.stated_scores(imported),
         "stated_site": recipe_import.site_of(imported),
     }

@@ -73,7 +73,9 @@ def _for_authors(view: View) -> View:
 @_for_authors
 def import_page(request: HttpRequest) -> HttpResponse:
     if request.method != "POST":
-        return _found(request) if request.GET.get("author") else _page(request, ImportForm())
+        if request.GET.get("author"):
+            return _found(request)
+        return _page(request, ImportForm(initial={"repos": request.GET.get("repos", "")}))
     throttles.count(request, "submit")
     form = ImportForm(request.POST)
     if not form.is_valid():

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,10 @@ class Result:
     state: Any
 
 
-@pytest.fixture(scope="session")
-def site_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the site of this test run is started with; its commands need the same."""
+def _environment(var: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in OURS}
     return kept | {
-        "VAR_DIR": str(tmp_path_factory.mktemp("site")),
+        "VAR_DIR": str(var),
         "PORT": str(_free_port()),
         "HOST": "127.0.0.1",
         "ENV_FILE": os.devnull,
@@ -63,20 +62,19 @@ def site_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]
     }
 
 
-@pytest.fixture(scope="session")
-def site(site_environment: dict[str, str]) -> Iterator[str]:
-    """The address of a site of this test run's own."""
-    log = Path(site_environment["VAR_DIR"], "serve.log")
+@contextmanager
+def _served(environment: dict[str, str]) -> Iterator[str]:
+    log = Path(environment["VAR_DIR"], "serve.log")
     with log.open("wb") as output:
         server = subprocess.Popen(
             [sys.executable, "manage.py", "serve"],
             cwd=ROOT,
-            env=site_environment,
+            env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    address = f"http://127.0.0.1:{site_environment['PORT']}"
+    address = f"http://127.0.0.1:{environment['PORT']}"
     try:
         _wait_until_ready(address, server, log)
         yield address
@@ -86,6 +84,27 @@ def site(site_environment: dict[str, str]) -> Iterator[str]:
             server.wait(60)
         except subprocess.TimeoutExpired:
             os.killpg(server.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def site_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the site of this test run is started with; its commands need the same."""
+    return _environment(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="session")
+def site(site_environment: dict[str, str]) -> Iterator[str]:
+    """The address of a site of this test run's own."""
+    with _served(site_environment) as address:
+        yield address
+
+
+@pytest.fixture
+def second_site(tmp_path: Path) -> Iterator[str]:
+    """Another site, of which the first knows nothing: its own database, files, people, worker."""
+    (tmp_path / "second").mkdir()
+    with _served(_environment(tmp_path / "second")) as address:
+        yield address
 
 
 def _free_port() -> int:

@@ -1,10 +1,11 @@
 """From pasted examples to a verdict, weights moved by hand, and a recipe that others can check."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from composer.demo import library
 from tests.browser.test_journey import sign_up
@@ -19,15 +20,26 @@ def open_all(page: Page) -> None:
     page.evaluate("document.querySelectorAll('main details').forEach(each => each.open = true)")
 
 
+def bring(page: Page, site: str, file: Path) -> None:
+    page.goto(f"{site}/recipes/import/")
+    page.locator("input[type=file]").set_input_files(file)
+    page.get_by_role("button", name="Read it").click()
+
+
 @pytest.fixture(scope="module")
 def comparative() -> library.DemoTask:
     tasks = {task.key: task for task in library.tasks(base=library.BASES["t5"])}
     return tasks["comparative"]
 
 
-def test_from_examples_to_a_recipe_that_is_verified_and_imported(
-    site: str, page: Page, comparative: library.DemoTask, tmp_path: Path
+def test_from_examples_to_a_recipe_that_is_verified_here_and_on_a_second_site(
+    site: str,
+    second_site: str,
+    new_context: Callable[..., BrowserContext],
+    comparative: library.DemoTask,
+    tmp_path: Path,
 ) -> None:
+    page = new_context().new_page()
     page.goto(f"{site}/accounts/signup/")
     sign_up(page)
     page.wait_for_url(re.compile(r"/(?!accounts/signup)"))
@@ -73,6 +85,7 @@ def test_from_examples_to_a_recipe_that_is_verified_and_imported(
     # Published, evaluated again by a worker, and stamped.
     page.goto(result)
     page.get_by_role("link", name="Publish as a recipe").click()
+    page.locator("[name=show_examples]").check()
     page.get_by_role("button", name="Publish for everybody").click()
     page.get_by_role("button", name="Verify its evaluation").click()
     stamp = page.locator("#verified .badge.is-good")
@@ -82,10 +95,22 @@ def test_from_examples_to_a_recipe_that_is_verified_and_imported(
     recipe = page.url.split("#")[0]
     file = tmp_path / "recipe.json"
     file.write_bytes(page.request.get(f"{recipe}recipe.json").body())
-    page.goto(f"{site}/recipes/import/")
-    page.locator("input[type=file]").set_input_files(file)
-    page.get_by_role("button", name="Read it").click()
+    bring(page, site, file)
     page.wait_for_url(f"{recipe}*")
+
+    # Elsewhere nothing of it is believed; a worker there finds the same, search and evaluation.
+    there = new_context().new_page()
+    there.goto(f"{second_site}/accounts/signup/")
+    sign_up(there)
+    there.wait_for_url(re.compile(r"/(?!accounts/signup)"))
+    bring(there, second_site, file)
+    there.wait_for_url(recipe.replace(site, second_site) + "*")
+    expect(there.get_by_text("You brought this recipe as a file")).to_be_visible()
+    expect(there.get_by_text("All of its modules are here")).to_be_visible()
+    expect(there.get_by_text("Stated by the file, not checked here")).to_be_visible()
+    expect(there.locator("#verified")).to_contain_text("Nobody has had it run again yet")
+    there.get_by_role("button", name="Repeat the whole search").click()
+    expect(there.locator("#verified .badge.is-good")).to_contain_text("matched")
 
 
 def test_a_task_with_nothing_held_out_is_measured_by_folds(

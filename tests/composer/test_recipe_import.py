@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import re
 import zipfile
 from typing import Any
 
@@ -93,6 +94,9 @@ def test_what_is_missing_is_listed_with_where_it_might_be(
     assert "https://other.example" in page
     assert "remixing it works with the modules that are" in page
     assert "Repeat the whole search" not in page
+    fetch = re.search(r'href="(/import/[^"]*)">Import the missing modules', page)
+    assert fetch
+    assert ">\nlab/gone</textarea>" in client.get(fetch[1]).text
 
 
 def test_a_base_model_that_is_not_here_keeps_nothing_else_from_working(
