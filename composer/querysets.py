@@ -16,6 +16,7 @@ from django.db.models import (
     QuerySet,
     Subquery,
 )
+from django.db.models.fields.json import KeyTextTransform, KeyTransform
 from django.db.models.functions import Coalesce
 
 if TYPE_CHECKING:
@@ -107,9 +108,14 @@ class SearchQuerySet(QuerySet):
         """A job is its owner's alone; what it found becomes public as a recipe."""
         return self.filter(job__user=user) if user.is_authenticated else self.none()
 
-    def usual_seconds(self, base_model: BaseModel) -> float | None:
-        """The median time of the last compositions on a base model, from start to result."""
-        jobs = self.filter(base_model=base_model, job__state="done").order_by("-job__finished_at")
+    def usual_seconds(self, base_model: BaseModel, folds: int = 0) -> float | None:
+        """The median time of the last compositions on a base model that were measured by so many
+        folds, from start to result."""
+        done = self.filter(base_model=base_model, job__state="done")
+        by_folds = Q(job__params__test_folds=folds)
+        if not folds:
+            by_folds |= Q(job__params__test_folds=None)  # of before there were any
+        jobs = done.filter(by_folds).order_by("-job__finished_at")
         times = jobs.values_list("job__started_at", "job__finished_at")[:9]
         seconds = [(end - start).total_seconds() for start, end in times if start and end]
         return median(seconds) if seconds else None
@@ -123,6 +129,10 @@ class SearchQuerySet(QuerySet):
     def for_page(self) -> Self:
         ingredients = "recipe__ingredients__lora_module__repo__owner"
         return self.select_related("job", "recipe__base_model").prefetch_related(ingredients)
+
+
+# Where a published recipe's own score stands: it is the first way that is measured.
+COMPOSED = KeyTransform("0", KeyTransform("methods", "published_search__evidence"))
 
 
 class RecipeQuerySet(QuerySet):
@@ -146,14 +156,19 @@ class RecipeQuerySet(QuerySet):
         return self.filter(ingredients__lora_module=lora_module).distinct()
 
     def for_cards(self) -> Self:
-        """`is_verified`: somebody had it run again, and nothing was found to differ."""
+        """`is_verified`: somebody had it run again, and nothing was found to differ. `right` of
+        `measured`: how many held-out examples it answers, as texts; None where nobody measured."""
         from composer.models import Ingredient, Verification
 
         ingredients = Ingredient.objects.select_related("lora_module__repo__owner")
         stamps = Verification.objects.filter(recipe=OuterRef("pk"), imported=None).order_by()
         differs = Exists(stamps.filter(outcome=Verification.DIFFERS))
         return (
-            self.annotate(is_verified=Exists(stamps.over()) & ~differs)
+            self.annotate(
+                is_verified=Exists(stamps.over()) & ~differs,
+                right=KeyTextTransform("correct", COMPOSED),
+                measured=KeyTextTransform("total", COMPOSED),
+            )
             .select_related("base_model", "published_by__namespace")
             .prefetch_related(Prefetch("ingredients", ingredients))
         )

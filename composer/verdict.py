@@ -286,7 +286,7 @@ class _Judged:
     def _unsure(self, rival: Method) -> Verdict:
         gap = self.gaps[rival.key]
         more = wanted(gap.won, gap.lost, gap.n)
-        need = f" About {more} test examples would tell." if more and more > gap.n else ""
+        need = f" About {more:,} test examples would tell." if more and more > gap.n else ""
         beaten = [each.name for each in self._measured(RIVALS) if self._beats(each)]
         also = f" It is clearly better than {_listed(beaten)}." if beaten else ""
         return Verdict(
@@ -306,7 +306,7 @@ class _Judged:
             f"Cannot tell from so few: {self.composed.score} right, against {rival.score} for "
             f"{rival.name}.",
             f"{self._by_the_loss(rival)}With {n} test examples right answers say too little; "
-            f"about {more} would do.",
+            f"about {more:,} would do.",
         )
 
     def _by_the_loss(self, rival: Method) -> str:

@@ -38,14 +38,18 @@ ADVANCED = {
 }
 
 
-def usual_time(base_model: BaseModel | None) -> str:
+def usual_time(base_model: BaseModel | None, folds: int = 0) -> str:
     """How long the last compositions on this base model took, in words."""
     if base_model is None:
         return ""
-    seconds = Search.objects.usual_seconds(base_model)
-    if seconds is None:
-        return "How long it takes shows as soon as it runs."
-    return f"The last ones here took about {duration(seconds)}."
+    seconds = Search.objects.usual_seconds(base_model, folds)
+    if seconds is not None:
+        return f"The last ones here took about {duration(seconds)}."
+    one = Search.objects.usual_seconds(base_model) if folds else None
+    if one is not None:
+        every = duration(one * (folds + 1))
+        return f"One search took about {duration(one)} here, so {folds + 1} may take {every}."
+    return "How long it takes shows as soon as it runs."
 
 
 def compose_context(
@@ -53,6 +57,7 @@ def compose_context(
 ) -> dict[str, Any]:
     fits = form.fits
     fitting = [fit for fit in fits if fit.fits]
+    measured = measured_by(task, shot_count, form)
     return {
         "task": task,
         "form": form,
@@ -60,7 +65,7 @@ def compose_context(
         "key": key or secrets.token_urlsafe(12),
         "presets": {name: make() for name, make in PRESETS.items()},
         "shot_count": shot_count,
-        "measured_by": measured_by(task, shot_count, form),
+        "measured_by": measured,
         "fits": fitting,
         "collections": _collections(form, fits),
         "fitting_count": len(fitting),
@@ -70,7 +75,7 @@ def compose_context(
         "advanced": {title: [form[name] for name in names] for title, names in ADVANCED.items()},
         "has_settings": _any_given(form, ComposeForm.SETTINGS),
         "has_advanced": _any_given(form, [name for names in ADVANCED.values() for name in names]),
-        "estimate": usual_time(task.base_model),
+        "estimate": usual_time(task.base_model, measured["folds"]),
     }
 
 
@@ -85,7 +90,7 @@ def measured_by(task: FewShotTask, shot_count: int, form: ComposeForm) -> dict[s
     held_out = task.examples.filter(split=Example.HELD_OUT).count()
     typed = str(form["test_folds"].value() or "")
     folds = int(typed) if typed.isdecimal() and len(typed) < 4 else 0
-    return {"held_out": held_out, "folds": folds, "searches": folds + 1}
+    return {"held_out": held_out, "folds": 0 if held_out else folds, "searches": folds + 1}
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,19 @@ def test_chosen_modules_and_settings_are_used(
     assert (spec["search"]["budget"], spec["seed"]) == (33, 7)
 
 
+def test_it_says_how_long_the_last_ones_took_and_what_folds_cost(
+    client: Client, task: FewShotTask, alice: User
+) -> None:
+    finished.finish(finished.start(task, alice))
+    client.force_login(alice)
+    page = f"/tasks/{task.pk}/compose/"
+    assert "The last ones here took about 12 s." in client.get(page).text
+    task.examples.filter(split="held_out").delete()
+    for place in range(10, 15):
+        task.examples.create(split="shot", position=place, input=f"in {place}", target="out")
+    assert "One search took about 12 s here, so 6 may take 72 s." in client.get(page).text
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [

@@ -40,7 +40,7 @@ def test_the_list_shows_published_recipes_to_everybody(
 ) -> None:
     private = finished.finish(finished.start(task, alice, seed=9))
     answer = client.get("/recipes/")
-    assert "Opposites &amp; more" in answer.text
+    assert "Opposites &amp; more" in answer.text and "2 of 3 right" in answer.text
     assert private.recipe_id not in answer.text
 
 
