@@ -100,6 +100,8 @@ def _mergekit(recipe: Recipe) -> Export:
         return Export("mergekit", title, note=why)
     base = _base_folder(recipe)
     lines = [
+        # It merges each adapter into the base model first, and refuses to without a place for that.
+        "# mergekit-yaml merge.yml merged --lora-merge-cache cache --no-write-model-card",
         "merge_method: task_arithmetic",
         f"base_model: {json.dumps(base)}",
         "models:",
@@ -111,8 +113,9 @@ def _mergekit(recipe: Recipe) -> Export:
             lines.append(f"    parameters: {{weight: {weight!r}}}")
     lines += ["parameters: {normalize: false, lambda: 1.0}", "dtype: float32"]
     note = (
-        "A whole model instead of an adapter: the modules' folders lie beside the base model's, "
-        "each in the version that stands under Ingredients."
+        "A whole model instead of an adapter. Save this as merge.yml, beside the folders of the "
+        "base model and of the modules, each in the version that stands under Ingredients; the "
+        "first line is the command."
     )
     return Export("mergekit", title, "\n".join(lines), note)
 

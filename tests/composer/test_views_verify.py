@@ -344,6 +344,7 @@ def test_unknown_architectures_are_not_promised(recipe: Recipe) -> None:
 
 def test_mergekit_sums_the_same_modules_with_the_same_weights(recipe: Recipe) -> None:
     text = lines(llama(recipe))["mergekit"].code
+    assert "--lora-merge-cache" in text.splitlines()[0]
     assert "merge_method: task_arithmetic" in text and "normalize: false" in text
     spec, weights = recipe.document["spec"], recipe.document["weights"]
     for pinned, weight in zip(spec["ingredients"], weights, strict=True):
