@@ -54,7 +54,7 @@ from composer.engine.objective import Objective
 from composer.engine.prompt import Template
 from composer.engine.stack import Stack, load
 from composer.fetched import Source
-from composer.verdict import HOPELESS, RIVALS, SIMPLE, verdict
+from composer.verdict import HOPELESS, RIVALS, SIMPLE, Verdict, verdict
 from composer.workbench import Workbench
 
 ROOT = Path(__file__).parent.parent
@@ -127,9 +127,11 @@ def further(task: DemoTask, test: int, count: int) -> list[Example]:
     return [Example(*pair) for pair in [*known[test:], *every[len(known) :]]][:count]
 
 
-def said(kind: str, task: DemoTask, draw: int, family: str, test: int, more: int) -> dict[str, Any]:
-    """One draw of one library: what every way scores, what the rules make of it, and what every way
-    is worth on further inputs."""
+def measured(
+    kind: str, task: DemoTask, draw: int, family: str, test: int, more: int
+) -> dict[str, Any]:
+    """One draw of one library: what the rules read, and what every way is worth on further
+    inputs."""
     base, _ = opened(family)
     modules = planted(kind, task, family, draw)
     here = Source(base.folder.name, base.folder)
@@ -160,12 +162,10 @@ def said(kind: str, task: DemoTask, draw: int, family: str, test: int, more: int
         ]
         rows.append(row(key, answered, scores[: len(first)]))
         truth[key] = sum(scores[len(first) :]) / max(1, len(scores) - len(first))
-    told = verdict({"methods": rows, "comparator": {"key": rival}})
-    assert told is not None
     return {
-        "kind": kind, "task": task.key, "draw": draw, "says": told.kind, "rival": rival,
-        "sentence": told.sentence, "scores": {each["key"]: each["correct"] for each in rows},
-        "test": len(first), "truth": truth, "further": len(made.test) - len(first),
+        "kind": kind, "task": task.key, "draw": draw, "truth": truth,
+        "further": len(made.test) - len(first),
+        "evidence": {"methods": rows, "comparator": {"key": rival}},
     }  # fmt: skip
 
 
@@ -193,6 +193,13 @@ def row(key: str, found: Answered, scores: Sequence[float]) -> dict[str, Any]:
     if len(found.hits) == 1:
         return {**facts, "hits": found.hits[0][:total]}
     return {**facts, "scores": list(scores)}
+
+
+def said(row: Mapping[str, Any]) -> Verdict:
+    """By the rules as they are now."""
+    found = verdict(row["evidence"])
+    assert found is not None
+    return found
 
 
 def holds(says: str, truth: Mapping[str, float]) -> bool:
@@ -230,13 +237,11 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
         found = [row for row in rows if kind in (None, row["kind"])]
         if not found:
             continue
-        says = Counter(row["says"] for row in found)
-        planted = sum(row["says"] in PLANTED[row["kind"]] for row in found)
-        true = [holds(row["says"], row["truth"]) for row in found]
-        wrong = sum(
-            row["says"] == "use" and not is_true for row, is_true in zip(found, true, strict=True)
-        )
-        told = ", ".join(f"{each} {count}" for each, count in says.most_common())
+        says = [said(row).kind for row in found]
+        planted = sum(each in PLANTED[row["kind"]] for each, row in zip(says, found, strict=True))
+        true = [holds(each, row["truth"]) for each, row in zip(says, found, strict=True)]
+        wrong = sum(each == "use" and not is_true for each, is_true in zip(says, true, strict=True))
+        told = ", ".join(f"{each} {count}" for each, count in Counter(says).most_common())
         shares = " | ".join(share(each, len(found)) for each in (planted, sum(true), wrong))
         lines.append(f"| {kind or '**all**'} | {len(found)} | {shares} | {told} |")
     return "\n".join(lines)
@@ -267,10 +272,15 @@ def main() -> None:
     for kind, task, draw in tqdm(jobs, unit="draw", mininterval=5):
         if (given.base, kind, task.key, draw) in known:
             continue
-        found = said(kind, task, draw, given.base, given.test, given.further)
+        found = measured(kind, task, draw, given.base, given.test, given.further)
         with RAW.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"base": given.base, **found}) + "\n")
-    print(report([row for row in kept() if row["base"] == given.base]))
+    rows = [row for row in kept() if row["base"] == given.base]
+    for row in rows:
+        told = said(row)
+        if told.kind not in PLANTED[row["kind"]] or not holds(told.kind, row["truth"]):
+            print(f"{row['kind']}, {row['task']}, draw {row['draw']}: {told.sentence}")
+    print(report(rows))
 
 
 if __name__ == "__main__":
