@@ -174,12 +174,12 @@ class _Judged:
         if self._nothing_helps():
             return self._lacking()
         gap = self.gaps[rival.key]
-        if gap.outcome == WORSE:
-            return self._as_good(rival)
         is_better = gap.outcome == BETTER
         level = [each for each in self._measured(SIMPLE) if self._is_level(each, is_better)]
+        if gap.outcome == WORSE:
+            return self._as_good(self._strongest([rival, *level]))
         if level:
-            return self._as_good(level[0])
+            return self._as_good(self._strongest(level))
         if is_better:
             return self._use(rival)
         return self._as_good(rival) if gap.rules_out_gain else self._unsure(rival)
@@ -192,6 +192,15 @@ class _Judged:
         a way that has as many right holds it back, too."""
         gap = self.gaps[other.key]
         return gap.rules_out_gain or (is_better and gap.mean <= 0)
+
+    def _strongest(self, level: Sequence[Method]) -> Method:
+        """The first, unless a later one is clearly better than it: nobody is told to take a way
+        that another one beats."""
+        found = level[0]
+        for each in level[1:]:
+            if difference(each.values, found.values).outcome == BETTER:
+                found = each
+        return found
 
     def _nothing_helps(self) -> bool:
         """Neither the composition nor a module alone is more than a little better than the base
@@ -276,6 +285,13 @@ class _Judged:
         other = [self.rows[key] for key in ("fresh_lora", "in_context") if key in self.rows]
         better = [each for each in other if difference(each.values, base.values).outcome == BETTER]
         told = " ".join(f"{_capital(each.name)}: {each.score}{_per_call(each)}." for each in better)
+        if base.value >= 1 - MARGIN:
+            return Verdict(
+                "nothing",
+                f"Nothing is needed: the base model alone has {base.score} right, the composition "
+                f"{_count(self.composed.correct)}.",
+                told,
+            )
         return Verdict(
             "nothing",
             f"Nothing here helps: the base model alone has {base.score} right, the composition "
@@ -305,8 +321,8 @@ class _Judged:
             "unsure",
             f"Cannot tell from so few: {self.composed.score} right, against {rival.score} for "
             f"{rival.name}.",
-            f"{self._by_the_loss(rival)}With {n} test examples right answers say too little; "
-            f"about {more} would do.",
+            f"{self._by_the_loss(rival)}With {n} test example{'' if n == 1 else 's'} right answers "
+            f"say too little; about {more} would do.",
         )
 
     def _by_the_loss(self, rival: Method) -> str:

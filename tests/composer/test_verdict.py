@@ -284,3 +284,35 @@ def test_figures_that_it_does_not_know_are_left_alone() -> None:
     found = evidence("zero_shot", composed=hits(80), zero_shot=hits(20))
     found["methods"][0]["something_new"] = 7
     assert kind_and_sentence(found)[0] == "use"
+
+
+def test_of_simpler_ways_that_are_level_one_that_beats_the_first_is_named() -> None:
+    """The composition is no better than the base model, but a module alone is."""
+    found = evidence(
+        "fresh_lora",
+        composed=hits(50, 150),
+        zero_shot=hits(50, 150),
+        best_single=hits(90, 150),
+        fresh_lora="0" * 95 + "1" * 55,
+    )
+    kind, sentence = kind_and_sentence(found)
+    assert kind == "single" and sentence.startswith("Use the single module lab/antonym: 90 of 150")
+    worse = evidence(
+        "zero_shot", composed=hits(30, 150), zero_shot=hits(50, 150), best_single=hits(90, 150)
+    )
+    assert kind_and_sentence(worse)[0] == "single"
+
+
+def test_a_base_model_that_can_do_it_already_lacks_no_module() -> None:
+    found = evidence("zero_shot", composed=hits(99), zero_shot=hits(98), best_single=hits(98))
+    assert kind_and_sentence(found) == (
+        "nothing",
+        "Nothing is needed: the base model alone has 98 of 100 right, the composition 99.",
+    )
+
+
+def test_one_test_example_says_too_little() -> None:
+    found = evidence("zero_shot", composed="1", zero_shot="0")
+    said = verdict(found)
+    assert said is not None and said.kind == "unsure"
+    assert "With 1 test example right answers say too little; about 30 would do." in said.detail
