@@ -241,7 +241,7 @@ class _Judged:
         is_better = gap.outcome == WORSE
         if rival.key == "best_single":
             how = f": {both}" if is_better else f", it alone is as good ({both})"
-            return Verdict("single", f"Use the single module {rival.detail}{how}.")
+            return Verdict("single", f"Use {_single(rival.detail)}{how}.")
         if rival.key == "zero_shot":
             return self._lacking()
         if rival.key == "fresh_lora":
@@ -351,6 +351,14 @@ def _unmeasured(evidence: Mapping[str, Any]) -> Verdict:
         f"{fall}which says little about inputs it has not seen. Add held-out examples and "
         "compose again to learn whether to use it.",
     )
+
+
+def _single(names: str) -> str:
+    """Folds may each have found another one best."""
+    several = names.split("; ")
+    if len(several) > 1:
+        return f"a single module (one of {_listed(several)})"
+    return f"the single module {names}" if names else "a single module"
 
 
 def _per_call(method: Method) -> str:

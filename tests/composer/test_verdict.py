@@ -316,3 +316,13 @@ def test_one_test_example_says_too_little() -> None:
     said = verdict(found)
     assert said is not None and said.kind == "unsure"
     assert "With 1 test example right answers say too little; about 30 would do." in said.detail
+
+
+def test_folds_that_found_other_modules_best_are_told_as_that() -> None:
+    found = evidence("best_single", composed=hits(60), zero_shot=hits(20), best_single=hits(90))
+    single = found["methods"][2]
+    single["detail"] = "lab/antonym; lab/other"
+    said = kind_and_sentence(found)[1]
+    assert said.startswith("Use a single module (one of lab/antonym and lab/other): 90 of 100")
+    single["detail"] = ""
+    assert kind_and_sentence(found)[1].startswith("Use a single module: 90 of 100 right")
