@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date a zip can hold: equal content, equal bytes
 # What is not for others: texts, and the names of modules that were only looked at.
-PRIVATE = ("answers", "folds", "screening", "fold_ingredients")
+PRIVATE = ("answers", "folds", "screening", "fold_ingredients", "left_out")
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ def example_losses(base: "BaseModel", batch: "Batch") -> list[float]:
 
 
 def public_evidence(search: Search, *, show_examples: bool) -> dict[str, Any]:
-    """The evidence without private texts, or with them where their owner shows them."""
+    """The evidence without private texts, or with them where their owner shows them. Losses by
+    example are as private as the examples are, for they could confirm a guess."""
     evidence = {key: value for key, value in search.evidence.items() if key not in PRIVATE}
     losses: Any = None
     if "adapter" in evidence:
@@ -130,6 +131,11 @@ def public_evidence(search: Search, *, show_examples: bool) -> dict[str, Any]:
         evidence["examples"] = {k: v for k, v in search.examples.items() if k != "salt"}
         evidence["example_losses"] = losses
         evidence["predictions"] = predictions(search)
+    elif "methods" in evidence:
+        evidence["methods"] = [
+            {key: value for key, value in row.items() if key != "losses"}
+            for row in evidence["methods"]
+        ]
     found = verdict(search.evidence)
     if found:
         evidence["verdict"] = found.to_json()

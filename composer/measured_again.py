@@ -105,7 +105,7 @@ class MeasuredAgain:
         self.shots = [Example(*pair) for pair in self.says.examples["shots"]]
         self.held_out = [Example(*pair) for pair in self.says.examples["held_out"]]
         stated = mapping(mapping(self.evidence.get("environment")).get("chunk"))
-        chunk = Chunk.from_json(stated) if _is_chunk(stated) else None
+        chunk = self._not_too_large(Chunk.from_json(stated)) if _is_chunk(stated) else None
         differs, checked, unchecked = self.differs, self.checked, self.unchecked
         while True:
             self.differs, self.checked, self.unchecked = differs[:], checked[:], unchecked[:]
@@ -120,6 +120,14 @@ class MeasuredAgain:
                 chunk = error.smaller
             else:
                 return
+
+    def _not_too_large(self, chunk: Chunk) -> Chunk | None:
+        """A file may state more than fits; other pieces only give other last bits."""
+        if not self.is_imported:
+            return chunk
+        own = self._objective(self.config, None).chunk
+        fits = chunk.candidates * chunk.examples <= own.candidates * own.examples
+        return chunk if fits else None
 
     def _choose(self, chunk: Chunk | None) -> None:
         self.objective = self._objective(self.config, chunk)
@@ -165,11 +173,11 @@ class MeasuredAgain:
             self._compare_state(stated, found)
         self.checked.append("the losses of the base model and of each module alone")
 
-    def _name_what_is_asked(self, stated: float, found: float) -> None:
+    def _name_what_is_asked(self, stated: float | None, found: float) -> None:
         """Examples or template: by the loss of each example, where those are at hand."""
         if self.names({TEMPLATE, EXAMPLE}):
             return
-        said = f"without any module the loss is {found:.6g}; stated is {stated:.6g}"
+        said = f"without any module the loss is {_loss(found)}; stated is {_loss(stated)}"
         kept = self.evidence.get("example_losses")
         if kept is None:
             kept = mapping(self.evidence.get("adapter")).get("example_losses")
@@ -209,7 +217,7 @@ class MeasuredAgain:
             self.add([Difference("objective", f"penalty {self.config.penalty:g}", said)])
         else:
             for n in off:
-                said = f"alone its loss is {found[n]:.6g}; stated is {rows[n]:.6g}"
+                said = f"alone its loss is {_loss(found[n])}; stated is {_loss(rows[n])}"
                 self.add([Difference(FILE, self.spec["ingredients"][n]["repo"], said)])
         return False
 
@@ -218,6 +226,9 @@ class MeasuredAgain:
         wanted = stated.get("digest")
         losses = [stated["zero"], *(row["loss"] for row in stated.get("singles") or [])]
         if found.digest == wanted:
+            return
+        if len(losses) != len(found.losses):
+            self.leave_out(SEED, "Its evidence does not hold the loss of each module alone.")
             return
         if self.config.selection != "examples" or None in losses:
             if found.losses.tolist() == losses:
@@ -388,6 +399,10 @@ class MeasuredAgain:
 
 def _losses(found: float, stated: Mapping[str, Any]) -> str:
     return f"their loss is {found:.6g}; stated is {float(stated['loss_after']):.6g}"
+
+
+def _loss(loss: float | None) -> str:
+    return "infinite" if loss is None else f"{loss:.6g}"
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

@@ -104,12 +104,18 @@ class Parts:
     @classmethod
     def from_digests(cls, kept: Mapping[str, Any]) -> Parts | None:
         """None where a file's evidence holds something else."""
-        lists = [kept.get(name) for name in (FILE, REVISION, WEIGHT)]
-        if not all(isinstance(each, list) for each in lists) or not isinstance(kept.get(SIGN), str):
+        files, revisions, weights = (_texts(kept.get(name)) for name in (FILE, REVISION, WEIGHT))
+        signs = kept.get(SIGN)
+        if files is None or revisions is None or weights is None or not isinstance(signs, str):
             return None
-        files, revisions, weights = lists
-        single = {name: kept.get(name) for name in SINGLE}
-        return cls(single, files or [], revisions or [], weights or [], kept[SIGN])
+        if len(files) != len(revisions) or len(weights) != len(signs):
+            return None
+        return cls({name: kept.get(name) for name in SINGLE}, files, revisions, weights, signs)
+
+
+def _texts(value: Any) -> list[str] | None:
+    is_list = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return value if is_list else None
 
 
 def _at(spec: Mapping[str, Any], place: Sequence[str]) -> Any:
@@ -303,7 +309,7 @@ def _rules(spec: Mapping[str, Any]) -> list[Difference]:
 
 def _canonical(spec: Mapping[str, Any], weights: Sequence[float]) -> list[Difference]:
     """(Σ wA)(Σ wB) is the same for w and -w: the recipe holds the one whose largest is positive."""
-    if spec["combination"] != "lorahub" or not weights:
+    if spec["combination"] != "lorahub" or not weights or not spec["ingredients"]:
         return []
     blocks = max(1, len(weights) // len(spec["ingredients"]))
     if list(engine_recipe.canonical_sign(weights, blocks)) == [float(w) + 0.0 for w in weights]:
@@ -322,7 +328,7 @@ def _order(parts: Parts, first: Mapping[str, Any]) -> list[Difference]:
     rows = first.get("singles")
     if not isinstance(rows, list) or len(rows) != len(parts.files):
         return []
-    measured = [_mapping(row).get("sha256") for row in rows]
+    measured = [str(_mapping(row).get("sha256")) for row in rows]
     if _is_moved(parts.files, measured):
         said = "the order of the ingredients"
         return [Difference(ORDER, said, "its evidence measured them in another order")]
@@ -338,5 +344,5 @@ def why_not_its_id(document: Mapping[str, Any]) -> list[Difference]:
     evidence = _mapping(document.get("evidence"))
     try:
         return inconsistencies(document["spec"], document["weights"], evidence)
-    except (KeyError, TypeError, ValueError, CommonsError):
+    except (LookupError, ArithmeticError, TypeError, ValueError, CommonsError):
         return []  # it is no recipe at all

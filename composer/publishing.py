@@ -1,5 +1,6 @@
 """Recipes made public, and what holds one back: private, gated, deleted and hidden modules."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from django.contrib.auth.models import AnonymousUser
@@ -98,6 +99,7 @@ def keep_proof(search: Search, recipe: Recipe) -> None:
     """What can be checked later is written down while the generations and the task are there; and
     the verdict as it is read today."""
     salt = verifications.salt_of(search)
+    _name_nothing_private(search)
     search.evidence["proof"] = proof.of_search(search, recipe.document["weights"], salt)
     found = verdict(search.evidence)
     if found is not None:
@@ -105,6 +107,18 @@ def keep_proof(search: Search, recipe: Recipe) -> None:
     if salt is not None:
         search.examples["salt"] = salt
     search.save(update_fields=["evidence", "examples"])
+
+
+def _name_nothing_private(search: Search) -> None:
+    """Of folds each has its own best single module, which need be no ingredient of the recipe."""
+    for row in search.evidence.get("methods", []):
+        if row["key"] == "best_single" and row["detail"]:
+            row["detail"] = "; ".join(_public_names(row["detail"].split("; ")))
+
+
+def _public_names(names: Sequence[str]) -> list[str]:
+    everybodys = LoraModule.objects.readable_by(AnonymousUser())
+    return [name for name in names if everybodys.named(*name.partition("/")[::2]).exists()]
 
 
 def is_salted(search: Search) -> bool:

@@ -4,8 +4,10 @@ themselves believed."""
 from __future__ import annotations
 
 import json
+import lzma
 import math
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -35,8 +37,8 @@ SHA256 = re.compile("[0-9a-f]{64}")
 RECIPE_NAME = "recipe.json"
 # What a damaged or odd zip may raise while it is opened and read.
 UNREADABLE = (
-    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
-    *(RuntimeError, OSError, EOFError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(NotImplementedError, RuntimeError, OSError, EOFError, ValueError),
 )
 
 
@@ -141,6 +143,8 @@ def bring(*, user: User, document: Mapping[str, Any], title: str = "") -> Recipe
     known = brought.filter(recipe=document["id"]).first()
     if known is None and brought.count() >= MOST_IMPORTS:
         raise OverLimit(f"You have brought {MOST_IMPORTS} recipes, which is the most. Remove some.")
+    if known is not None and known.evidence != document["evidence"]:
+        verifications.forget_those_of(known)  # they were of other claims
     spec = document["spec"]
     title = title.strip()[:120] or f"Recipe {document['id'][:12]}"
     recipe, is_new = Recipe.objects.get_or_create(
@@ -163,6 +167,7 @@ def bring(*, user: User, document: Mapping[str, Any], title: str = "") -> Recipe
 def remove(found: RecipeImport) -> None:
     """The recipe goes with its last importer, unless somebody found or published it."""
     recipe = found.recipe
+    verifications.forget_those_of(found)
     found.delete()
     unused = Recipe.objects.filter(pk=recipe.pk, searches=None, imports=None, published_at=None)
     unused.delete()

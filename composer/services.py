@@ -228,7 +228,8 @@ def forget_searches(user: User) -> None:
         search = recipe.published_search
         if not recipe.shows_examples:
             search.examples = {"shots": [], "held_out": []}
-            search.evidence.pop("answers", None)
+            for each in (search.evidence, *search.evidence.get("folds", {}).values()):
+                each.pop("answers", None)
             search.save(update_fields=["examples", "evidence"])
         Job.objects.filter(pk=search.pk).update(user=None, idempotency_key=None)
     theirs = Q(searches__job__user=user) | Q(imports__user=user)

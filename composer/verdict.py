@@ -5,7 +5,7 @@ training folds before any test example was seen. Everything else is descriptive,
 the verdict back. The rules and how often they are wrong: docs/verdict.md.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -174,24 +174,39 @@ class _Judged:
         if self._nothing_helps():
             return self._lacking()
         gap = self.gaps[rival.key]
-        if gap.outcome == WORSE:
-            return self._as_good(rival)
         is_better = gap.outcome == BETTER
-        level = [each for each in self._measured(SIMPLE) if self._is_level(each, is_better)]
-        if level:
-            return self._as_good(level[0])
+        instead = self._instead(rival, is_better)
+        if instead:
+            return self._as_good(self._strongest(instead))
         if is_better:
             return self._use(rival)
         return self._as_good(rival) if gap.rules_out_gain else self._unsure(rival)
 
-    def _measured(self, keys: Sequence[str]) -> list[Method]:
+    def _measured(self, keys: Iterable[str]) -> list[Method]:
         return [self.rows[key] for key in keys if key in self.rows]
 
-    def _is_level(self, other: Method, is_better: bool = False) -> bool:
-        """The composition is at most a little better than it. Where "use it" is about to be said,
-        a way that has as many right holds it back, too."""
+    def _instead(self, rival: Method, is_better: bool) -> list[Method]:
+        """Ways that leave no reason for the composition, the rival first, then from the cheapest
+        on: those that are clearly better, and simple ones that it is at most a little better than.
+        Where "use it" is about to be said, one that has as many right and reads as little a call
+        holds it back, too."""
+        ways = self._measured(dict.fromkeys([rival.key, *RIVALS]))
+        return [each for each in ways if self._makes_needless(each, is_better)]
+
+    def _makes_needless(self, other: Method, is_better: bool) -> bool:
         gap = self.gaps[other.key]
-        return gap.rules_out_gain or (is_better and gap.mean <= 0)
+        is_level = gap.rules_out_gain and other.key in SIMPLE
+        holds_back = is_better and gap.mean <= 0 and other.key != "in_context"
+        return gap.outcome == WORSE or is_level or holds_back
+
+    def _strongest(self, ways: Sequence[Method]) -> Method:
+        """The first, unless a later one is clearly better than it: nobody is told to take a way
+        that another one beats."""
+        found = ways[0]
+        for each in ways[1:]:
+            if difference(each.values, found.values).outcome == BETTER:
+                found = each
+        return found
 
     def _nothing_helps(self) -> bool:
         """Neither the composition nor a module alone is more than a little better than the base
@@ -232,7 +247,7 @@ class _Judged:
         is_better = gap.outcome == WORSE
         if rival.key == "best_single":
             how = f": {both}" if is_better else f", it alone is as good ({both})"
-            return Verdict("single", f"Use the single module {rival.detail}{how}.")
+            return Verdict("single", f"Use {_single(rival.detail)}{how}.")
         if rival.key == "zero_shot":
             return self._lacking()
         if rival.key == "fresh_lora":
@@ -276,6 +291,13 @@ class _Judged:
         other = [self.rows[key] for key in ("fresh_lora", "in_context") if key in self.rows]
         better = [each for each in other if difference(each.values, base.values).outcome == BETTER]
         told = " ".join(f"{_capital(each.name)}: {each.score}{_per_call(each)}." for each in better)
+        if base.value >= 1 - MARGIN:
+            return Verdict(
+                "nothing",
+                f"Nothing is needed: the base model alone has {base.score} right, the composition "
+                f"{_count(self.composed.correct)}.",
+                told,
+            )
         return Verdict(
             "nothing",
             f"Nothing here helps: the base model alone has {base.score} right, the composition "
@@ -305,8 +327,8 @@ class _Judged:
             "unsure",
             f"Cannot tell from so few: {self.composed.score} right, against {rival.score} for "
             f"{rival.name}.",
-            f"{self._by_the_loss(rival)}With {n} test examples right answers say too little; "
-            f"about {more:,} would do.",
+            f"{self._by_the_loss(rival)}With {n} test example{'' if n == 1 else 's'} right answers "
+            f"say too little; about {more:,} would do.",
         )
 
     def _by_the_loss(self, rival: Method) -> str:
@@ -335,6 +357,14 @@ def _unmeasured(evidence: Mapping[str, Any]) -> Verdict:
         f"{fall}which says little about inputs it has not seen. Add held-out examples and "
         "compose again to learn whether to use it.",
     )
+
+
+def _single(names: str) -> str:
+    """Folds may each have found another one best."""
+    several = names.split("; ")
+    if len(several) > 1:
+        return f"a single module (one of {_listed(several)})"
+    return f"the single module {names}" if names else "a single module"
 
 
 def _per_call(method: Method) -> str:

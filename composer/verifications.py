@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from composer import limits, needs, pinned, proof
+from composer import limits, needs, pinned, proof, stated
 from composer.engine import recipe as engine_recipe
 from composer.engine.adapter_file import WEIGHTS_NAME
 from composer.engine.recipe import examples_hash
 from composer.errors import NotAllowed, NotReady
+from composer.limits import OverLimit
 from composer.models import Example, FewShotTask, Recipe, RecipeImport, Search, Verification
+from composer.module_choice import MOST_MODULES
 from composer.proof import BASE_REVISION, FILE, REVISION, Difference
+from composer.task_checks import wrong_options
 from hub_site.accounts.models import User
 from hub_site.accounts.notices import notify
 from hub_site.jobs import queue
@@ -58,6 +61,7 @@ def submit_verification(
         )
     if imported is not None:
         _refuse_unreadable(recipe, user)
+        _refuse_larger_than_any(recipe)
     params = {"recipe": recipe.pk, "kind": kind, **CHOSEN}
     shadow = statement.as_search(recipe, None)
     job = queue.submit(
@@ -95,6 +99,28 @@ def _refuse_unreadable(recipe: Recipe, user: User) -> None:
             f"It can be verified once everything is here. {', '.join(names)}: not on this site, or "
             "closed to you."
         )
+
+
+def _refuse_larger_than_any(recipe: Recipe) -> None:
+    """A file may ask for more than any search here may."""
+    spec = recipe.document["spec"]
+    modules, options = len(spec["ingredients"]), spec.get("answer_options", [])
+    if modules > MOST_MODULES:
+        raise OverLimit(
+            f"It mixes {modules} modules; a recipe of up to {MOST_MODULES} can be verified here."
+        )
+    if message := wrong_options(options):
+        raise NotReady(f"It cannot be verified. {message}")
+
+
+@transaction.atomic
+def forget_those_of(imported: RecipeImport) -> None:
+    """Before a file goes, or is brought again with other claims: stamps of it say nothing any more,
+    and nobody waits for those on their way."""
+    for row in imported.verifications.select_related("job"):
+        if row.job is not None and not row.job.is_over:
+            queue.request_cancel(row.job)
+    imported.verifications.all().delete()
 
 
 def tell_owner(job: Job, state: str) -> None:
@@ -185,8 +211,11 @@ class Statement:
             if "proof" not in evidence:
                 evidence["proof"] = proof.of_search(search, weights, salt)
             return cls(spec, weights, evidence, examples, salt, search)
-        evidence = imported.evidence if imported is not None else {}
-        examples = _stated_examples(evidence) or (_own_examples(imported, spec) if imported else {})
+        given = imported.evidence if imported is not None else {}
+        evidence = stated.evidence(given)
+        examples = stated.examples(given.get("examples")) or (
+            _own_examples(imported, spec) if imported else {}
+        )
         salt = "" if examples and _hash_fits(examples, "", spec["examples_hash"]) else None
         return cls(spec, weights, evidence, examples or None, salt, None, imported)
 
@@ -220,27 +249,6 @@ def salt_of(search: Search) -> str | None:
 
 def _hash_fits(examples: Mapping[str, Any], salt: str, wanted: str) -> bool:
     return proof.hash_of(examples["shots"], salt) == wanted
-
-
-def _stated_examples(evidence: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that a file shows, where they are pairs of texts."""
-    given = evidence.get("examples")
-    if not isinstance(given, dict) or not _are_pairs(given.get("shots")) or not given["shots"]:
-        return {}
-    held_out = given.get("held_out")
-    options = given.get("answer_options")
-    return {
-        "shots": given["shots"],
-        "held_out": held_out if _are_pairs(held_out) else [],
-        "answer_options": options if isinstance(options, list) else [],
-    }
-
-
-def _are_pairs(rows: Any) -> bool:
-    return isinstance(rows, list) and all(
-        isinstance(row, list) and len(row) == 2 and all(isinstance(text, str) for text in row)
-        for row in rows
-    )
 
 
 def _own_examples(imported: RecipeImport, spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -377,7 +385,10 @@ def base_of(
 
 def commits_of(job: Job) -> QuerySet[Commit]:
     """What the job's worker may fetch: see `pinned.commits_of`."""
-    row = Verification.objects.select_related("recipe__base_model__repo").get(job=job)
+    rows = Verification.objects.select_related("recipe__base_model__repo")
+    row = rows.filter(job=job).first()
+    if row is None:
+        return Commit.objects.none()
     statement = Statement.of(row.recipe, row.search, row.imported)
     found = pins(statement.spec, job.user, is_imported=row.imported is not None)
     shadow = statement.as_search(row.recipe, job)

@@ -78,8 +78,8 @@ class Difference:
 
 
 def difference(first: Values, second: Values, *, seed: int = 0) -> Difference:
-    """Right answers by McNemar's exact test and Bonett and Price's interval; other scores by
-    permutation and bootstrap."""
+    """Right answers by McNemar's exact test and Bonett and Price's interval; other scores, which
+    are from 0 to 1, by permutation and bootstrap."""
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(f"values of shapes {a.shape} and {b.shape}; both must be (n,)")
@@ -89,7 +89,9 @@ def difference(first: Values, second: Values, *, seed: int = 0) -> Difference:
         return of_counts(won, lost, n)
     found = bootstrap(gaps, confidence=1 - 2 * LEVEL, seed=seed)
     p = permutation(gaps, seed=seed)
-    return Difference(float(gaps.mean()), found.low, found.high, p, won, lost, n)
+    # Of one example a bootstrap knows nothing, and its ends are infinite.
+    low, high = max(-1.0, found.low), min(1.0, found.high)
+    return Difference(float(gaps.mean()), low, high, p, won, lost, n)
 
 
 def of_counts(won: int, lost: int, n: int) -> Difference:

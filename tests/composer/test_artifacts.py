@@ -13,11 +13,11 @@ from huggingface_hub import close_session
 
 from composer import artifacts, model_cache, publishing, services
 from composer.engine.adapter_file import WEIGHTS_NAME
-from composer.models import FewShotTask, Recipe, Search
+from composer.models import FewShotTask, Ingredient, Recipe, Search
 from hub_site.accounts.models import User
 from hub_site.jobs import queue
 from hub_site.jobs.worker import run
-from modules.models import BaseModel
+from modules.models import BaseModel, LoraModule, Repo
 from modules.services import commit
 from modules.storage import local
 
@@ -112,3 +112,33 @@ def test_private_texts_stay_out_of_what_is_public(search: Search, alice: User) -
     shown = artifacts.recipe_json(Recipe.objects.get())
     assert shown["evidence"]["examples"]["shots"][0] == ["big", "small"]
     assert len(shown["evidence"]["predictions"]) == 3
+
+
+def test_losses_by_example_are_as_private_as_the_examples(search: Search, alice: User) -> None:
+    """Whoever has a guess at a text could confirm it by the base model's loss."""
+    search.evidence["left_out"] = {"bob/secret": "It is private."}
+    search.save()
+    recipe = publishing.publish(search=search, user=alice, title="T")
+    evidence = artifacts.recipe_json(recipe)["evidence"]
+    assert evidence["methods"] and not any("losses" in row for row in evidence["methods"])
+    assert "left_out" not in evidence and "bob/secret" not in json.dumps(evidence)
+    Recipe.objects.update(published_at=None)
+    Recipe.objects.update(shows_examples=True)
+    shown = artifacts.recipe_json(Recipe.objects.get())["evidence"]
+    assert all(len(row["losses"]) == 3 for row in shown["methods"])
+
+
+def test_a_single_module_of_a_fold_that_is_private_is_not_named(
+    search: Search, alice: User, lora_modules: list[LoraModule]
+) -> None:
+    """The recipe need not hold it, so nobody was asked to open it."""
+    public, closed = map(str, lora_modules[:2])
+    rows = search.evidence["methods"]
+    single = next(row for row in rows if row["key"] == "best_single")
+    single["detail"] = f"{public}; {closed}; gone/away"
+    search.save()
+    Ingredient.objects.filter(recipe=search.recipe, name=closed).delete()
+    Repo.objects.filter(pk=lora_modules[1].repo_id).update(visibility="private")
+    recipe = publishing.publish(search=search, user=alice, title="T")
+    evidence = artifacts.recipe_json(recipe)["evidence"]
+    assert [r["detail"] for r in evidence["methods"] if r["key"] == "best_single"] == [public]

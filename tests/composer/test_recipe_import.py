@@ -5,17 +5,29 @@ import io
 import json
 import re
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.test import Client
 from django.urls import reverse
 
-from composer import artifacts, proof, publishing, recipe_import, services
+from composer import (
+    artifacts,
+    proof,
+    publishing,
+    recipe_import,
+    services,
+    verifications,
+    verifying,
+)
 from composer.engine import recipe as engine_recipe
 from composer.engine.errors import BadRecipe
+from composer.limits import OverLimit
 from composer.models import FewShotTask, Recipe, RecipeImport, Search
 from hub_site.accounts.models import User
+from hub_site.jobs import queue
+from hub_site.jobs.worker import Lease
 from modules.models import LoraModule
 from tests.composer import finished, verified
 
@@ -268,3 +280,139 @@ def test_a_damaged_zip_is_told_as_one() -> None:
     data[start : start + 12] = b"\xff" * 12
     with pytest.raises(BadRecipe, match="not a zip that can be read"):
         recipe_import.read(io.BytesIO(bytes(data)), "adapter.zip")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_any_byte_of_a_zip_may_be_wrong(method: int) -> None:
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", method) as archive:
+        archive.writestr("recipe.json", json.dumps({"schema": 2, "text": "abc " * 50}))
+        archive.writestr("größe.txt", "x")
+    for place in range(4, len(whole.getvalue())):
+        for value in (0, 255):
+            data = bytearray(whole.getvalue())
+            data[place] = value
+            with pytest.raises(BadRecipe):
+                recipe_import.read(io.BytesIO(bytes(data)), "adapter.zip")
+
+
+def _too_large(document: dict[str, Any]) -> None:
+    document["weights"][0] = 10**400
+
+
+def _no_ingredients(document: dict[str, Any]) -> None:
+    document["spec"]["ingredients"] = []
+    document["spec"]["combination"] = "lorahub"
+
+
+def _fewer_revisions(document: dict[str, Any]) -> None:
+    document["evidence"]["proof"]["parts"]["revision"] = []
+
+
+def _fewer_signs(document: dict[str, Any]) -> None:
+    document["evidence"]["proof"]["parts"]["sign"] = "+"
+
+
+@pytest.mark.parametrize("spoil", [_too_large, _no_ingredients, _fewer_revisions, _fewer_signs])
+def test_whatever_is_wrong_in_it_is_told(
+    client: Client, document: dict[str, Any], bob: User, spoil: Callable[[dict[str, Any]], None]
+) -> None:
+    spoil(document)
+    document["id"] = "0" * 64
+    client.force_login(bob)
+    assert bring(client, document).status_code == 422
+    answer = client.post(
+        "/api/v1/recipes/import/", {"document": document}, content_type="application/json"
+    )
+    assert answer.status_code == 422
+
+
+@pytest.fixture
+def stated(task: FewShotTask, alice: User) -> dict[str, Any]:
+    """A file with all that a search here measured, its examples too; nothing of it is here."""
+    search = verified.search_on(task, alice)
+    document = artifacts.recipe_json(verified.publish(search, alice, show_examples=True))
+    search.job.delete()
+    Recipe.objects.all().delete()
+    return document
+
+
+NONSENSE: list[Any] = [None, 0, -1, 1e300, "text", [], [[]], [None], {}, {"a": [1]}]
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE, ids=repr)
+def test_a_verification_survives_whatever_a_file_states(
+    stated: dict[str, Any], bob: User, nonsense: Any
+) -> None:
+    evidence = stated["evidence"]
+    spoilt: list[tuple[dict[str, Any], str]] = [
+        *((evidence["proof"]["first"], key) for key in ("zero", "singles", "digest")),
+        *((evidence["proof"], key) for key in ("parts", "split", "first")),
+        *((evidence["search"], key) for key in ("loss_after", "best_loss", "trace")),
+        (evidence["environment"], "chunk"),
+        *((evidence, key) for key in ("methods", "example_losses", "examples", "environment")),
+    ]
+    for where, key in spoilt:
+        kept, where[key] = where[key], nonsense
+        found = recipe_import.bring(user=bob, document=stated)
+        assert verified.verify(found.recipe, bob).outcome, (key, nonsense)
+        where[key] = kept
+
+
+@pytest.mark.parametrize("chunk", [
+    {"candidates": 0, "examples": 0},
+    {"candidates": 1 << 19, "examples": 1 << 19},
+], ids=["none", "far too many"])  # fmt: skip
+def test_a_file_does_not_decide_how_much_memory_a_worker_takes(
+    stated: dict[str, Any], bob: User, chunk: dict[str, int]
+) -> None:
+    own = stated["evidence"]["environment"]["chunk"]
+    stated["evidence"]["environment"]["chunk"] = chunk
+    found = recipe_import.bring(user=bob, document=stated)
+    row = verified.verify(found.recipe, bob)
+    assert row.outcome in ("matched", "within tolerance")
+    assert row.environment["chunk"] == own
+
+
+def test_a_file_shows_no_more_examples_than_a_task_has(stated: dict[str, Any], bob: User) -> None:
+    stated["evidence"]["examples"]["held_out"] = [[f"word {n}", "x"] for n in range(2001)]
+    found = recipe_import.bring(user=bob, document=stated)
+    row = verified.verify(found.recipe, bob)
+    assert [each["what"] for each in row.unchecked] == [proof.EXAMPLE]
+
+
+def test_a_file_of_more_modules_than_a_search_mixes_is_not_verified(
+    document: dict[str, Any], bob: User
+) -> None:
+    document["spec"]["ingredients"] *= 26
+    document["weights"] *= 26
+    found = recipe_import.bring(user=bob, document=anew(document))
+    with pytest.raises(OverLimit, match="104 modules"):
+        verifications.submit_verification(recipe=found.recipe, user=bob, kind="evaluation")
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_what_is_on_its_way_ends_when_its_file_is_removed(
+    client: Client, document: dict[str, Any], bob: User, is_running: bool
+) -> None:
+    found = recipe_import.bring(user=bob, document=document)
+    row = verifications.submit_verification(recipe=found.recipe, user=bob, kind="evaluation")
+    assert row.job is not None
+    claimed = queue.claim_next("test") if is_running else None
+    client.force_login(bob)
+    client.post(reverse("composer:recipe_import_remove", args=[document["id"]]))
+    if claimed is not None:
+        verifying.verify(claimed, Lease(claimed))  # the row has gone, and that is no bug
+        assert not verifications.commits_of(claimed).exists()
+    row.job.refresh_from_db()
+    assert row.job.cancel_requested and row.job.state in ("cancelled", "running")
+
+
+def test_other_claims_do_not_keep_the_stamp(stated: dict[str, Any], bob: User) -> None:
+    found = recipe_import.bring(user=bob, document=stated)
+    assert verified.verify(found.recipe, bob).outcome == "matched"
+    recipe_import.bring(user=bob, document=stated, title="The same again")
+    assert found.recipe.verifications.count() == 1
+    stated["evidence"]["methods"][0]["correct"] = 3
+    recipe_import.bring(user=bob, document=stated)
+    assert found.recipe.verifications.count() == 0

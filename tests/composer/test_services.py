@@ -282,3 +282,13 @@ def test_it_refuses_a_trial_that_the_model_cannot_read(found: Search, alice: Use
         services.submit_trial(search=found, user=alice, given="  ")
     with pytest.raises(BadExamples, match="tokens"):
         services.submit_trial(search=found, user=alice, given="big " * 900)
+
+
+def test_who_leaves_takes_the_answers_of_all_folds_along(found: Search, alice: User) -> None:
+    found.evidence["folds"] = {"1": {"answers": {"composed": ["secret"]}, "measured": True}}
+    found.evidence["answers"] = {"composed": ["secret"]}
+    found.save()
+    publishing.publish(search=found, user=alice, title="T")
+    services.forget_searches(alice)
+    kept = Search.objects.get(pk=found.pk).evidence
+    assert "secret" not in str(kept) and kept["folds"]["1"]["measured"]

@@ -86,6 +86,31 @@ def test_a_simpler_way_that_is_level_on_the_test_holds_use_it_back() -> None:
     )
 
 
+def test_a_fresh_lora_with_as_many_right_holds_use_it_back_though_it_is_not_the_rival() -> None:
+    ways = {"composed": hits(84), "zero_shot": hits(20), "best_single": hits(50)}
+    assert kind_and_sentence(evidence("best_single", **ways, fresh_lora=hits(84))) == (
+        "train",
+        "Training a LoRA on your examples is as good: 84 of 100 right, against 84 for the "
+        "composition.",
+    )
+    # Examples in the prompt cost tokens in every call, so they must be clearly better.
+    assert kind_and_sentence(evidence("best_single", **ways, in_context=hits(86)))[0] == "use"
+    assert kind_and_sentence(evidence("best_single", **ways, in_context=hits(99)))[0] == (
+        "in_context"
+    )
+
+
+def test_nobody_is_told_to_take_or_doubt_what_a_fresh_lora_clearly_beats() -> None:
+    better = (
+        "train",
+        "Training a LoRA on your examples is better: 90 of 100 right, against 24 for the "
+        "composition.",
+    )
+    ways = {"composed": hits(24), "zero_shot": hits(0), "fresh_lora": hits(90)}
+    assert kind_and_sentence(evidence("best_single", **ways, best_single=hits(40))) == better
+    assert kind_and_sentence(evidence("best_single", **ways, best_single=hits(20))) == better
+
+
 def test_it_names_the_single_module_that_is_better() -> None:
     found = evidence("best_single", composed=hits(60), zero_shot=hits(20), best_single=hits(90))
     assert kind_and_sentence(found) == (
@@ -284,3 +309,45 @@ def test_figures_that_it_does_not_know_are_left_alone() -> None:
     found = evidence("zero_shot", composed=hits(80), zero_shot=hits(20))
     found["methods"][0]["something_new"] = 7
     assert kind_and_sentence(found)[0] == "use"
+
+
+def test_of_simpler_ways_that_are_level_one_that_beats_the_first_is_named() -> None:
+    """The composition is no better than the base model, but a module alone is."""
+    found = evidence(
+        "fresh_lora",
+        composed=hits(50, 150),
+        zero_shot=hits(50, 150),
+        best_single=hits(90, 150),
+        fresh_lora="0" * 95 + "1" * 55,
+    )
+    kind, sentence = kind_and_sentence(found)
+    assert kind == "single" and sentence.startswith("Use the single module lab/antonym: 90 of 150")
+    worse = evidence(
+        "zero_shot", composed=hits(30, 150), zero_shot=hits(50, 150), best_single=hits(90, 150)
+    )
+    assert kind_and_sentence(worse)[0] == "single"
+
+
+def test_a_base_model_that_can_do_it_already_lacks_no_module() -> None:
+    found = evidence("zero_shot", composed=hits(99), zero_shot=hits(98), best_single=hits(98))
+    assert kind_and_sentence(found) == (
+        "nothing",
+        "Nothing is needed: the base model alone has 98 of 100 right, the composition 99.",
+    )
+
+
+def test_one_test_example_says_too_little() -> None:
+    found = evidence("zero_shot", composed="1", zero_shot="0")
+    said = verdict(found)
+    assert said is not None and said.kind == "unsure"
+    assert "With 1 test example right answers say too little; about 30 would do." in said.detail
+
+
+def test_folds_that_found_other_modules_best_are_told_as_that() -> None:
+    found = evidence("best_single", composed=hits(60), zero_shot=hits(20), best_single=hits(90))
+    single = found["methods"][2]
+    single["detail"] = "lab/antonym; lab/other"
+    said = kind_and_sentence(found)[1]
+    assert said.startswith("Use a single module (one of lab/antonym and lab/other): 90 of 100")
+    single["detail"] = ""
+    assert kind_and_sentence(found)[1].startswith("Use a single module: 90 of 100 right")

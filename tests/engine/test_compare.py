@@ -132,3 +132,9 @@ def test_draws_that_differ_make_the_interval_wider() -> None:
     narrow, wide = hierarchical(alike), hierarchical(apart)
     assert narrow.low < 0.5 < narrow.high and wide.low < 0.5 < wide.high
     assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+
+
+def test_a_difference_of_scores_on_one_example_can_be_shown() -> None:
+    found = difference([1.0], [1 / 3])
+    assert (found.low, found.high, found.outcome) == (-1.0, 1.0, UNSURE)
+    assert found.points == "+67 (\N{MINUS SIGN}100 to 100)"
