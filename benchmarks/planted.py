@@ -156,11 +156,9 @@ def measured(
     rival = comparator.choose(asking, seed=draw).key
     rows, truth = [], {}
     for method, key in WAYS.items():
-        answered = METHODS[method].answer(drawn)
-        scores = [
-            sum(map(int, column)) / len(column) for column in zip(*answered.hits, strict=True)
-        ]
-        rows.append(row(key, answered, scores[: len(first)]))
+        found = answered(method, drawn, family)
+        scores = [sum(map(int, column)) / len(column) for column in zip(*found.hits, strict=True)]
+        rows.append(row(key, found, scores[: len(first)]))
         truth[key] = sum(scores[len(first) :]) / max(1, len(scores) - len(first))
     return {
         "kind": kind, "task": task.key, "draw": draw, "truth": truth,
