@@ -157,6 +157,8 @@ def bring(*, user: User, document: Mapping[str, Any], title: str = "") -> Recipe
     )
     if is_new:
         _write_ingredients(recipe, document, user)
+    elif recipe.published_at is None and not recipe.searches.exists():
+        _link_those_that_came(recipe, user)
     found, _ = RecipeImport.objects.update_or_create(
         recipe=recipe, user=user, defaults={"title": title, "evidence": document["evidence"]}
     )
@@ -198,6 +200,15 @@ def _write_ingredients(recipe: Recipe, document: Mapping[str, Any], user: User) 
         )
         for place, (each, weight, commit) in enumerate(rows)
     )
+
+
+def _link_those_that_came(recipe: Recipe, user: User) -> None:
+    """Modules that were not here when somebody brought the recipe first."""
+    pins = verifications.pins(recipe.document["spec"], user, is_imported=True)
+    for place, commit in enumerate(pins.commits):
+        if commit is not None:
+            lacking = recipe.ingredients.filter(position=place, lora_module=None)
+            lacking.update(lora_module=LoraModule.objects.filter(repo=commit.repo_id).first())
 
 
 # --- what is missing, and what the file says -----------------------------------------------------
