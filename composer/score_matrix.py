@@ -113,13 +113,20 @@ def keep(keys: Sequence[str], found: Scores) -> None:
     ExampleScores.objects.bulk_create(sorted(new, key=lambda row: row.key), ignore_conflicts=True)
 
 
+def _is_still(task: FewShotTask, search: Search) -> bool:
+    shots = [[e.input, e.target] for e in task.pairs("shot")]
+    is_read_so = task.template == search.spec["template"]
+    is_same = task.base_model_id == search.base_model_id and is_read_so
+    return is_same and shots == list(search.examples["shots"])
+
+
 def note_task(search: Search, found: Scores, names: Mapping[int, str], tokens: Array) -> None:
     """The module × task matrix: each module's mean on the task's examples, where the task still
-    has the examples that were ranked on. tokens (B,): what an example counts for."""
-    task = FewShotTask.objects.filter(pk=search.task_id).first()
-    if task is None or [[e.input, e.target] for e in task.pairs("shot")] != list(
-        search.examples["shots"]
-    ):
+    is what was ranked on. tokens (B,): what an example counts for."""
+    # Held until the rows are there: whoever changes the task takes them away afterwards.
+    tasks = FewShotTask.objects.select_for_update(no_key=True)
+    task = tasks.filter(pk=search.task_id).first()
+    if task is None or not _is_still(task, search):
         return
     base = found.versions.index(BASE)
     share = tokens / tokens.sum()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from composer import leaks, publishing, services
+from composer import leaks, publishing, services, task_writing
 from composer.engine.examples import Example
 from composer.models import FewShotTask, Search
 from hub_site.accounts.models import User
@@ -86,3 +86,36 @@ def test_the_page_tells_both(client: Any, task: FewShotTask, alice: User) -> Non
     page = client.get(search.get_absolute_url()).content.decode()
     assert "You have measured on these test examples 2 times." in page
     assert "2 of the test examples were among the examples" in page
+
+
+@pytest.mark.parametrize(
+    ("shot", "test", "is_same"),
+    [
+        ("UP!", "up", True),
+        ("ＵＰ", "up", True),
+        ("3 + 4", "3 - 4", False),
+        ("大きい", "熱い", False),
+        ("大きい", "大きい。", False),
+        ("большой", "Большой", True),
+    ],
+)
+def test_inputs_that_are_one_but_for_how_they_are_written(
+    task: FewShotTask, alice: User, shot: str, test: str, is_same: bool
+) -> None:
+    earlier = finished.start(task, alice)
+    earlier.examples = {**earlier.examples, "shots": [[shot, "x"]]}
+    found = leaks.evidence(earlier, [Example(test, "x")])
+    assert found == ({"leaks": {"reused": [0]}} if is_same else {})
+
+
+def test_a_copy_of_the_task_in_another_order_is_the_same_test(
+    task: FewShotTask, alice: User, bob: User
+) -> None:
+    first = finished.finish(finished.start(task, alice))
+    copy = task_writing.duplicate_task(task, user=alice)
+    task_writing.update_task(
+        copy, name="Copy", base_model=task.base_model, template=task.template,
+        shots=SHOTS, held_out=HELD_OUT[::-1],
+    )  # fmt: skip
+    again = finished.finish(finished.start(copy, alice))
+    assert leaks.times_opened(again, alice) == 2 == leaks.times_opened(first, alice)

@@ -180,3 +180,33 @@ def test_copies_of_a_module_are_folded(
     assert {first, *others} == names
     mixed = [each["repo"] for each in search.spec["ingredients"]]
     assert first in mixed and others[0] not in mixed and len(mixed) == 3
+
+
+def test_a_demo_task_that_changes_takes_its_scores_back(
+    demo_task: FewShotTask, alice: User
+) -> None:
+    document = {
+        "key": "opposites",
+        "name": "Opposites of words",
+        "shots": [["big", "small"], ["hot", "cold"]],
+        "held_out": [],
+    }
+    ranked(demo_task, alice)
+    task_writing.load_demo_tasks([document], base_model=demo_task.base_model)
+    assert TaskScore.objects.exists()
+    document["template"] = "the opposite of {input} :"
+    task_writing.load_demo_tasks([document], base_model=demo_task.base_model)
+    assert not TaskScore.objects.exists()
+
+
+def test_a_ranking_of_another_template_says_nothing_of_the_task(
+    task: FewShotTask, alice: User
+) -> None:
+    """It was changed while its job waited; its examples are as they were."""
+    task.examples.filter(split="held_out").delete()
+    job = services.submit_job(
+        task=task, user=alice, modules=ModuleChoice("ranked", count=2), overrides=FEW
+    )
+    FewShotTask.objects.update(template="the old {input} :")
+    assert work(job).job.state == "done"
+    assert not TaskScore.objects.exists()
