@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import yaml
 from django.db import IntegrityError, connection, transaction
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -375,3 +376,19 @@ def test_a_modules_page_says_how_much_recipes_use_it(
     weight = abs(recipe.ingredients.get(lora_module=module).weight)
     page = client.get(module.get_absolute_url()).text
     assert f"used in 1 recipe, mean |weight| {weight:.3f}" in page
+
+
+def test_modules_of_one_name_and_tiny_weights_stay_what_they_are(recipe: Recipe) -> None:
+    llama(recipe)
+    pinned = [{**each} for each in recipe.document["spec"]["ingredients"]]
+    pinned[0]["repo"], pinned[1]["repo"] = "alice/antonyms", "bob/antonyms"
+    spec = {**recipe.document["spec"], "ingredients": pinned}
+    recipe.document = {**recipe.document, "spec": spec, "weights": [1e-05, -1.0, 0.5, 1e22]}
+    document = yaml.safe_load(lines(recipe)["mergekit"].code)
+    models = {each["model"]: each["parameters"]["weight"] for each in document["models"]}
+    assert models == {
+        "tiny-t5+alice-antonyms": 1e-05,
+        "tiny-t5+bob-antonyms": -1.0,
+        "tiny-t5+module-2": 0.5,
+        "tiny-t5+module-3": 1e22,
+    }
