@@ -127,9 +127,10 @@ def tell_owner(job: Job, state: str) -> None:
     """A notice of what came of it; whoever cancelled it knows."""
     if state == "cancelled":
         return
-    for row in Verification.objects.filter(job=job).select_related("user", "recipe"):
+    for row in Verification.objects.filter(job=job).select_related("user", "recipe", "imported"):
         said = f"failed: {job.error_message}" if state == "failed" else f"{in_words(row)}."
-        notify(row.user, f"Verifying “{row.recipe.title}” {said}", row.recipe.get_absolute_url())
+        title = (row.imported or row.recipe).title
+        notify(row.user, f"Verifying “{title}” {said}", row.recipe.get_absolute_url())
 
 
 def in_words(row: Verification) -> str:

@@ -443,3 +443,20 @@ def test_a_module_that_came_later_is_linked_when_the_file_is_brought_again(
     recipe_import.bring(user=bob, document=document)
     linked = [each.lora_module for each in found.recipe.ingredients.all()]
     assert linked == lora_modules
+
+
+def test_whoever_found_it_too_keeps_their_name_for_it(
+    client: Client, task: FewShotTask, alice: User, bob: User
+) -> None:
+    search = finished.finish(finished.start(task, alice), title="Alice's secret")
+    assert search.recipe is not None
+    document = artifacts.recipe_json(search.recipe)
+    found = recipe_import.bring(user=bob, document={**document, "evidence": {}}, title="Bob's")
+    client.force_login(bob)
+    address = found.recipe.get_absolute_url()
+    answers = [client.get(address), client.get(f"/api/v1{address}")]
+    zipped = b"".join(client.get(f"{address}adapter.zip").streaming_content)
+    card = zipfile.ZipFile(io.BytesIO(zipped)).read("README.md").decode()
+    for text in (*(each.text for each in answers), card):
+        assert "Alice" not in text and "Bob" in text
+    assert client.get(f"/api/v1{address}").json()["title"] == "Bob's"
