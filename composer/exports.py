@@ -112,8 +112,8 @@ def _mergekit(recipe: Recipe) -> Export:
             lines.append(f"    parameters: {{weight: {_yaml_number(weight)}}}")
     lines += ["parameters: {normalize: false, lambda: 1.0}", "dtype: float32"]
     note = (
-        "A whole model instead of an adapter: the modules' folders lie beside the base model's (two "
-        "of one name as owner-name), each in the version that stands under Ingredients."
+        "A whole model instead of an adapter: the modules' folders lie beside the base model's (if "
+        "two have one name, as owner-name), each in the version that stands under Ingredients."
     )
     return Export("mergekit", title, "\n".join(lines), note)
 

@@ -43,9 +43,10 @@ class Scores:
         return ~np.isnan(self.losses)
 
 
-def key_of(example: Example, spec: Mapping[str, Any], precision: str) -> str:
+def key_of(example: Example, spec: Mapping[str, Any], precision: str, owner: str = "") -> str:
     """The hash of an example as it is read: by which base model, in which template and chat, in
-    which precision."""
+    which precision. Private ones have their owner's rows alone: that others' are known already
+    would confirm a guess at them."""
     from hashlib import sha256
 
     document: Any = {
@@ -55,6 +56,7 @@ def key_of(example: Example, spec: Mapping[str, Any], precision: str) -> str:
         "chat_template": spec.get("chat_template"),
         "precision": precision,
         "example": [example.input, example.target],
+        **({"owner": owner} if owner else {}),
     }
     return sha256(rfc8785.dumps(document)).hexdigest()
 

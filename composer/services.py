@@ -103,7 +103,9 @@ def submit_job(
             "answer_options": task.answer_options,
         },
         held_out_hash=leaks.hash_of_test(held_out),
-        evidence=leaks.evidence(remixed, held_out),
+        evidence=leaks.evidence(
+            remixed, held_out, user, folded=shots if test_folds and _is_by_hand(modules) else ()
+        ),
     )
     search.job = queue.submit(
         COMPOSE,
@@ -115,6 +117,10 @@ def submit_job(
     )
     search.save(force_insert=True)
     return search.job
+
+
+def _is_by_hand(modules: ModuleChoice | None) -> bool:
+    return modules is not None and modules.how == "hand"
 
 
 def _recipe_of(remixed: Search | Recipe | None) -> str | None:
