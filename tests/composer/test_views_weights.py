@@ -150,3 +150,14 @@ def test_what_a_search_without_a_bound_found_can_be_measured_again(
     assert job.params["weights"] == weights
     with pytest.raises(BadConfig, match="from -26 to 26"):
         services.submit_weights(search=search, user=alice, weights=[27, *weights[1:]])
+
+
+def test_weights_that_overflow_are_told(client: Any, search: Search, alice: User) -> None:
+    asked = services.submit_weights(
+        search=search, user=alice, weights=search.recipe.document["weights"]
+    )
+    result = {"loss": None, "exact": 0, "examples": 3, "answers": ["", "", ""]}
+    Job.objects.filter(pk=asked.pk).update(state="done", result=result)
+    client.force_login(alice)
+    answer = client.get(f"{search.get_absolute_url()}?weighed={asked.pk}")
+    assert answer.status_code == 200 and "infinite" in answer.text
