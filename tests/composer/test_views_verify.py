@@ -392,3 +392,30 @@ def test_modules_of_one_name_and_tiny_weights_stay_what_they_are(recipe: Recipe)
         "tiny-t5+module-2": 0.5,
         "tiny-t5+module-3": 1e22,
     }
+
+
+def test_who_asked_may_end_it_on_the_page_and_by_a_program(
+    client: Client, recipe: Recipe, alice: User, bob: User
+) -> None:
+    """It takes one of their places in the queue, and a whole search takes long."""
+    url = f"{recipe.get_absolute_url()}verify"
+    client.force_login(bob)
+    client.post(url, {"kind": "search"})
+    job = Job.objects.get(kind="verify")
+    assert 'name="cancel"' in client.get(recipe.get_absolute_url()).text
+    client.force_login(alice)
+    assert 'name="cancel"' not in client.get(recipe.get_absolute_url()).text
+    client.post(url, {"cancel": "1"})
+    job.refresh_from_db()
+    assert job.state == "queued"
+    client.force_login(bob)
+    assert client.post(url, {"cancel": "1"}).url == f"{recipe.get_absolute_url()}#verified"
+    job.refresh_from_db()
+    assert job.state == "cancelled" and "cancelled" in client.get(recipe.get_absolute_url()).text
+    client.post(url, {"kind": "evaluation"})
+    again = Job.objects.get(kind="verify", state="queued")
+    assert client.get(f"/api/v1/jobs/{again.pk}/").json()["kind"] == "verify"
+    assert client.post(f"/api/v1/jobs/{again.pk}/cancel/").json()["state"] == "cancelled"
+    client.logout()
+    client.post(url, {"cancel": "1"})
+    assert not User.objects.filter(is_guest=True).exists()
