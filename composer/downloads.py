@@ -2,7 +2,7 @@
 
 from django.http import HttpRequest, StreamingHttpResponse
 
-from composer import artifacts, publishing
+from composer import artifacts, publishing, recipe_import
 from composer.models import Recipe, Search
 from hub_site.pages import site_address
 
@@ -12,6 +12,7 @@ def adapter_zip(
 ) -> StreamingHttpResponse:
     publishing.refuse_withdrawn(recipe, request.user)
     publishing.refuse_closed(recipe, request.user)
+    recipe_import.named_by(recipe, request.user)
     chunks = artifacts.zip_adapter(recipe, search, site=site_address(request))
     response = StreamingHttpResponse(chunks, content_type="application/zip")
     name = artifacts.zip_name(recipe)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,16 +107,16 @@ def _mergekit(recipe: Recipe) -> Export:
         f"base_model: {json.dumps(base)}",
         "models:",
     ]
-    weights = recipe.document["weights"]
-    for pinned, weight in zip(spec["ingredients"], weights, strict=True):
+    names = [each["repo"] for each in spec["ingredients"]]
+    for folder, weight in zip(_folders(names), recipe.document["weights"], strict=True):
         if weight:
-            lines.append(f"  - model: {json.dumps(base + '+' + _folder(pinned['repo']))}")
-            lines.append(f"    parameters: {{weight: {weight!r}}}")
+            lines.append(f"  - model: {json.dumps(f'{base}+{folder}')}")
+            lines.append(f"    parameters: {{weight: {_yaml_number(weight)}}}")
     lines += ["parameters: {normalize: false, lambda: 1.0}", "dtype: float32"]
     note = (
         "A whole model instead of an adapter. Save this as merge.yml, beside the folders of the "
-        "base model and of the modules, each in the version that stands under Ingredients; the "
-        "first line is the command."
+        "base model and of the modules (if two have one name, as owner-name), each in the version "
+        "that stands under Ingredients; the first line is the command."
     )
     return Export("mergekit", title, "\n".join(lines), note)
 
@@ -150,6 +151,21 @@ def _base_folder(recipe: Recipe) -> str:
 
 def _folder(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", name.rpartition("/")[2]) or "base-model"
+
+
+def _folders(names: Sequence[str]) -> list[str]:
+    """One for each module; those whose repos are called alike go by their owners too."""
+    plain = [_folder(name) for name in names]
+    return [
+        folder if plain.count(folder) == 1 else _folder(name.replace("/", "-"))
+        for folder, name in zip(plain, names, strict=True)
+    ]
+
+
+def _yaml_number(value: float) -> str:
+    """With a point: YAML 1.1 reads 1e-05 as text."""
+    digits, e, exponent = repr(float(value)).partition("e")
+    return f"{digits if '.' in digits else digits + '.0'}{e}{exponent}"
 
 
 def _name(recipe: Recipe) -> str:

@@ -19,7 +19,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
-from composer import publishing, services
+from composer import publishing, services, verifications
 from composer.downloads import adapter_zip
 from composer.models import FewShotTask, Recipe, Search
 from composer.module_choice import ModuleChoice, left_out
@@ -54,11 +54,13 @@ IDEMPOTENCY_KEY = OpenApiParameter(
     OpenApiParameter.HEADER,
     description="A text of your choice. Sent again, it returns the job that it made first.",
 )
+# What people ask for themselves; a verification's id stands in its own answer.
+KINDS = (services.COMPOSE, services.PREDICT, services.WEIGH, verifications.VERIFY)
 ZIP = {(200, "application/zip"): OpenApiTypes.BINARY}
 
 
 def _own_jobs(request: Request) -> Any:
-    jobs = Job.objects.filter(user=request.user, kind__in=[services.COMPOSE, services.PREDICT])
+    jobs = Job.objects.filter(user=request.user, kind__in=KINDS)
     return jobs.select_related("search").order_by("-created_at")
 
 

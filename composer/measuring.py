@@ -22,7 +22,7 @@ from composer.engine.objective import Objective
 from composer.engine.prompt import Template, normalise_answer
 from composer.engine.search import Generation
 from composer.engine.stack import Stack
-from composer.running import Given, Round, Run, storable
+from composer.running import LARGEST_LOSS, Given, Round, Run, storable
 from composer.verdict import NAMES
 
 Array = NDArray[np.float64]
@@ -32,7 +32,6 @@ U = TypeVar("U")
 HELD_OUT_AT_ONCE = 64
 # In-context learning depends on the order of its examples, so it is asked in several.
 ORDERS = 3
-LARGEST_LOSS = 1e9
 
 
 @dataclass(frozen=True)

@@ -360,7 +360,7 @@ class Search(models.Model):
     )
     title = models.CharField(max_length=120)
     preset = models.CharField(max_length=20)
-    # The hash of the held-out examples, salted by their owner: how often they have been opened.
+    # What the held-out examples are known by when they are opened again: `leaks.hash_of_test`.
     held_out_hash = models.CharField(max_length=64, blank=True)
     base_model = models.ForeignKey(BaseModel, models.PROTECT, related_name="searches")
     spec = models.JSONField()

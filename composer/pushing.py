@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from django.conf import settings
 from django.utils import timezone
 
-from composer import artifacts, publishing
+from composer import artifacts, publishing, recipe_import
 from composer.errors import NotAllowed
 from composer.models import Recipe, RecipeOnHub
 from hub_site.jobs import queue
@@ -75,6 +75,7 @@ def _refuse_closed(home: RecipeOnHub) -> None:
 def content_of(recipe: Recipe, home: RecipeOnHub) -> pushing.Content:
     """The folder that the site hands out as a zip, weights and all."""
     assert recipe.adapter is not None
+    recipe_import.named_by(recipe, home.user)
     texts = artifacts.texts(recipe, site=settings.SITE_URL)
     return pushing.Content(
         name=pushing.hub_name(f"{recipe.title}-{recipe.digest[:8]}"),

@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from django.conf import settings
 from django.db import transaction
@@ -27,6 +27,9 @@ from composer.models import Ingredient, Recipe, RecipeImport
 from composer.verdict import NAMES
 from hub_site.accounts.models import User
 from modules.models import BaseModel, LoraModule
+
+if TYPE_CHECKING:
+    from composer.querysets import Visitor
 
 MOST_BYTES = 4 << 20  # of a recipe as JSON
 MOST_OF_A_FILE = 2 << 30  # of an adapter that carries one
@@ -157,6 +160,8 @@ def bring(*, user: User, document: Mapping[str, Any], title: str = "") -> Recipe
     )
     if is_new:
         _write_ingredients(recipe, document, user)
+    elif recipe.published_at is None and not recipe.searches.exists():
+        _link_those_that_came(recipe, user)
     found, _ = RecipeImport.objects.update_or_create(
         recipe=recipe, user=user, defaults={"title": title, "evidence": document["evidence"]}
     )
@@ -198,6 +203,28 @@ def _write_ingredients(recipe: Recipe, document: Mapping[str, Any], user: User) 
         )
         for place, (each, weight, commit) in enumerate(rows)
     )
+
+
+def _link_those_that_came(recipe: Recipe, user: User) -> None:
+    """Modules that were not here when somebody brought the recipe first."""
+    pins = verifications.pins(recipe.document["spec"], user, is_imported=True)
+    for place, commit in enumerate(pins.commits):
+        if commit is not None:
+            lacking = recipe.ingredients.filter(position=place, lora_module=None)
+            lacking.update(lora_module=LoraModule.objects.filter(repo=commit.repo_id).first())
+
+
+def named_by(recipe: Recipe, user: Visitor) -> RecipeImport | None:
+    """The file it came from, of a recipe that is here by that alone for this visitor. It then goes
+    by the name that they gave it: whoever found it too keeps theirs to themselves."""
+    if not user.is_authenticated or recipe.published_at is not None:
+        return None
+    if recipe.searches.filter(job__user=user).exists():
+        return None
+    found = recipe.imports.filter(user=user).select_related("recipe", "user").first()
+    if found is not None:
+        recipe.title, recipe.description = found.title, ""
+    return found
 
 
 # --- what is missing, and what the file says -----------------------------------------------------

@@ -51,7 +51,9 @@ class OneRecipe(generics.GenericAPIView):
 
     def get(self, request: Request, digest: str) -> Response:
         recipes = Recipe.objects.visible_to(request.user).for_cards()
-        return Response(RecipeSerializer(get_object_or_404(recipes, pk=digest)).data)
+        recipe = get_object_or_404(recipes, pk=digest)
+        recipe_import.named_by(recipe, request.user)
+        return Response(RecipeSerializer(recipe).data)
 
 
 @extend_schema_view(

@@ -5,7 +5,7 @@ measuring from the last method measured, whenever the worker is ended and whoeve
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -98,8 +98,10 @@ def weigh(job: Job, lease: "Lease") -> None:
     template, config = _template(search), engine_recipe.config_of(search.spec)
     shots = [Example(*pair) for pair in search.examples["shots"]]
     start = time.perf_counter()
+    # As the ablation counts, so that the two can be compared.
+    kind = config.objective if config.objective in ablation.LOSSES else "paper"
     objective = Objective.of(
-        base, stack, shots, template, replace(config, objective="paper", optimiser="cobyla")
+        base, stack, shots, template, replace(config, objective=kind, optimiser="cobyla")
     )
     weights = np.array(job.params["weights"], dtype=np.float64)
     (found,) = ablation.measure(objective, weights[None])
@@ -342,8 +344,11 @@ class Composition(Run):
                     "base_model": self.search.base_model,
                 },
             )
+            is_found = recipe.published_at is not None or recipe.searches.exists()
             if is_new:
                 _write_ingredients(recipe, found)
+            elif not is_found:
+                _take_over(recipe, self.search)
             if built is not None and recipe.adapter_id is None:
                 built.attach(recipe)
             evidence = {
@@ -352,9 +357,9 @@ class Composition(Run):
                 "environment": self.fingerprint,
             }
             Search.objects.filter(pk=self.job.pk).update(
-                recipe=recipe, matched=not is_new, evidence=evidence, stage="", stage_detail=""
+                recipe=recipe, matched=is_found, evidence=evidence, stage="", stage_detail=""
             )
-            if not is_new:
+            if is_found:
                 JobEvent.objects.create(
                     job=self.job, fence=self.job.fence, name="matched", detail=result
                 )
@@ -365,14 +370,25 @@ def _template(search: Search) -> Template:
     return Template(search.spec["template"], None if "chat_template" in search.spec else False)
 
 
+def _take_over(recipe: Recipe, search: Search) -> None:
+    """So far it was only brought here as a file, by somebody who had a name of their own for it,
+    and perhaps not these modules."""
+    Recipe.objects.filter(pk=recipe.pk).update(title=search.title)
+    here = _modules_of(search.spec["ingredients"])
+    for each in recipe.ingredients.all():
+        if each.name in here:
+            Ingredient.objects.filter(pk=each.pk).update(lora_module=here[each.name])
+
+
+def _modules_of(pinned: Sequence[Mapping[str, str]]) -> dict[str, LoraModule]:
+    """By name, those that hold the pinned weights."""
+    found = LoraModule.objects.filter(weights_sha256__in=[each["sha256"] for each in pinned])
+    return {str(module.repo): module for module in found.select_related("repo__owner")}
+
+
 def _write_ingredients(recipe: Recipe, found: engine_recipe.Recipe) -> None:
     pinned = found.spec["ingredients"]
-    here = {
-        str(module.repo): module
-        for module in LoraModule.objects.filter(
-            weights_sha256__in=[each["sha256"] for each in pinned]
-        ).select_related("repo__owner")
-    }
+    here = _modules_of(pinned)
     weights = engine_recipe.module_weights(found.spec, found.weights)
     Ingredient.objects.bulk_create(
         Ingredient(

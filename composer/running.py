@@ -1,5 +1,6 @@
 """What every stage of a composition works with and writes down. Only workers import this."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from hub_site.jobs.models import Job
 
 if TYPE_CHECKING:
     from hub_site.jobs.worker import Lease
+
+LARGEST_LOSS = 1e9
 
 
 class NothingFound(CommonsError):
@@ -80,7 +83,7 @@ class Run:
 
     def note(self, **parts: Any) -> None:
         """Keep a part of the evidence, so that it is measured once."""
-        self.search.evidence = {**self.search.evidence, **parts}
+        self.search.evidence = {**self.search.evidence, **finite(parts)}
         with queue.checkpoint(self.job):
             Search.objects.filter(pk=self.job.pk).update(evidence=self.search.evidence)
 
@@ -102,9 +105,20 @@ class Run:
     def settle(self, spec: dict[str, Any], **evidence: Any) -> None:
         """What of the spec only a worker can find out. It is the same whoever finds it."""
         self.search.spec = spec
-        self.search.evidence = {**self.search.evidence, **evidence}
+        self.search.evidence = {**self.search.evidence, **finite(evidence)}
         with queue.checkpoint(self.job):
             Search.objects.filter(pk=self.job.pk).update(spec=spec, evidence=self.search.evidence)
+
+
+def finite(value: Any) -> Any:
+    """As JSON can say it: losses that are infinite or no number count as very many nats."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return LARGEST_LOSS
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return value
 
 
 def storable(answer: str) -> str:

@@ -43,9 +43,10 @@ class Scores:
         return ~np.isnan(self.losses)
 
 
-def key_of(example: Example, spec: Mapping[str, Any], precision: str) -> str:
+def key_of(example: Example, spec: Mapping[str, Any], precision: str, owner: str = "") -> str:
     """The hash of an example as it is read: by which base model, in which template and chat, in
-    which precision."""
+    which precision. Private ones have their owner's rows alone: that others' are known already
+    would confirm a guess at them."""
     from hashlib import sha256
 
     document: Any = {
@@ -55,6 +56,7 @@ def key_of(example: Example, spec: Mapping[str, Any], precision: str) -> str:
         "chat_template": spec.get("chat_template"),
         "precision": precision,
         "example": [example.input, example.target],
+        **({"owner": owner} if owner else {}),
     }
     return sha256(rfc8785.dumps(document)).hexdigest()
 
@@ -113,13 +115,20 @@ def keep(keys: Sequence[str], found: Scores) -> None:
     ExampleScores.objects.bulk_create(sorted(new, key=lambda row: row.key), ignore_conflicts=True)
 
 
+def _is_still(task: FewShotTask, search: Search) -> bool:
+    shots = [[e.input, e.target] for e in task.pairs("shot")]
+    is_read_so = task.template == search.spec["template"]
+    is_same = task.base_model_id == search.base_model_id and is_read_so
+    return is_same and shots == list(search.examples["shots"])
+
+
 def note_task(search: Search, found: Scores, names: Mapping[int, str], tokens: Array) -> None:
     """The module × task matrix: each module's mean on the task's examples, where the task still
-    has the examples that were ranked on. tokens (B,): what an example counts for."""
-    task = FewShotTask.objects.filter(pk=search.task_id).first()
-    if task is None or [[e.input, e.target] for e in task.pairs("shot")] != list(
-        search.examples["shots"]
-    ):
+    is what was ranked on. tokens (B,): what an example counts for."""
+    # Held until the rows are there: whoever changes the task takes them away afterwards.
+    tasks = FewShotTask.objects.select_for_update(no_key=True)
+    task = tasks.filter(pk=search.task_id).first()
+    if task is None or not _is_still(task, search):
         return
     base = found.versions.index(BASE)
     share = tokens / tokens.sum()

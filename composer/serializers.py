@@ -200,7 +200,8 @@ class JobErrorSerializer(serializers.Serializer):
 
 
 class JobSummarySerializer(serializers.Serializer):
-    """A job: a composition ("compose"), or one input answered by its result ("predict")."""
+    """A job: a composition ("compose"), one input answered by its result ("predict"), other weights
+    of it measured ("weigh"), or a recipe run again ("verify")."""
 
     id = serializers.UUIDField()
     kind = serializers.CharField()

@@ -3,6 +3,7 @@
 Tasks are in task_writing.py, published recipes in publishing.py.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -101,8 +102,10 @@ def submit_job(
             "held_out": [[e.input, e.target] for e in held_out],
             "answer_options": task.answer_options,
         },
-        held_out_hash=engine_recipe.examples_hash(held_out, task.salt_used) if held_out else "",
-        evidence=leaks.evidence(remixed, held_out),
+        held_out_hash=leaks.hash_of_test(held_out),
+        evidence=leaks.evidence(
+            remixed, held_out, user, folded=shots if test_folds and _is_by_hand(modules) else ()
+        ),
     )
     search.job = queue.submit(
         COMPOSE,
@@ -114,6 +117,10 @@ def submit_job(
     )
     search.save(force_insert=True)
     return search.job
+
+
+def _is_by_hand(modules: ModuleChoice | None) -> bool:
+    return modules is not None and modules.how == "hand"
 
 
 def _recipe_of(remixed: Search | Recipe | None) -> str | None:
@@ -187,11 +194,13 @@ def submit_weights(
             f"There are {len(weights)} weights; this composition has {wanted}.",
             fields={"weights": [f"Give {wanted}."]},
         )
+    # A search without a bound may have gone further than anybody moves by hand.
+    most = max(MOST_WEIGHT, *(math.ceil(abs(each)) for each in search.recipe.document["weights"]))
     for weight in weights:
-        if not abs(weight) <= MOST_WEIGHT:  # also what is no number
+        if not abs(weight) <= most:  # also what is no number
             raise BadConfig(
-                f"A weight is {weight}; it must be from -{MOST_WEIGHT} to {MOST_WEIGHT}.",
-                fields={"weights": [f"From -{MOST_WEIGHT} to {MOST_WEIGHT}."]},
+                f"A weight is {weight}; it must be from -{most} to {most}.",
+                fields={"weights": [f"From -{most} to {most}."]},
             )
     return _ask(WEIGH, search, user, {"weights": list(weights)}, idempotency_key)
 

@@ -4,7 +4,7 @@ compute with it, and whoever wrote the file may have written anything."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from composer.engine import examples as engine_examples
 from composer.engine.errors import BadExamples
@@ -43,10 +43,9 @@ def evidence(given: Mapping[str, Any]) -> dict[str, Any]:
 def examples(given: Any) -> dict[str, Any]:
     """Those that it shows, where they could be a task's; nothing otherwise."""
     found = _mapping(given)
-    shots, held_out = found.get("shots"), found.get("held_out")
-    if not _are_pairs(shots):
-        return {}
-    held_out = held_out if _are_pairs(held_out) else []
+    shots, held_out = (
+        rows if _are_pairs(rows) else [] for rows in (found.get("shots"), found.get("held_out"))
+    )
     options = found.get("answer_options")
     try:
         engine_examples.check(_plain(shots), _plain(held_out))
@@ -59,7 +58,7 @@ def examples(given: Any) -> dict[str, Any]:
     }
 
 
-def _plain(pairs: Sequence[Sequence[str]]) -> list[Example]:
+def _plain(pairs: Sequence[Any]) -> list[Example]:
     return [Example(*pair) for pair in pairs]
 
 
@@ -113,7 +112,7 @@ def _is_loss(value: Any) -> bool:
     return value is None or _is_number(value)
 
 
-def _are_pairs(rows: Any) -> bool:
+def _are_pairs(rows: Any) -> TypeGuard[list[Any]]:
     return isinstance(rows, list) and all(
         isinstance(row, list) and len(row) == 2 and all(isinstance(text, str) for text in row)
         for row in rows

@@ -110,6 +110,7 @@ def load_demo_tasks(tasks: Iterable[Mapping[str, Any]], *, base_model: BaseModel
         options = list(document.get("answer_options", []))
         check_task(base_model, shots, held_out, template, options)
         with transaction.atomic():
+            before = FewShotTask.objects.filter(demo_key=document["key"]).first()
             task, _ = FewShotTask.objects.update_or_create(
                 demo_key=document["key"],
                 defaults={
@@ -129,8 +130,15 @@ def load_demo_tasks(tasks: Iterable[Mapping[str, Any]], *, base_model: BaseModel
             if wanted != found:
                 task.examples.all().delete()
                 _write_examples(task, shots, held_out)
+            if wanted != found or (before and _read_as(before) != _read_as(task)):
+                task.scores.all().delete()
         count += 1
     return count
+
+
+def _read_as(task: FewShotTask) -> tuple[int, str]:
+    """What decides scores besides the examples."""
+    return task.base_model_id, task.template
 
 
 def _write_examples(

@@ -85,6 +85,17 @@ def _on_its_way(recipe: Recipe, user: User, kind: str, key: str | None) -> Verif
     return rows.filter(same).first()
 
 
+def cancel(recipe: Recipe, user: Visitor) -> None:
+    """Those of this user that are on their way; a running one ends as soon as its worker looks."""
+    if user.is_authenticated:
+        for row in _unfinished(recipe.verifications.filter(user=user)):
+            queue.request_cancel(row.job)
+
+
+def _unfinished(rows: QuerySet[Verification]) -> QuerySet[Verification]:
+    return rows.filter(job__state__in=["queued", "running"]).select_related("job")
+
+
 def _refuse_unreadable(recipe: Recipe, user: User) -> None:
     """A file may name modules that are closed to whoever brought it: it opens nothing."""
     spec = recipe.document["spec"]
@@ -117,9 +128,8 @@ def _refuse_larger_than_any(recipe: Recipe) -> None:
 def forget_those_of(imported: RecipeImport) -> None:
     """Before a file goes, or is brought again with other claims: stamps of it say nothing any more,
     and nobody waits for those on their way."""
-    for row in imported.verifications.select_related("job"):
-        if row.job is not None and not row.job.is_over:
-            queue.request_cancel(row.job)
+    for row in _unfinished(imported.verifications.all()):
+        queue.request_cancel(row.job)
     imported.verifications.all().delete()
 
 
@@ -127,9 +137,10 @@ def tell_owner(job: Job, state: str) -> None:
     """A notice of what came of it; whoever cancelled it knows."""
     if state == "cancelled":
         return
-    for row in Verification.objects.filter(job=job).select_related("user", "recipe"):
+    for row in Verification.objects.filter(job=job).select_related("user", "recipe", "imported"):
         said = f"failed: {job.error_message}" if state == "failed" else f"{in_words(row)}."
-        notify(row.user, f"Verifying “{row.recipe.title}” {said}", row.recipe.get_absolute_url())
+        title = (row.imported or row.recipe).title
+        notify(row.user, f"Verifying “{title}” {said}", row.recipe.get_absolute_url())
 
 
 def in_words(row: Verification) -> str:

@@ -66,10 +66,10 @@ class Rows:
     def _read(self) -> Iterator[Row]:
         if not self.path.exists():
             return
-        for line in self.path.read_text(encoding="utf-8").split("\n"):
+        for line in self.path.read_bytes().split(b"\n"):
             try:
                 document = json.loads(line)
-            except ValueError:  # an empty line, or one that was cut off
+            except ValueError:  # an empty line, or one that was cut off, in a letter perhaps
                 continue
             if document.pop("setting") == self.setting:
                 yield Row(**{**document, "hits": tuple(document["hits"])})

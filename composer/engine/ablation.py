@@ -16,6 +16,7 @@ from composer.engine.prompt import Template
 
 Array = NDArray[np.float64]
 STRONGEST = (3, 5)
+LOSSES = ("paper", "reference")  # objectives that are cross-entropies themselves
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Ablation:
 
 def by_loss(objective: Objective, examples: list[Example], template: Template) -> Objective:
     """The objective, or the same mixtures by cross-entropy where it searched something else."""
-    if objective.config.objective in ("paper", "reference"):
+    if objective.config.objective in LOSSES:
         return objective
     config = replace(objective.config, objective="paper")
     return Objective.of(

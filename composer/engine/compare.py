@@ -78,8 +78,8 @@ class Difference:
 
 
 def difference(first: Values, second: Values, *, seed: int = 0) -> Difference:
-    """Right answers by McNemar's exact test and Bonett and Price's interval; other scores, which
-    are from 0 to 1, by permutation and bootstrap."""
+    """Right answers by McNemar's exact test and Bonett and Price's interval; scores from 0 to 1 by
+    permutation and bootstrap."""
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(f"values of shapes {a.shape} and {b.shape}; both must be (n,)")

@@ -26,7 +26,11 @@ def has_account(request: HttpRequest) -> bool:
 
 @require_POST
 def recipe_verify(request: HttpRequest, digest: str) -> HttpResponse:
+    """`cancel=1` ends one's own that is on its way; `kind` asks for one."""
     found = find_recipe(request, digest)
+    if request.POST.get("cancel") == "1":
+        verifications.cancel(found, request.user)
+        return redirect(f"{found.get_absolute_url()}#verified")
     kind = request.POST.get("kind", "")
     if kind not in (Verification.EVALUATION, Verification.SEARCH):
         kind = Verification.EVALUATION

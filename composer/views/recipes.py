@@ -41,7 +41,7 @@ def recipe(request: HttpRequest, digest: str) -> HttpResponse:
     evidence = search.evidence if search else {}
     examples = search if found.shows_examples else None
     site = site_address(request)
-    imported = _import_of(found, request.user)
+    imported = recipe_import.named_by(found, request.user)
     ingredients = _ingredients(found, request.user)
     gone = {each.name for each in ingredients if each.standing != "here"}
     context = {
@@ -70,17 +70,6 @@ def recipe(request: HttpRequest, digest: str) -> HttpResponse:
         "shots": examples.examples["shots"] if examples else [],
     }
     return render(request, "composer/recipe.html", context)
-
-
-def _import_of(found: Recipe, user: "Visitor") -> RecipeImport | None:
-    """The file it came from, of a recipe that is here by that alone for this visitor; which then
-    goes by the name that they gave it."""
-    if found.published_at is not None or found.searches.filter(job__user_id=user.pk).exists():
-        return None
-    imported = found.imports.filter(user_id=user.pk).select_related("recipe", "user").first()
-    if imported is not None:
-        found.title, found.description = imported.title, ""
-    return imported
 
 
 def _brought(imported: RecipeImport | None) -> dict[str, Any]:

@@ -232,7 +232,8 @@ def test_an_interrupted_run_goes_on_and_has_the_same_rows(
         measured(bench, tasks, tmp_path, methods=some, stop_at=stop_at)
     before = (tmp_path / FILE).read_bytes()
     assert before.count(b"\n") == stop_at
-    (tmp_path / FILE).write_bytes(before + b'{"setting": "cut o')  # as a kill leaves it
+    cut = '{"setting": "größ'.encode()[:-1]  # as a kill leaves it, in a letter
+    (tmp_path / FILE).write_bytes(before + cut)
     assert facts(measured(bench, tasks, tmp_path, methods=some)) == expected
     assert (tmp_path / FILE).read_bytes().startswith(before)
     assert facts(Rows(tmp_path, setting(bench, PROTOCOL, TEMPLATE))) == expected

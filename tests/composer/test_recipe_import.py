@@ -416,3 +416,47 @@ def test_other_claims_do_not_keep_the_stamp(stated: dict[str, Any], bob: User) -
     stated["evidence"]["methods"][0]["correct"] = 3
     recipe_import.bring(user=bob, document=stated)
     assert found.recipe.verifications.count() == 0
+
+
+def test_who_finds_it_by_a_search_has_it_as_found(
+    task: FewShotTask, alice: User, bob: User, lora_modules: list[LoraModule]
+) -> None:
+    """Somebody brought the same recipe before, under a name of their own, and lacked a module."""
+    search = verified.search_on(task, alice)
+    document = artifacts.recipe_json(verified.publish(search, alice))
+    search.job.delete()
+    Recipe.objects.all().delete()
+    found = recipe_import.bring(user=bob, document=document, title="Bob's secret")
+    found.recipe.ingredients.filter(position=1).update(lora_module=None)
+    again = verified.search_on(task, alice)
+    assert again.recipe == found.recipe and not again.matched
+    assert again.recipe.title == task.name
+    assert all(each.lora_module for each in again.recipe.ingredients.all())
+    assert publishing.publish(search=again, user=alice, title="Opposites").published_at
+
+
+def test_a_module_that_came_later_is_linked_when_the_file_is_brought_again(
+    document: dict[str, Any], bob: User, lora_modules: list[LoraModule]
+) -> None:
+    found = recipe_import.bring(user=bob, document=document)
+    found.recipe.ingredients.filter(position=1).update(lora_module=None)
+    recipe_import.bring(user=bob, document=document)
+    linked = [each.lora_module for each in found.recipe.ingredients.all()]
+    assert linked == lora_modules
+
+
+def test_whoever_found_it_too_keeps_their_name_for_it(
+    client: Client, task: FewShotTask, alice: User, bob: User
+) -> None:
+    search = finished.finish(finished.start(task, alice), title="Alice's secret")
+    assert search.recipe is not None
+    document = artifacts.recipe_json(search.recipe)
+    found = recipe_import.bring(user=bob, document={**document, "evidence": {}}, title="Bob's")
+    client.force_login(bob)
+    address = found.recipe.get_absolute_url()
+    answers = [client.get(address), client.get(f"/api/v1{address}")]
+    zipped = b"".join(client.get(f"{address}adapter.zip").streaming_content)
+    card = zipfile.ZipFile(io.BytesIO(zipped)).read("README.md").decode()
+    for text in (*(each.text for each in answers), card):
+        assert "Alice" not in text and "Bob" in text
+    assert client.get(f"/api/v1{address}").json()["title"] == "Bob's"

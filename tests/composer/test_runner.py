@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from django.test import Client
 from django.utils import timezone
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 
 from composer import artifacts, model_cache, module_choice, ranking, runner, services, task_writing
 from composer.engine import base_model as engine_base
@@ -21,14 +23,15 @@ from composer.engine.recipe import check as check_recipe
 from composer.models import FewShotTask, Generation, Recipe, Search
 from composer.module_choice import ModuleChoice
 from composer.progress import progress
-from composer.running import Round
+from composer.running import LARGEST_LOSS, Round
 from composer.verdict import methods, verdict
 from hub_site.accounts.models import User
 from hub_site.jobs import queue
 from hub_site.jobs.models import Job, JobEvent
 from hub_site.jobs.queue import LeaseLost
 from hub_site.jobs.worker import Lease, ShuttingDown, run
-from modules.models import BaseModel, LoraModule
+from modules.bases import base_models
+from modules.models import BaseModel, LoraModule, Repo
 from modules.services import commit
 from modules.storage import local
 from tests import tiny
@@ -643,3 +646,50 @@ def test_a_search_that_cannot_fit_ends_before_anything_is_loaded(
     assert "400000.0 GB for the base model" in search.job.error_message
     assert "a smaller base model" in search.job.error_message
     assert model_cache._base is None
+
+
+@pytest.fixture
+def wild_module(lora_modules: list[LoraModule], tiny_folder: Path, tmp_path: Path) -> LoraModule:
+    """Finite numbers, so its check lets it pass; what the model makes of them overflows."""
+    folder = tmp_path / "wild"
+    shutil.copytree(tiny_folder / "module-0", folder)
+    wild = {name: value * 3e19 for name, value in load_file(folder / WEIGHTS_NAME).items()}
+    save_file(wild, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    repo = base_models.repo_of(base_models.organisation(tiny.OWNER), "wild", Repo.LORA)
+    base_models.mirror(repo, folder, "Add the module", check_now=True)
+    return LoraModule.objects.get(repo=repo)
+
+
+@pytest.mark.parametrize("how", ["all", "ranked"])
+def test_a_module_whose_mixtures_overflow_ends_no_search(
+    task: FewShotTask, alice: User, client: Client, wild_module: LoraModule, how: str
+) -> None:
+    assert wild_module.status == "ready", wild_module.rejected_reason
+    found = work(
+        services.submit_job(
+            task=task, user=alice, modules=ModuleChoice(how, count=5), overrides={"budget": 12}
+        )
+    )
+    assert (found.job.state, found.job.error_message) == ("done", "")
+    client.force_login(alice)
+    assert client.get(found.get_absolute_url()).status_code == 200
+    if how == "all":
+        losses = [way["loss"] for way in found.evidence["comparator"]["ways"].values()]
+        assert LARGEST_LOSS in losses
+    else:
+        assert str(wild_module) in found.evidence["screening"]["refused"]
+
+
+def test_moved_weights_are_measured_as_the_ablation_is(
+    unmeasured: FewShotTask, alice: User
+) -> None:
+    overrides = {"budget": 12, "objective": "reference"}
+    found = work(services.submit_job(task=unmeasured, user=alice, overrides=overrides))
+    assert found.recipe is not None
+    weights = found.recipe.document["weights"]
+    asked = services.submit_weights(search=found, user=alice, weights=weights)
+    claimed = queue.claim_next("test")
+    assert claimed is not None and claimed.pk == asked.pk
+    run(claimed)
+    claimed.refresh_from_db()
+    assert claimed.result["loss"] == pytest.approx(found.evidence["ablation"]["whole"]["loss"])

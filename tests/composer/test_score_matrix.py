@@ -56,8 +56,9 @@ def test_test_examples_never_get_into_the_matrix(task: FewShotTask, alice: User)
     job = services.submit_job(task=task, user=alice, modules=choice, overrides=FEW)
     search = work(job)
     assert search.evidence["methods"][0]["total"] == len(HELD_OUT)
-    held_out = {score_matrix.key_of(each, search.spec, "float32") for each in HELD_OUT}
-    shots = {score_matrix.key_of(each, search.spec, "float32") for each in SHOTS}
+    own = ("float32", str(alice.pk))
+    held_out = {score_matrix.key_of(each, search.spec, *own) for each in HELD_OUT}
+    shots = {score_matrix.key_of(each, search.spec, *own) for each in SHOTS}
     assert set(ExampleScores.objects.values_list("key", flat=True)) == shots
     assert not shots & held_out
 
@@ -180,3 +181,48 @@ def test_copies_of_a_module_are_folded(
     assert {first, *others} == names
     mixed = [each["repo"] for each in search.spec["ingredients"]]
     assert first in mixed and others[0] not in mixed and len(mixed) == 3
+
+
+def test_a_demo_task_that_changes_takes_its_scores_back(
+    demo_task: FewShotTask, alice: User
+) -> None:
+    document = {
+        "key": "opposites",
+        "name": "Opposites of words",
+        "shots": [["big", "small"], ["hot", "cold"]],
+        "held_out": [],
+    }
+    ranked(demo_task, alice)
+    task_writing.load_demo_tasks([document], base_model=demo_task.base_model)
+    assert TaskScore.objects.exists()
+    document["template"] = "the opposite of {input} :"
+    task_writing.load_demo_tasks([document], base_model=demo_task.base_model)
+    assert not TaskScore.objects.exists()
+
+
+def test_a_ranking_of_another_template_says_nothing_of_the_task(
+    task: FewShotTask, alice: User
+) -> None:
+    """It was changed while its job waited; its examples are as they were."""
+    task.examples.filter(split="held_out").delete()
+    job = services.submit_job(
+        task=task, user=alice, modules=ModuleChoice("ranked", count=2), overrides=FEW
+    )
+    FewShotTask.objects.update(template="the old {input} :")
+    assert work(job).job.state == "done"
+    assert not TaskScore.objects.exists()
+
+
+def test_nobody_learns_from_what_is_known_of_private_examples(
+    task: FewShotTask, demo_task: FewShotTask, alice: User, bob: User
+) -> None:
+    """Bob's task holds what he guesses to stand in Alice's. Of public ones all share the scores."""
+    ranked(task, alice)
+    guess = task_writing.create_task(
+        user=bob, name="Guess", base_model=task.base_model, template=task.template,
+        shots=SHOTS[:1],
+    )  # fmt: skip
+    assert ranked(guess, bob).evidence["screening"]["known"] == 0
+    assert ranked(guess, bob).evidence["screening"]["known"] == 4
+    ranked(demo_task, alice)
+    assert ranked(demo_task, bob).evidence["screening"]["known"] == 4

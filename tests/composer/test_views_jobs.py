@@ -432,3 +432,15 @@ def test_all_ways_answer_side_by_side(client: Client, alice: User, task: FewShot
     many = client.get(f"{search.get_absolute_url()}?ways=1").content.decode()
     assert "Answers of all ways" in many
     assert '<th scope="col">The same search over randomised modules</th>' in many
+
+
+def test_one_held_out_example_is_enough_for_a_page(
+    client: Client, task: FewShotTask, alice: User
+) -> None:
+    """In one of three orders the examples in the prompt had it right: no interval says more."""
+    task.examples.filter(split="held_out", position__gt=0).delete()
+    search = finished.finish(finished.start(task, alice))
+    client.force_login(alice)
+    answer = client.get(search.get_absolute_url())
+    assert answer.status_code == 200
+    assert "With 1 test example right answers say too little" in answer.text

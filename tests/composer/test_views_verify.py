@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import yaml
 from django.db import IntegrityError, connection, transaction
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -376,3 +377,46 @@ def test_a_modules_page_says_how_much_recipes_use_it(
     weight = abs(recipe.ingredients.get(lora_module=module).weight)
     page = client.get(module.get_absolute_url()).text
     assert f"used in 1 recipe, mean |weight| {weight:.3f}" in page
+
+
+def test_modules_of_one_name_and_tiny_weights_stay_what_they_are(recipe: Recipe) -> None:
+    llama(recipe)
+    pinned = [{**each} for each in recipe.document["spec"]["ingredients"]]
+    pinned[0]["repo"], pinned[1]["repo"] = "alice/antonyms", "bob/antonyms"
+    spec = {**recipe.document["spec"], "ingredients": pinned}
+    recipe.document = {**recipe.document, "spec": spec, "weights": [1e-05, -1.0, 0.5, 1e22]}
+    document = yaml.safe_load(lines(recipe)["mergekit"].code)
+    models = {each["model"]: each["parameters"]["weight"] for each in document["models"]}
+    assert models == {
+        "tiny-t5+alice-antonyms": 1e-05,
+        "tiny-t5+bob-antonyms": -1.0,
+        "tiny-t5+module-2": 0.5,
+        "tiny-t5+module-3": 1e22,
+    }
+
+
+def test_who_asked_may_end_it_on_the_page_and_by_a_program(
+    client: Client, recipe: Recipe, alice: User, bob: User
+) -> None:
+    """It takes one of their places in the queue, and a whole search takes long."""
+    url = f"{recipe.get_absolute_url()}verify"
+    client.force_login(bob)
+    client.post(url, {"kind": "search"})
+    job = Job.objects.get(kind="verify")
+    assert 'name="cancel"' in client.get(recipe.get_absolute_url()).text
+    client.force_login(alice)
+    assert 'name="cancel"' not in client.get(recipe.get_absolute_url()).text
+    client.post(url, {"cancel": "1"})
+    job.refresh_from_db()
+    assert job.state == "queued"
+    client.force_login(bob)
+    assert client.post(url, {"cancel": "1"}).url == f"{recipe.get_absolute_url()}#verified"
+    job.refresh_from_db()
+    assert job.state == "cancelled" and "cancelled" in client.get(recipe.get_absolute_url()).text
+    client.post(url, {"kind": "evaluation"})
+    again = Job.objects.get(kind="verify", state="queued")
+    assert client.get(f"/api/v1/jobs/{again.pk}/").json()["kind"] == "verify"
+    assert client.post(f"/api/v1/jobs/{again.pk}/cancel/").json()["state"] == "cancelled"
+    client.logout()
+    client.post(url, {"cancel": "1"})
+    assert not User.objects.filter(is_guest=True).exists()

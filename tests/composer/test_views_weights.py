@@ -135,3 +135,29 @@ def test_the_part_that_is_asked_for_again_and_again_is_cheap(
         counts.append(len(queries))
     assert counts[1] < counts[0] - 10
     assert answer.content.decode().lstrip().startswith('<div class="stack is-tight" id="weighed"')
+
+
+def test_what_a_search_without_a_bound_found_can_be_measured_again(
+    task: FewShotTask, alice: User
+) -> None:
+    search = finished.start(task, alice)
+    finished.finish(search)
+    search.refresh_from_db()
+    document = search.recipe.document
+    weights = [25.5, *document["weights"][1:]]
+    search.recipe.document = {**document, "weights": weights}
+    job = services.submit_weights(search=search, user=alice, weights=weights)
+    assert job.params["weights"] == weights
+    with pytest.raises(BadConfig, match="from -26 to 26"):
+        services.submit_weights(search=search, user=alice, weights=[27, *weights[1:]])
+
+
+def test_weights_that_overflow_are_told(client: Any, search: Search, alice: User) -> None:
+    asked = services.submit_weights(
+        search=search, user=alice, weights=search.recipe.document["weights"]
+    )
+    result = {"loss": None, "exact": 0, "examples": 3, "answers": ["", "", ""]}
+    Job.objects.filter(pk=asked.pk).update(state="done", result=result)
+    client.force_login(alice)
+    answer = client.get(f"{search.get_absolute_url()}?weighed={asked.pk}")
+    assert answer.status_code == 200 and "infinite" in answer.text
