@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 from django.db.models import (
     Count,
-    Exists,
     F,
     IntegerField,
     OuterRef,
@@ -156,16 +155,16 @@ class RecipeQuerySet(QuerySet):
         return self.filter(ingredients__lora_module=lora_module).distinct()
 
     def for_cards(self) -> Self:
-        """`is_verified`: somebody had it run again, and nothing was found to differ. `right` of
-        `measured`: how many held-out examples it answers, as texts; None where nobody measured."""
+        """`newest_outcome`: what came of it when it was run again last. `right` of `measured`: how
+        many held-out examples it answers, as texts. None where nobody did."""
         from composer.models import Ingredient, Verification
 
         ingredients = Ingredient.objects.select_related("lora_module__repo__owner")
-        stamps = Verification.objects.filter(recipe=OuterRef("pk"), imported=None).order_by()
-        differs = Exists(stamps.filter(outcome=Verification.DIFFERS))
+        stamps = Verification.objects.filter(recipe=OuterRef("pk"), imported=None).over()
+        newest = stamps.order_by("-created_at", "-id").values("outcome")[:1]
         return (
             self.annotate(
-                is_verified=Exists(stamps.over()) & ~differs,
+                newest_outcome=Subquery(newest),
                 right=KeyTextTransform("correct", COMPOSED),
                 measured=KeyTextTransform("total", COMPOSED),
             )

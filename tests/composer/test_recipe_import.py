@@ -30,6 +30,7 @@ from hub_site.jobs import queue
 from hub_site.jobs.worker import Lease
 from modules.models import LoraModule
 from tests.composer import finished, verified
+from tests.engine.test_recipe_schema import VALIDATOR
 
 PAGE = "/recipes/import/"
 
@@ -190,6 +191,8 @@ def test_pins_must_be_pins(document: dict[str, Any]) -> None:
         wrong["spec"]["ingredients"][0][key] = value
         with pytest.raises(BadRecipe):
             recipe_import.checked(anew(wrong))
+        assert not VALIDATOR.is_valid(wrong)
+    assert VALIDATOR.is_valid(document)
 
 
 def test_an_adapters_zip_and_its_weights_carry_one(

@@ -91,13 +91,16 @@ def test_the_page_tells_who_when_and_what_differs(
     assert "by somebody who has left" in page
 
 
-def test_lists_say_so_unless_something_differs(client: Client, recipe: Recipe, bob: User) -> None:
+def test_lists_say_what_came_of_the_last_time(client: Client, recipe: Recipe, bob: User) -> None:
     badge = "</svg> verified</span>"
     assert badge not in client.get("/recipes/").text
     stamp(recipe, bob)
     assert badge in client.get("/recipes/").text
     stamp(recipe, bob, outcome=Verification.DIFFERS)
-    assert badge not in client.get("/recipes/").text
+    page = client.get("/recipes/").text
+    assert badge not in page and ">not matched</span>" in page
+    stamp(recipe, bob)
+    assert badge in client.get("/recipes/").text
 
 
 def test_a_failed_run_is_told_to_who_asked(client: Client, recipe: Recipe, bob: User) -> None:
