@@ -105,6 +105,15 @@ def test_what_cannot_be_is_one_line_for_its_reader(
     assert not (tmp_path / "rows.jsonl").exists()
 
 
+def test_two_at_once_do_not_share_a_folder(files: Path, tmp_path: Path) -> None:
+    with (
+        evaluate_bbh.alone_in(tmp_path),
+        pytest.raises(CommandError, match="Another evaluation writes to"),
+    ):
+        evaluate(files, tmp_path)
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
 def test_a_broken_file_is_named(files: Path, tmp_path: Path) -> None:
     write(tmp_path / "tasks" / "good.json", some_examples(120))
     (tmp_path / "tasks" / "broken.json").write_text("{")

@@ -1,7 +1,10 @@
 import argparse
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from tqdm import tqdm
@@ -12,6 +15,11 @@ from composer.cli.shown import say
 from composer.demo import library
 from composer.demo.library import DemoBase
 from composer.engine.errors import CommonsError
+
+if TYPE_CHECKING:
+    from composer.bbh.protocol import Protocol
+    from composer.bbh.split import BenchTask
+    from composer.engine.prompt import Template
 
 DEMO = "demo"
 
@@ -61,11 +69,9 @@ class Command(BaseCommand):
             raise CommandError("Stopped. The same command goes on from here.") from None
 
     def evaluate(self, options: argparse.Namespace) -> None:
-        from composer.bbh import measure, split, table
+        from composer.bbh import split
         from composer.bbh.methods import METHODS
-        from composer.bbh.protocol import Protocol, setting
-        from composer.bbh.results import Results
-        from composer.bbh.rows import Rows
+        from composer.bbh.protocol import Protocol
 
         unknown = sorted(set(options.without) - set(METHODS))
         if unknown:
@@ -85,6 +91,23 @@ class Command(BaseCommand):
             options.data, test=protocol.test, seed=protocol.seed, names=options.tasks
         )
         out = shared.writable(str(options.out))
+        with alone_in(out):
+            self.measure(options, methods, protocol, template, tasks, out)
+
+    def measure(
+        self,
+        options: argparse.Namespace,
+        methods: list[str],
+        protocol: "Protocol",
+        template: "Template",
+        tasks: "list[BenchTask]",
+        out: Path,
+    ) -> None:
+        from composer.bbh import measure, table
+        from composer.bbh.protocol import setting
+        from composer.bbh.results import Results
+        from composer.bbh.rows import Rows
+
         base = fetched.base(base_name(options.base))
         names = library_names(options.library, options.base)
         bench = shared.bench_of(options, base, fetched.modules(names, base, note=say))
@@ -104,6 +127,20 @@ class Command(BaseCommand):
         text = table.as_markdown(results)
         (out / "results.md").write_text(text, encoding="utf-8")
         self.stdout.write(f"{text}\nWritten to {out}: results.csv, results.md, rows.jsonl.")
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Two at once would measure everything twice."""
+    with (out / "rows.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CommandError(
+                f"Another evaluation writes to {out}. Wait for it, or name another folder with "
+                "--out."
+            ) from None
+        yield
 
 
 class Shown:
