@@ -96,12 +96,16 @@ def times_opened(search: Search, user: User) -> int:
 def warnings(search: Search, training_data: Mapping[str, str]) -> list[str]:
     """What a reader of the verdict must know, in words. training_data: by module."""
     told = []
-    reused = search.evidence.get("leaks", {}).get("reused", [])
-    if reused:
-        count = len(reused)
+    found = search.evidence.get("leaks", {})
+    if reused := len(found.get("reused", [])):
         told.append(
-            f"{count} of the test examples {'was' if count == 1 else 'were'} among the examples "
+            f"{reused} of the test examples {'was' if reused == 1 else 'were'} among the examples "
             "that these modules were chosen by. What is measured on them flatters the composition."
+        )
+    if ranked := len(found.get("ranked", [])):
+        told.append(
+            f"Modules were ranked before by {ranked} of the examples that this is measured on. If "
+            "these were chosen for it, what is measured flatters the composition."
         )
     words = [search.title, *([search.task.description] if search.task else [])]
     for module, text in training_data.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from composer import model_cache, publishing, score_matrix
+from composer import model_cache, score_matrix
 from composer.engine import int8, screening
 from composer.engine import stack as engine_stack
 from composer.engine.batch import Batch, encode
@@ -153,12 +153,7 @@ class _Ranking:
         self.run, self.given, self.folders = run, given, folders
         self.names = list(candidates)
         self.versions = score_matrix.versions_of(candidates.values())
-        precision = str(given.base.fingerprint()["dtype"])
-        owner = str(run.job.user_id) if publishing.is_salted(run.search) else ""
-        self.keys = [
-            score_matrix.key_of(example, run.search.spec, precision, owner)
-            for example in given.shots
-        ]
+        self.keys = score_matrix.keys_of(given.shots, run.search, given.precision)
         self.batch: Batch = encode(
             given.shots,
             given.template,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from composer import artifacts, folds, model_cache, ranking
+from composer import artifacts, folds, model_cache, ranking, score_matrix
 from composer.engine import ablation, evaluate
 from composer.engine import recipe as engine_recipe
 from composer.engine.batch import chat_of
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 # Counted up where the engine rounds otherwise than before: a search is then begun anew.
 ENGINE = 2
+CHOSEN_BY_HAND = ("hand", "collection")
 # What a search that begins anew need not find out again.
 KEPT = ("preselected", "leaks", "screening", "fold_ingredients", "left_out", "load")
 
@@ -134,6 +135,7 @@ class Composition(Run):
     def run(self) -> None:
         with self.stage("preparing"):
             self.load_base()
+            self._tell_of_ranked_tests()
         if ranking.is_due(self):
             with self.stage("ranking"):
                 ranking.rank(self, self.given)
@@ -188,6 +190,17 @@ class Composition(Run):
         spec, found = self.search.spec, None if chat is None else chat.hash
         if spec.get("chat_template") != found:
             self.settle({**spec, "chat_template": found})
+
+    def _tell_of_ranked_tests(self) -> None:
+        """Whoever chose the modules may have gone by a ranking of what they are tested on."""
+        choice, known = self.job.params["modules"] or {}, self.search.evidence.get("leaks", {})
+        if choice.get("how") not in CHOSEN_BY_HAND or "ranked" in known:
+            return
+        given = self.given
+        tested = given.held_out or (given.shots if self.job.params.get("test_folds") else [])
+        found = score_matrix.ranked_before(tested, self.search, given.precision)
+        if found:
+            self.note(leaks={**known, "ranked": found})
 
     def leave_out_closed(self) -> None:
         """Where nobody chose the modules, those that have gone or been closed meanwhile are left

@@ -38,6 +38,10 @@ class Given:
     template: Template
     config: SearchConfig
 
+    @property
+    def precision(self) -> str:
+        return str(self.base.fingerprint()["dtype"])
+
 
 @dataclass(frozen=True)
 class Round:

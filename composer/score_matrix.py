@@ -16,6 +16,7 @@ import rfc8785
 from django.utils import timezone
 from numpy.typing import NDArray
 
+from composer import publishing
 from composer.engine.examples import Example
 from composer.models import ExampleScores, FewShotTask, TaskScore
 from modules.models import Commit, LoraModule
@@ -59,6 +60,24 @@ def key_of(example: Example, spec: Mapping[str, Any], precision: str, owner: str
         **({"owner": owner} if owner else {}),
     }
     return sha256(rfc8785.dumps(document)).hexdigest()
+
+
+def keys_of(examples: Iterable[Example], search: Search, precision: str) -> list[str]:
+    """As a ranking of this search's keeps them."""
+    owner = str(search.job.user_id) if publishing.is_salted(search) else ""
+    return [key_of(example, search.spec, precision, owner) for example in examples]
+
+
+def ranked_before(examples: Sequence[Example], search: Search, precision: str) -> list[int]:
+    """Places of those that modules were ranked on here: by the same user, or on a task that
+    everybody sees."""
+    owners = ("", str(search.job.user_id))
+    keys = [
+        {key_of(example, search.spec, precision, owner) for owner in owners} for example in examples
+    ]
+    rows = ExampleScores.objects.filter(key__in=set().union(*keys))
+    known = set(rows.values_list("key", flat=True))
+    return [place for place, either in enumerate(keys) if either & known]
 
 
 def versions_of(ingredients: Iterable[Mapping[str, str]]) -> dict[str, int]:

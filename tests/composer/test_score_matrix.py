@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from django.db import transaction
 
-from composer import ranking, runner, score_matrix, services, task_writing
+from composer import leaks, ranking, runner, score_matrix, services, task_writing
 from composer.engine.examples import Example
 from composer.models import ExampleScores, FewShotTask, Search, TaskScore
 from composer.module_choice import ModuleChoice
@@ -28,6 +28,16 @@ def ranked(task: FewShotTask, user: User, count: int = 2, **fields: Any) -> Sear
     task.examples.filter(split="held_out").delete()
     choice = ModuleChoice("ranked", count=count)
     return work(services.submit_job(task=task, user=user, modules=choice, overrides=FEW, **fields))
+
+
+def copied(
+    task: FewShotTask, user: User, *, shots: list[Example], held_out: list[Example]
+) -> FewShotTask:
+    """A task of the user's that is read alike, with examples of its own."""
+    return task_writing.create_task(
+        user=user, name="Another", base_model=task.base_model, template=task.template,
+        shots=shots, held_out=held_out,
+    )  # fmt: skip
 
 
 def test_a_second_ranking_of_the_same_examples_measures_nothing(
@@ -61,6 +71,28 @@ def test_test_examples_never_get_into_the_matrix(task: FewShotTask, alice: User)
     shots = {score_matrix.key_of(each, search.spec, *own) for each in SHOTS}
     assert set(ExampleScores.objects.values_list("key", flat=True)) == shots
     assert not shots & held_out
+
+
+def test_test_examples_that_modules_were_ranked_by_are_told_where_they_were_chosen_by_hand(
+    task: FewShotTask, alice: User, bob: User, lora_modules: list[LoraModule]
+) -> None:
+    by_hand = ModuleChoice("hand", modules=tuple(lora_modules[:2]))
+    ranked(task, alice)
+    other = copied(task, alice, shots=HELD_OUT, held_out=SHOTS[:1])
+    fields: dict[str, Any] = {"modules": by_hand, "overrides": FEW}
+    search = work(services.submit_job(task=other, user=alice, **fields))
+    assert search.evidence["leaks"] == {"ranked": [0]}
+    (told,) = leaks.warnings(search, {})
+    assert told.startswith("Modules were ranked before by 1 of the examples")
+    # Nobody learns so of examples that are somebody else's.
+    others = copied(task, bob, shots=HELD_OUT, held_out=SHOTS[:1])
+    search = work(services.submit_job(task=others, user=bob, **fields))
+    assert "leaks" not in search.evidence
+    # Folds of what was ranked are tested on it as well.
+    folded = copied(task, alice, shots=SHOTS, held_out=[])
+    fields["overrides"] = {"budget": 12, "population": 6}
+    search = work(services.submit_job(task=folded, user=alice, test_folds=3, **fields))
+    assert search.evidence["leaks"]["ranked"] == [0, 1, 2]
 
 
 def test_a_ranking_that_gives_way_goes_on_where_it_was(
