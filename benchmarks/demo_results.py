@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +165,10 @@ class Results:
 
     @cached_property
     def draws(self) -> int:
-        return 1 + max(draw for _, draw in self.rows if draw is not None)
+        """As many as there are of every task."""
+        tasks = {key for key, _ in self.rows}
+        whole = (n for n in count() if any((key, n) not in self.rows for key in tasks))
+        return next(whole)
 
     def values(self, key: str, method: str) -> list[Array]:
         """One number a test input for each draw; none where the task has no such method. What does
@@ -251,22 +255,32 @@ class Aim:
         return gap.mean >= self.mean and (self.low is None or gap.low >= self.low)
 
 
+def _aims(of: str, which: str) -> tuple[Aim, ...]:
+    return (
+        Aim(f"{which}: at most 2 points below the best single module", of, "single", -2),
+        Aim(f"{which}: not inferior to a fresh LoRA by 3 points", of, "fresh", -3, -3),
+        Aim(f"{which}: 10 points above the search over randomised modules", of, "control", 10),
+    )
+
+
 AIMS = (
-    Aim("at most 2 points below the best single module", "sum", "single", -2),
-    Aim("not inferior to a fresh LoRA by 3 points", "sum", "fresh", -3, -3),
-    Aim("10 points above the same search over randomised modules", "sum", "control", 10),
-    Aim("of 100 modules, ranked 20 above random 20", "ranked", "random", 0, 0),
+    *_aims("sum", "composed"),
+    *_aims("ranked", "ranked 20 of 100"),
+    Aim("ranked 20 of 100: above random 20 of them", "ranked", "random", 0, 0),
 )
-WHERE_SEVERAL = Aim("above the best single module", "sum", "single", 0, 0)
+WHERE_SEVERAL = (
+    Aim("composed: above the best single module", "sum", "single", 0, 0),
+    Aim("ranked 20 of 100: above the best single module", "ranked", "single", 0, 0),
+)
 
 
 def aims(results: Results, tasks: Sequence[DemoTask]) -> str:
     """Of the report tasks, which chose nothing."""
     report = [task for task in tasks if task.role == "report"]
     several = [task for task in report if task.kind in SEVERAL]
-    rows = [(aim, report) for aim in AIMS] + [(aim, several) for aim in (*AIMS, WHERE_SEVERAL)]
+    rows = [(aim, report) for aim in AIMS] + [(aim, several) for aim in (*AIMS, *WHERE_SEVERAL)]
     lines = [
-        "| aim | report tasks | difference in points | |",
+        "| aim | report tasks | difference | |",
         "|---|---|---:|---|",
     ]
     for aim, over in rows:
@@ -286,6 +300,9 @@ Exact match in per cent on held-out words: the mean of {results.draws} draws of 
 with 95% intervals over draws and test inputs (a hierarchical bootstrap); every method sees the same
 examples. The tuning tasks decided the recommended preset, the report tasks only report. One base
 model, one set of modules, one family of tasks: this says nothing about large models.
+
+**What was aimed at.** The library has 20 modules, so a ranking of it keeps all; what a ranking is
+good for shows among 100. Differences in points, the mean and its 95% interval:
 
 {aims(results, tasks)}
 
