@@ -14,13 +14,14 @@ from composer.engine.examples import Example
 from composer.engine.objective import Objective
 from composer.engine.prompt import Template
 from composer.models import Search
+from hub_site.figures import LARGEST
 from hub_site.jobs import queue
 from hub_site.jobs.models import Job
 
 if TYPE_CHECKING:
     from hub_site.jobs.worker import Lease
 
-LARGEST_LOSS = 1e9
+LARGEST_LOSS = LARGEST
 
 
 class NothingFound(CommonsError):

@@ -6,6 +6,7 @@ from datetime import datetime
 from django.utils import timezone
 
 MINUS, NARROW_SPACE = "\u2212", "\u202f"
+LARGEST = 1e9  # as which workers keep what is infinite, for JSON cannot say it
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -18,8 +19,10 @@ def signed(value: float, digits: int = 2) -> str:
 
 def number(value: float, digits: int = 2) -> str:
     """0.42, −1.30; a true minus."""
-    if not math.isfinite(value):
-        return "not a number" if math.isnan(value) else ("∞" if value > 0 else MINUS + "∞")
+    if math.isnan(value):
+        return "not a number"
+    if abs(value) >= LARGEST:
+        return "∞" if value > 0 else MINUS + "∞"
     text = f"{abs(value):.{digits}f}"
     return MINUS + text if value < 0 and float(text) else text
 

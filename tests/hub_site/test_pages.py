@@ -267,6 +267,12 @@ def test_figures_are_written_one_way() -> None:
     ]
 
 
+def test_numbers_that_are_none_are_said_in_words() -> None:
+    """Workers keep what is infinite as a very large number."""
+    wanted = {"nan": "not a number", "inf": "∞", "-1e9": "\N{MINUS SIGN}∞", "-0.001": "0.00"}
+    assert {each: drawn("{{ n|number }}", n=float(each)) for each in wanted} == wanted
+
+
 def test_times_are_relative_with_the_exact_one_on_hover() -> None:
     when = timezone.now() - timezone.timedelta(hours=3)
     html = drawn("{% ago when %}", when=when)
