@@ -26,9 +26,20 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def search(task: FewShotTask, alice: User) -> Search:
+    """With nothing held out, which is much quicker."""
+    task.examples.filter(split="held_out").delete()
+    return searched(task, alice)
+
+
+@pytest.fixture
+def measured(task: FewShotTask, alice: User) -> Search:
+    return searched(task, alice)
+
+
+def searched(task: FewShotTask, user: User) -> Search:
     model_cache.forget()
     torch.set_num_threads(1)
-    services.submit_job(task=task, user=alice, overrides={"budget": 10})
+    services.submit_job(task=task, user=user, overrides={"budget": 10})
     job = queue.claim_next("test")
     assert job is not None
     run(job)
@@ -102,9 +113,9 @@ def test_the_snippet_keeps_to_the_base_model_of_the_recipe(
     assert f'"{pinned}")' in code and later.sha not in code
 
 
-def test_private_texts_stay_out_of_what_is_public(search: Search, alice: User) -> None:
-    assert search.recipe is not None
-    recipe = publishing.publish(search=search, user=alice, title="T")
+def test_private_texts_stay_out_of_what_is_public(measured: Search, alice: User) -> None:
+    assert measured.recipe is not None
+    recipe = publishing.publish(search=measured, user=alice, title="T")
     hidden = json.dumps(artifacts.recipe_json(recipe))
     assert all(word not in hidden for word in ('"small"', '"down"', '"predictions"', '"answers"'))
     Recipe.objects.update(published_at=None)  # a published one never changes
@@ -114,11 +125,11 @@ def test_private_texts_stay_out_of_what_is_public(search: Search, alice: User) -
     assert len(shown["evidence"]["predictions"]) == 3
 
 
-def test_losses_by_example_are_as_private_as_the_examples(search: Search, alice: User) -> None:
+def test_losses_by_example_are_as_private_as_the_examples(measured: Search, alice: User) -> None:
     """Whoever has a guess at a text could confirm it by the base model's loss."""
-    search.evidence["left_out"] = {"bob/secret": "It is private."}
-    search.save()
-    recipe = publishing.publish(search=search, user=alice, title="T")
+    measured.evidence["left_out"] = {"bob/secret": "It is private."}
+    measured.save()
+    recipe = publishing.publish(search=measured, user=alice, title="T")
     evidence = artifacts.recipe_json(recipe)["evidence"]
     assert evidence["methods"] and not any("losses" in row for row in evidence["methods"])
     assert "left_out" not in evidence and "bob/secret" not in json.dumps(evidence)
@@ -129,16 +140,16 @@ def test_losses_by_example_are_as_private_as_the_examples(search: Search, alice:
 
 
 def test_a_single_module_of_a_fold_that_is_private_is_not_named(
-    search: Search, alice: User, lora_modules: list[LoraModule]
+    measured: Search, alice: User, lora_modules: list[LoraModule]
 ) -> None:
     """The recipe need not hold it, so nobody was asked to open it."""
     public, closed = map(str, lora_modules[:2])
-    rows = search.evidence["methods"]
+    rows = measured.evidence["methods"]
     single = next(row for row in rows if row["key"] == "best_single")
     single["detail"] = f"{public}; {closed}; gone/away"
-    search.save()
-    Ingredient.objects.filter(recipe=search.recipe, name=closed).delete()
+    measured.save()
+    Ingredient.objects.filter(recipe=measured.recipe, name=closed).delete()
     Repo.objects.filter(pk=lora_modules[1].repo_id).update(visibility="private")
-    recipe = publishing.publish(search=search, user=alice, title="T")
+    recipe = publishing.publish(search=measured, user=alice, title="T")
     evidence = artifacts.recipe_json(recipe)["evidence"]
     assert [r["detail"] for r in evidence["methods"] if r["key"] == "best_single"] == [public]
