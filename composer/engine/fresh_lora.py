@@ -16,7 +16,8 @@ from composer.engine.compose import compose
 from composer.engine.contenders import Contender
 from composer.engine.errors import IncompatibleModules
 from composer.engine.examples import Example
-from composer.engine.loss import answer_losses, parts
+from composer.engine.forward import prepare
+from composer.engine.loss import parts
 from composer.engine.prompt import Template
 from composer.engine.stack import Stack, layer_size, of_layers, target_modules
 
@@ -81,6 +82,7 @@ def _trained(
     rows, root = start.rows.clone(), math.sqrt(recipe.lora_alpha / recipe.r)
     optimiser = torch.optim.AdamW([rows], lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     tokens = int(batch.answer_tokens.sum())
+    prepared = [prepare(base, some) for _, some in parts(batch, at_once)]
     loss = math.nan
     with torch.enable_grad():
         rows.requires_grad_()
@@ -90,8 +92,8 @@ def _trained(
             factors = compose([[1.0]], replace(start, rows=rows * root), "sum")
             optimiser.zero_grad()
             loss = 0.0
-            for _, some in parts(batch, at_once):
-                share = answer_losses(base, factors, some).sum() / tokens
+            for some in prepared:
+                share = some.losses(factors).sum() / tokens
                 share.backward(retain_graph=True)  # type: ignore[no-untyped-call]
                 loss += float(share.detach())
             optimiser.step()

@@ -65,6 +65,7 @@ def test_every_example_is_answered_by_what_has_not_seen_it(
     assert found is not None and found.kind == "unsure" and found.missing == ()
 
 
+@pytest.mark.slow
 def test_an_interrupted_measurement_goes_on_with_its_fold(
     plain_task: FewShotTask, alice: User
 ) -> None:

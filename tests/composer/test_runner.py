@@ -128,6 +128,7 @@ def test_it_ends_with_a_recipe_and_evidence(job: Job, lora_modules: list[LoraMod
     assert all({"composed", "zero_shot", "best_single"} <= set(row) for row in rows)
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_its_progress_can_be_read_from_its_rows(job: Job) -> None:
     before = progress(job.search)
     assert (before.state, before.queue_position, before.evaluations) == ("queued", 1, 0)
@@ -141,6 +142,7 @@ def test_its_progress_can_be_read_from_its_rows(job: Job) -> None:
     assert after.evaluations_per_second and after.evaluations_per_second > 0
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_the_downloaded_zip_loads_in_peft_and_computes_the_same(
     job: Job, tmp_path: Path, tiny_folder: Path
 ) -> None:
@@ -178,6 +180,7 @@ def test_the_downloaded_zip_loads_in_peft_and_computes_the_same(
     assert again[shown["token_ids"]].tolist() == pytest.approx(shown["logits"], abs=1e-4)
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_checking_the_adapter_leaves_the_warm_base_model_as_it_was(job: Job) -> None:
     search = work(job)
     base = model_cache.base_of(search, Lease(search.job))
@@ -254,6 +257,7 @@ def test_an_interrupted_search_ends_with_the_same_bits(
     assert "matched" in events(resumed) and "restarted" not in events(resumed)
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_a_search_from_another_machine_begins_again_and_says_so(job: Job) -> None:
     interrupt(job, 5)
     assert Generation.objects.count() >= 2
@@ -267,6 +271,7 @@ def test_a_search_from_another_machine_begins_again_and_says_so(job: Job) -> Non
     assert search.fingerprint["threads"] == 1
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_generations_that_are_not_its_own_are_not_continued(job: Job) -> None:
     interrupt(job, 5)
     row = Generation.objects.get(number=1, round="")
@@ -306,6 +311,7 @@ def test_a_cancelled_search_stops(job: Job) -> None:
     assert not Recipe.objects.exists()
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_two_users_who_find_the_same_share_a_recipe(
     demo_task: FewShotTask, alice: User, bob: User, overrides: dict[str, Any]
 ) -> None:
@@ -362,6 +368,7 @@ def test_it_chooses_among_answer_options(task: FewShotTask, alice: User) -> None
     assert said <= set(task.answer_options)
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_a_warm_worker_tells_equal_weights_apart(
     unmeasured: FewShotTask, alice: User, overrides: dict[str, Any], lora_modules: list[LoraModule]
 ) -> None:
@@ -399,6 +406,7 @@ def test_whoever_chose_a_module_is_told_that_it_has_gone(
     assert gone in search.job.error_message
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_a_trial_answers_by_both_models(job: Job, alice: User) -> None:
     search = work(job)
     trial = services.submit_trial(search=search, user=alice, given="big")
@@ -414,6 +422,7 @@ def test_a_trial_answers_by_both_models(job: Job, alice: User) -> None:
 # --- ranking, blocks, cut-down ranks and other optimisers ----------------------------------------
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_it_mixes_the_modules_that_do_best_alone(
     unmeasured: FewShotTask, alice: User, overrides: dict[str, Any], lora_modules: list[LoraModule]
 ) -> None:
@@ -436,6 +445,7 @@ def test_it_mixes_the_modules_that_do_best_alone(
     assert "screening" not in artifacts.public_evidence(search, show_examples=True)
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_a_ranking_is_made_once_whoever_ends_the_worker(
     unmeasured: FewShotTask, alice: User, overrides: dict[str, Any], lora_modules: list[LoraModule]
 ) -> None:
@@ -475,6 +485,7 @@ def test_more_modules_than_a_search_can_learn_about_are_ranked_unasked(
     assert len(unranked.spec["ingredients"]) == len(lora_modules)
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_modules_that_nobody_chose_are_left_out_once_they_have_gone(
     client: Client, task: FewShotTask, alice: User, lora_modules: list[LoraModule]
 ) -> None:
@@ -492,6 +503,7 @@ def test_modules_that_nobody_chose_are_left_out_once_they_have_gone(
     assert "1 module could not take part" in page and gone in page
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_a_ranking_leaves_out_what_has_gone_meanwhile(
     unmeasured: FewShotTask, alice: User, overrides: dict[str, Any], lora_modules: list[LoraModule]
 ) -> None:
@@ -590,6 +602,7 @@ def test_a_cut_down_adapter_is_scored_as_it_is_handed_out(
     assert "exact" not in str(verdict(search.evidence))
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_it_says_what_became_of_each_file(job: Job, lora_modules: list[LoraModule]) -> None:
     load = work(job).evidence["load"]
     assert [row["name"] for row in load] == [str(module) for module in lora_modules]
@@ -626,6 +639,7 @@ def test_a_search_that_runs_out_of_memory_begins_again_in_smaller_pieces(
     assert search.generations.count() > 1
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_a_resumed_search_keeps_the_chunk_it_began_with(job: Job) -> None:
     interrupt(job, 5)
     search = Search.objects.get(pk=job.pk)

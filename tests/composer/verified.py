@@ -1,7 +1,7 @@
 """A recipe that was really searched for and published, and twelve ways to tamper with it."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from composer import proof, publishing, runner, services, task_writing, verifications, verifying
@@ -20,14 +20,16 @@ HELD_OUT = [Example("up", "down"), Example("a good", "bad"), Example("left", "ri
 SETTINGS = {"budget": 30, "seed": 3, "optimiser": "cmaes", "population": 6}
 
 
-def search_for(user: User, base_model: BaseModel, **overrides: Any) -> Search:
+def search_for(
+    user: User, base_model: BaseModel, *, held_out: Sequence[Example] = HELD_OUT, **overrides: Any
+) -> Search:
     task = task_writing.create_task(
         user=user,
         name="Opposites",
         base_model=base_model,
         template="opposite of {input} :",
         shots=SHOTS,
-        held_out=HELD_OUT,
+        held_out=held_out,
     )
     return search_on(task, user, **overrides)
 

@@ -56,7 +56,7 @@ def kept(here: Site, tmp_path: Path) -> Path:
     return tmp_path / "kept"
 
 
-@pytest.mark.parametrize("place", ["kept", "kept.tar"])
+@pytest.mark.parametrize("place", ["kept", pytest.param("kept.tar", marks=pytest.mark.slow)])
 def test_every_page_and_every_download_is_the_same(
     here: Site, empty: Site, tmp_path: Path, place: str
 ) -> None:
