@@ -210,6 +210,7 @@ class ComposeForm(forms.Form):
             ("ranked", "those that do best alone on the examples"),
             ("random", "some, drawn at random"),
             ("hand", "those I choose"),
+            ("tag", "those with a tag"),
             ("collection", "those of a collection"),
         ],
         required=False,
@@ -225,6 +226,7 @@ class ComposeForm(forms.Form):
         label="Seed of the draw", required=False, min_value=0, max_value=2**31 - 1
     )
     modules = forms.ModelMultipleChoiceField(LoraModule.objects.none(), required=False)
+    tag = forms.CharField(required=False, max_length=60)
     collection = forms.CharField(required=False, max_length=200)
 
     test_folds = forms.IntegerField(
@@ -358,6 +360,7 @@ class ComposeForm(forms.Form):
             seed=cleaned.get("draw_seed") or 0,
             modules=tuple(cleaned.get("modules") or ()),
             collection=cleaned.get("collection") if cleaned["how"] == "collection" else None,
+            tag=cleaned.get("tag") or "",
         )
 
     def clean_remixed(self) -> Search | Recipe | None:
@@ -385,6 +388,8 @@ class ComposeForm(forms.Form):
         cleaned = super().clean() or {}
         if cleaned.get("how") == "hand" and not cleaned.get("modules"):
             self.add_error("modules", "Choose at least one module.")
+        if cleaned.get("how") == "tag" and not cleaned.get("tag") and "tag" not in self.errors:
+            self.add_error("tag", "Choose a tag.")
         names_none = not cleaned.get("collection") and "collection" not in self.errors
         if cleaned.get("how") == "collection" and names_none:
             self.add_error("collection", "Choose a collection.")

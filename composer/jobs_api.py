@@ -138,7 +138,8 @@ def _choice(request: Request, data: dict[str, Any]) -> ModuleChoice:
             raise serializers.ValidationError({"modules": [f"There is no module {name!r}."]})
         found.append(module)
     collection = _collection(request, data) if data["how"] == "collection" else None
-    return ModuleChoice(data["how"], data["count"], data["seed"], tuple(found), collection)
+    how, tag = data["how"], data.get("tag", "")
+    return ModuleChoice(how, data["count"], data["seed"], tuple(found), collection, tag)
 
 
 def _collection(request: Request, data: dict[str, Any]) -> Collection:

@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from django.db.models import Count, QuerySet
+
 from composer.engine.errors import BadConfig, IncompatibleModules
 from composer.limits import OverLimit
 from modules.community import collections
-from modules.models import BaseModel, Collection, LoraModule
+from modules.models import BaseModel, Collection, LoraModule, Tag
 
 if TYPE_CHECKING:
     from composer.querysets import Visitor
@@ -59,19 +61,22 @@ def modules_for(base_model: BaseModel, user: "Visitor", combination: str = "sum"
 @dataclass(frozen=True)
 class ModuleChoice:
     """Which modules a search mixes: all that fit, the `count` of them that do best alone on the
-    examples, `count` drawn with `seed`, these, or those of a collection that fit."""
+    examples, `count` drawn with `seed`, these, or those of a collection or with a tag that fit."""
 
-    how: str = "all"  # "all", "ranked", "random", "hand", "collection"
+    how: str = "all"  # "all", "ranked", "random", "hand", "tag", "collection"
     count: int = 20
     seed: int = 0
     modules: tuple[LoraModule, ...] = ()
     collection: Collection | None = None
+    tag: str = ""
 
     def to_json(self) -> dict[str, Any]:
         names = sorted(str(module) for module in self.modules)
         document = {"how": self.how, "count": self.count, "seed": self.seed, "modules": names}
         if self.collection is not None:
             document["collection"] = f"{self.collection.owner.name}/{self.collection.name}"
+        if self.how == "tag":
+            document["tag"] = self.tag
         return document
 
 
@@ -92,6 +97,8 @@ def choose_modules(
     fitting = [fit.lora_module for fit in fits if fit.fits]
     if choice.how == "hand":
         chosen = _by_hand(choice.modules, fits)
+    elif choice.how == "tag":
+        chosen = _tagged(choice.tag, fitting)
     elif choice.how == "collection":
         chosen = _of_collection(choice.collection, fits, base_model, user)
     elif choice.how == "random":
@@ -138,6 +145,13 @@ def fits_in(
         known.get(module.pk) or Fit(module, _other_base(module, base_model))
         for module in sorted(collections.modules_of(collection, user), key=str)
     ]
+
+
+def tags_of(fits: Sequence[Fit]) -> QuerySet[Tag]:
+    """Tags of those that fit, the commonest first, with how many carry each as `fitting`."""
+    ids = [fit.lora_module.pk for fit in fits if fit.fits]
+    found = Tag.objects.filter(lora_modules__in=ids).annotate(fitting=Count("lora_modules"))
+    return found.order_by("-fitting", "name")
 
 
 def left_out(
@@ -211,6 +225,17 @@ def _by_hand(chosen: Sequence[LoraModule], fits: Sequence[Fit]) -> list[LoraModu
         if not fit.fits:
             raise IncompatibleModules(f"{module} cannot be mixed here. {fit.reason}")
     return [fit.lora_module for fit in fits if fit.lora_module.pk in wanted]
+
+
+def _tagged(name: str, fitting: Sequence[LoraModule]) -> list[LoraModule]:
+    if not name:
+        raise IncompatibleModules("Choose a tag.", fields={"tag": ["Choose one."]})
+    tagged = LoraModule.objects.of_ids([module.pk for module in fitting])
+    carrying = set(tagged.filter(tags__name__iexact=name).values_list("pk", flat=True))
+    if not carrying:
+        message = f"No module that can be mixed here carries the tag {name!r}. Choose another tag."
+        raise IncompatibleModules(message, fields={"tag": [message]})
+    return [module for module in fitting if module.pk in carrying]
 
 
 def _of_collection(

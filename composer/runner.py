@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 # Counted up where the engine rounds otherwise than before: a search is then begun anew.
 ENGINE = 2
-CHOSEN_BY_HAND = ("hand", "collection")
+CHOSEN_BY_HAND = ("hand", "tag", "collection")
 # What a search that begins anew need not find out again.
 KEPT = ("preselected", "leaks", "screening", "fold_ingredients", "left_out", "load")
 

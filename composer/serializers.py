@@ -108,7 +108,7 @@ class TaskFilterSerializer(serializers.Serializer):
 
 class ModuleChoiceSerializer(Given):
     how = serializers.ChoiceField(
-        ["all", "ranked", "random", "hand", "collection"],
+        ["all", "ranked", "random", "hand", "tag", "collection"],
         default="all",
         help_text='"ranked" measures each module alone on the examples and mixes the `count` best.',
     )
@@ -119,6 +119,9 @@ class ModuleChoiceSerializer(Given):
         default=list,
         max_length=MOST_MODULES,
         help_text='Names, as "owner/name".',
+    )
+    tag = serializers.CharField(
+        required=False, help_text='For how "tag": those that carry it, and fit, are mixed.'
     )
     collection = serializers.CharField(
         required=False,

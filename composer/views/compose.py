@@ -19,7 +19,15 @@ from composer.engine.errors import CommonsError
 from composer.engine.recipe import config_of
 from composer.forms import ComposeForm, add_commons_error
 from composer.models import Example, FewShotTask, Recipe, Search
-from composer.module_choice import MIXED_UNASKED, Fit, ModuleChoice, fits_in, left_out, ranked_to
+from composer.module_choice import (
+    MIXED_UNASKED,
+    Fit,
+    ModuleChoice,
+    fits_in,
+    left_out,
+    ranked_to,
+    tags_of,
+)
 from composer.views.request import find_task, visitor
 from hub_site import throttles
 from hub_site.accounts.models import User
@@ -29,6 +37,7 @@ from modules.models import BaseModel, Collection, LoraModule
 
 RECOMMENDED = "recommended"
 USUAL_FOLDS = 5
+MOST_TAGS = 100  # the commonest, in the form
 MOST_COLLECTIONS = 20  # of one's own, the last changed first, in the form
 ADVANCED = {
     "How modules are mixed": ("combination", "blocks", "rank"),
@@ -67,6 +76,8 @@ def compose_context(
         "shot_count": shot_count,
         "measured_by": measured,
         "fits": fitting,
+        "tags": tags_of(fits)[:MOST_TAGS],
+        "tag_chosen": str(form["tag"].value() or ""),
         "collections": _collections(form, fits),
         "fitting_count": len(fitting),
         "mixed_unasked": MIXED_UNASKED,
@@ -190,6 +201,8 @@ def _start(request: HttpRequest) -> tuple[dict[str, Any], Search | Recipe | None
         return {**chosen, "remixed": f"recipe:{recipe.pk}"}, recipe
     if name := request.GET.get("collection"):
         return {"how": "collection", "collection": name}, None
+    if name := request.GET.get("tag"):
+        return {"how": "tag", "tag": name}, None
     if not (pk := request.GET.get("from")):
         return {}, None
     try:
