@@ -1,8 +1,9 @@
 """The sentence: is this composition worth using? Read by rules from the evidence of a search.
 
 One primary comparison decides: the composition against its comparator, the way that did best on the
-training folds before any test example was seen. Everything else is descriptive, and may only hold
-the verdict back. The rules and how often they are wrong: docs/verdict.md.
+training folds before any test example was seen. Everything else is descriptive: it may hold "use
+it" back and name what is clearly better, and never makes a "use it". The rules and how often they
+are wrong: docs/verdict.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

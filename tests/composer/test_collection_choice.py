@@ -1,5 +1,6 @@
 """A collection as the candidates of a composition: what fits is mixed, the rest is named."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -119,10 +120,9 @@ def test_a_collection_of_nothing_that_fits_says_why(
         choose_modules(choice, base_model=base_model, user=alice, combination="sum")
 
 
-def test_programs_take_a_collection_too(
-    client: Client, alice: User, task: FewShotTask, collection: Collection
-) -> None:
-    token = tokens.create_token(alice, name="t", scope="write")[1]
+def by_program(client: Client, user: User, task: FewShotTask) -> Callable[[dict[str, Any]], Any]:
+    """Asks for jobs on the task over the API, given what modules they mix."""
+    token = tokens.create_token(user, name="t", scope="write")[1]
 
     def post(modules: dict[str, Any]) -> Any:
         return client.post(
@@ -132,6 +132,13 @@ def test_programs_take_a_collection_too(
             headers={"Authorization": f"Bearer {token}"},
         )
 
+    return post
+
+
+def test_programs_take_a_collection_too(
+    client: Client, alice: User, task: FewShotTask, collection: Collection
+) -> None:
+    post = by_program(client, alice, task)
     answer = post({"how": "collection", "collection": "bob/a-choice"})
     assert answer.status_code == 202, answer.content
     left = answer.json()["left_out"]

@@ -1,7 +1,5 @@
 """Modules with a tag as the candidates of a composition."""
 
-from typing import Any
-
 import pytest
 from django.test import Client
 from django.urls import reverse
@@ -9,9 +7,9 @@ from django.urls import reverse
 from composer.engine.errors import IncompatibleModules
 from composer.models import FewShotTask, Search
 from composer.module_choice import ModuleChoice, choose_modules
-from hub_site.accounts import tokens
 from hub_site.accounts.models import User
 from modules.models import BaseModel, LoraModule, Repo, Tag
+from tests.composer.test_collection_choice import by_program
 
 
 @pytest.fixture(autouse=True)
@@ -67,16 +65,7 @@ def test_private_modules_of_others_are_neither_counted_nor_mixed(
 def test_programs_choose_by_tag_too(
     client: Client, alice: User, task: FewShotTask, tagged: list[LoraModule]
 ) -> None:
-    token = tokens.create_token(alice, name="t", scope="write")[1]
-
-    def post(modules: dict[str, Any]) -> Any:
-        return client.post(
-            "/api/v1/jobs/",
-            {"task": str(task.pk), "modules": modules},
-            content_type="application/json",
-            headers={"Authorization": f"Bearer {token}"},
-        )
-
+    post = by_program(client, alice, task)
     answer = post({"how": "tag", "tag": "words"})
     assert answer.status_code == 202, answer.content
     used = [each["repo"] for each in answer.json()["spec"]["ingredients"]]
